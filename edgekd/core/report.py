@@ -1,0 +1,177 @@
+"""Results as plain data: latencies, evaluations, choices, verdicts. Every number says whether it was measured."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from edgekd.core.schema import Schema
+
+REPORT_SCHEMA_VERSION = 1
+
+Origin = Literal["measured", "predicted"]
+Metric = Literal["top1", "agreement"]
+Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+class LatencyReport(Schema):
+    """The distribution of one engine's latency on one device.
+
+    Attributes:
+        origin: `measured` on the device named in `environment`, or `predicted` by a model.
+        runtime: Registry name, such as `onnxruntime`.
+        provider: Execution provider or device really used.
+        precision: Of the weights and activations that dominate.
+        region: What was timed, in words.
+        n: Timed inferences; 0 for a prediction.
+        median_low_ms: Lower end of the 95 % interval of the median.
+        median_high_ms: Upper end of the 95 % interval of the median.
+        samples_ms: The timed values in order, thinned evenly to at most 2,000; empty for a prediction.
+        environment: Clocks, governor, load, versions, affinity, before and after.
+    """
+
+    origin: Origin
+    runtime: str
+    provider: str
+    precision: str
+    threads: int
+    batch: int = 1
+    region: str
+    n: int
+    warmup_n: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    min_ms: float
+    max_ms: float
+    std_ms: float
+    median_low_ms: float
+    median_high_ms: float
+    throughput_per_s: float
+    samples_ms: tuple[float, ...] = ()
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def percentile_ms(self, percentile: int) -> float:
+        """One of the stored percentiles: 50, 90, 95 or 99."""
+        return {50: self.p50_ms, 90: self.p90_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
+
+
+class CandidateLatency(Schema):
+    """One candidate in one runtime: a latency, or the reason why there is none."""
+
+    candidate: str
+    runtime: str
+    precision: str
+    size_mib: float
+    latency: LatencyReport | None = None
+    failure: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.latency is None) == (self.failure is None):
+            raise ValueError("a candidate has either a latency or a failure")
+        return self
+
+
+class ProfileReport(Schema):
+    """All candidates of a run, measured interleaved on one device.
+
+    Attributes:
+        device: Fingerprint of the device: model, cores, runtime versions.
+        measured: False when the target is not at hand; then `entries` hold predictions or nothing.
+    """
+
+    schema_version: int = REPORT_SCHEMA_VERSION
+    device: str
+    measured: bool
+    threads: tuple[int, ...]
+    entries: tuple[CandidateLatency, ...]
+
+
+class Evaluation(Schema):
+    """Accuracy of one candidate in one runtime on one split, with its 95 % Wilson interval.
+
+    Attributes:
+        metric: `top1` against labels, or `agreement` with the teacher's top-1 where there are no labels.
+        split: `select` (decisions are taken on it) or `test` (the verdict; nothing was chosen on it).
+        value: In [0, 1].
+        synthetic: Obtained on images generated from BatchNorm statistics, not on real ones.
+    """
+
+    candidate: str
+    runtime: str
+    split: Literal["select", "test"]
+    metric: Metric
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    n: int = Field(ge=1)
+    synthetic: bool = False
+
+
+class EvaluationReport(Schema):
+    """What an evaluate node found."""
+
+    schema_version: int = REPORT_SCHEMA_VERSION
+    evaluations: tuple[Evaluation, ...]
+
+
+class Budget(Schema):
+    """What the user asked for; None means not asked.
+
+    Attributes:
+        max_latency_ms: Limit of the chosen percentile at batch 1.
+        percentile: Which percentile the limit is for.
+        max_drop: Largest loss of the metric against the teacher, in [0, 1].
+        drop_type: `absolute` (0.01 is one point) or `relative` (0.01 is one percent of the teacher's value).
+        max_size_mib: Limit of the deployed model file.
+    """
+
+    max_latency_ms: float | None = Field(default=None, gt=0)
+    percentile: Literal[50, 90, 95, 99] = 50
+    max_drop: float | None = Field(default=None, ge=0, le=1)
+    drop_type: Literal["absolute", "relative"] = "absolute"
+    max_size_mib: float | None = Field(default=None, gt=0)
+
+
+class Choice(Schema):
+    """Which candidate is deployed in which runtime, and why not each other one.
+
+    Attributes:
+        candidate: Node name of the chosen model.
+        reason: One sentence.
+        rejected: `candidate@runtime` to the reason.
+        within_budget: Whether the choice keeps every limit that could be checked.
+    """
+
+    schema_version: int = REPORT_SCHEMA_VERSION
+    candidate: str
+    runtime: str
+    precision: str
+    reason: str
+    rejected: dict[str, str] = Field(default_factory=dict)
+    within_budget: bool
+
+
+class Check(Schema):
+    """One limit against one number."""
+
+    name: str
+    status: Status
+    value: float | None = None
+    limit: float | None = None
+    unit: str = ""
+    origin: Origin = "measured"
+    reason: str
+
+
+class Verdict(Schema):
+    """The answer CI acts on."""
+
+    schema_version: int = REPORT_SCHEMA_VERSION
+    status: Status
+    reason: str
+    checks: tuple[Check, ...] = ()
