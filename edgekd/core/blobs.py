@@ -21,7 +21,7 @@ class Blobs(Protocol):
     """Files by content."""
 
     def add(self, path: Path) -> Digest:
-        """Keeps a copy of the file and returns its digest; adding the same bytes twice is harmless."""
+        """Keeps a copy of the file and returns its digest; adding the same bytes twice is harmless, and repairs."""
 
     def path(self, digest: Digest) -> Path:
         """Where the bytes lie, read-only.
@@ -44,7 +44,7 @@ class FolderBlobs:
     def add(self, path: Path) -> Digest:
         found = file_digest(path)
         target = self._place(found)
-        if target.exists():
+        if target.exists() and file_digest(target) == found:
             return found
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,9 @@ Origin = Literal["measured", "predicted"]
 Metric = Literal["top1", "agreement"]
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
+METRIC_NAMES: dict[Metric, str] = {"top1": "top-1 accuracy", "agreement": "agreement with the teacher"}
+"""Metrics as people call them; agreement must never be read as accuracy."""
+
 
 class LatencyReport(Schema):
     """The distribution of one engine's latency on one device.

@@ -45,21 +45,32 @@ class Port:
         kinds: Accepted bundle kinds.
         many: Takes any number of bundles; `Inputs.all` returns them in the graph's order.
         optional: May stay unconnected.
+        named: The stage sees the names of the producing nodes, so they enter its key. Always so at `many` ports.
     """
 
     kinds: frozenset[BundleKind]
     many: bool = False
     optional: bool = False
+    named: bool = False
+
+    @property
+    def shows_names(self) -> bool:
+        """Whether the producers' names reach the stage, and so its key."""
+        return self.named or self.many
 
 
-def port(*kinds: BundleKind, many: bool = False, optional: bool = False) -> Port:
+def port(*kinds: BundleKind, many: bool = False, optional: bool = False, named: bool = False) -> Port:
     """Short form: `port(BundleKind.TORCH)`."""
-    return Port(kinds=frozenset(kinds), many=many, optional=optional)
+    return Port(kinds=frozenset(kinds), many=many, optional=optional, named=named)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The bundles on a stage's ports, with the names of the nodes that made them."""
+    """The bundles on a stage's ports, each with a name.
+
+    The name is the producing node's at `many` and `named` ports, and the port's own elsewhere: a stage sees a node's
+    name only where that name is part of its key, so renaming a node never makes its successors train again.
+    """
 
     by_port: Mapping[str, Sequence[tuple[str, ModelBundle]]]
 
@@ -155,23 +166,30 @@ class Stage(ABC, Generic[C]):
         version: Bumped in the commit that changes results.
         Config: The config class.
         ports: Inputs by name.
-        produces: Kind of the output.
+        produces: Kind of the output; a set of kinds for a stage that hands on one of its inputs.
         reads: Names of resources it depends on (`"data"`, `"target"`); they enter the key.
         never_before: Names of stages that must not come after this one on a path.
         cacheable: False for measurements and verdicts, which are made anew each time.
+        distributed: Under `torchrun` every rank runs it jointly; all other stages run on the leader alone.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     Config: ClassVar[type[StageConfig]]
     ports: ClassVar[Mapping[str, Port]]
-    produces: ClassVar[BundleKind]
+    produces: ClassVar[BundleKind | frozenset[BundleKind]]
     reads: ClassVar[frozenset[str]] = frozenset()
     never_before: ClassVar[frozenset[str]] = frozenset()
     cacheable: ClassVar[bool] = True
+    distributed: ClassVar[bool] = False
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @classmethod
+    def output_kinds(cls) -> frozenset[BundleKind]:
+        """The kinds its output may have."""
+        return cls.produces if isinstance(cls.produces, frozenset) else frozenset({cls.produces})
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         """Raises a `UserError` or `DeviceUnavailable` when the stage cannot do its work; cheap, changes nothing."""
