@@ -1,0 +1,1 @@
+"""Images in, deterministic batches out: sources, splits, preprocessing, augmentation and calibration sets."""

@@ -1,0 +1,232 @@
+"""A data set as a run sees it: three splits of images, one digest, and what was decided about it.
+
+`train` is for fitting and calibrating, `select` for every decision taken inside the run, `test` for the verdict alone.
+Where the images come from is the business of `sources.py`; which image goes where, of `splitting.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgekd.core.digest import Digest, Json, digest
+from edgekd.core.preprocess import Preprocessing
+from edgekd.data.sampling import CardSampling
+from edgekd.data.transform import UInt8Array, image_from_pixels, resize_to_canvas
+from edgekd.errors import UserError
+
+CACHE_LIMIT_BYTES = 1 << 30
+"""Resized images of one source are kept in memory up to this size; beyond it they are made anew each time."""
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class Images(ABC):
+    """Images by row number, cut to canvases on demand and remembered while they fit into memory."""
+
+    def __init__(self) -> None:
+        self._cache: dict[tuple[Json, ...], tuple[UInt8Array, npt.NDArray[np.bool_]]] = {}
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def open(self, row: int) -> Image.Image:
+        """One decoded 8-bit image.
+
+        Raises:
+            UserError: It cannot be read; the message names it.
+        """
+
+    def canvases(self, rows: Int64Array, p: Preprocessing) -> UInt8Array:
+        """(N, Hc, Wc, C) uint8: the rows, resized and cropped to the canvas of `p`."""
+        shape = (*p.canvas, p.channels)
+        if len(self) * int(np.prod(shape)) > CACHE_LIMIT_BYTES:
+            return self._made(rows, p)
+        key = (*p.canvas, *p.size, p.interpolation, p.channels)
+        if key not in self._cache:
+            self._cache = {key: (np.empty((len(self), *shape), dtype=np.uint8), np.zeros(len(self), dtype=np.bool_))}
+        pixels, known = self._cache[key]
+        missing = np.unique(rows[~known[rows]])
+        if len(missing):
+            pixels[missing] = self._made(missing, p)
+            known[missing] = True
+        return pixels[rows]
+
+    def _made(self, rows: Int64Array, p: Preprocessing) -> UInt8Array:
+        out = np.empty((len(rows), *p.canvas, p.channels), dtype=np.uint8)
+        for position, row in enumerate(rows):
+            out[position] = resize_to_canvas(self.open(int(row)), p)
+        return out
+
+
+class ArrayImages(Images):
+    """Images of one size in one array.
+
+    Args:
+        pixels: (N, H, W, C) uint8 with C 1 or 3.
+    """
+
+    def __init__(self, pixels: UInt8Array) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def open(self, row: int) -> Image.Image:
+        return image_from_pixels(self.pixels[row])
+
+    def canvases(self, rows: Int64Array, p: Preprocessing) -> UInt8Array:
+        if self.pixels.shape[1:] == (*p.canvas, p.channels):
+            return self.pixels[rows]
+        return super().canvases(rows, p)
+
+
+class Split:
+    """A part of a data set: rows of a source in a fixed order.
+
+    Args:
+        source: Where the images are.
+        rows: (N,) rows of the source that belong to the split.
+        labels: (N,) class numbers in the order of `rows`, or None for data without labels.
+    """
+
+    def __init__(self, source: Images, rows: Int64Array, labels: Int64Array | None) -> None:
+        self._source = source
+        self._rows = rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def images(self, indices: Sequence[int] | Int64Array, p: Preprocessing) -> UInt8Array:
+        """(N, Hc, Wc, C) uint8 canvases, ready for `preprocess` or `augmented`.
+
+        Args:
+            indices: Positions in the split.
+            p: Decides the canvas, how to resize to it, and grey or colour.
+
+        Raises:
+            UserError: An image cannot be read; the message names it.
+        """
+        return self._source.canvases(self._rows[np.asarray(indices, dtype=np.int64)], p)
+
+    def subset(self, indices: Sequence[int] | Int64Array) -> Split:
+        """The split reduced to these positions, in this order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Split(self._source, self._rows[chosen], None if self.labels is None else self.labels[chosen])
+
+    def relabelled(self, numbers: Int64Array) -> Split:
+        """The same images with label k turned into `numbers[k]`."""
+        return Split(self._source, self._rows, None if self.labels is None else numbers[self.labels])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A resource of runs: its digest enters the keys of the stages that read `"data"`.
+
+    Attributes:
+        name: For people; not part of the digest.
+        classes: Class names in the order of the label numbers; empty without labels.
+        train: For fitting and for calibration.
+        select: For choosing between candidates.
+        test: For the verdict; nothing is chosen on it.
+        digest: Over every image, every label, the class names and the splits.
+        decisions: Sentences on how it was read and split.
+        calibration: How its card would have samples drawn; None without a card that says so. It changes no image, so
+            it is not part of the digest.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    select: Split
+    test: Split
+    digest: Digest
+    decisions: tuple[str, ...] = field(default=())
+    calibration: CardSampling | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels; without them only agreement with a teacher can be judged."""
+        return self.train.labels is not None
+
+    def with_classes(self, names: Sequence[str]) -> Dataset:
+        """The same images with labels numbered as in `names`, the order of a model's logits.
+
+        Data without class names of its own has numbers for them, and those are taken as positions of the logits.
+
+        Args:
+            names: All classes of the data, and possibly more.
+
+        Raises:
+            UserError: The data has a class that `names` lacks.
+        """
+        if not self.labelled or tuple(names) == self.classes:
+            return self
+        unknown = [name for name in self.classes if name not in names]
+        numbered = self.classes == tuple(str(number) for number in range(len(names)))
+        if unknown and numbered:
+            return self._renumbered(
+                names,
+                np.arange(len(names), dtype=np.int64),
+                f"label numbers were taken as positions of the model's logits: 0 is {names[0]!r}",
+            )
+        if unknown:
+            raise UserError(
+                f"Data {self.name}: the model does not know the classes {', '.join(unknown[:8])} "
+                f"(it knows: {', '.join(list(names)[:8])} ...).",
+                hint="rename the class folders as the model names its classes",
+            )
+        numbers = np.array([list(names).index(name) for name in self.classes], dtype=np.int64)
+        return self._renumbered(
+            names, numbers, f"labels were renumbered to the {len(names)} classes of the model, by name"
+        )
+
+    def check_classes(self, count: int) -> None:
+        """Makes sure that a model's logits and the classes are as many; data without labels fits any model.
+
+        Args:
+            count: K of the model.
+
+        Raises:
+            UserError: They are not.
+        """
+        if self.labelled and count != len(self.classes):
+            names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+            raise UserError(
+                f"The model has {count} classes, but the data {self.name} has {len(self.classes)} ({names}).",
+                hint="give data with all classes that the model was trained on, or images without labels",
+            )
+
+    def _renumbered(self, names: Sequence[str], numbers: Int64Array, decision: str) -> Dataset:
+        """Label k turned into `numbers[k]`, a position in `names`."""
+        return replace(
+            self,
+            classes=tuple(names),
+            train=self.train.relabelled(numbers),
+            select=self.select.relabelled(numbers),
+            test=self.test.relabelled(numbers),
+            digest=digest("dataset-classes", self.digest, list(names)),
+            decisions=(*self.decisions, decision),
+        )
+
+    def describe(self) -> dict[str, Json]:
+        """Plain facts for a report."""
+        return {
+            "name": self.name,
+            "labelled": self.labelled,
+            "classes": len(self.classes),
+            "train": len(self.train),
+            "select": len(self.select),
+            "test": len(self.test),
+            "digest": self.digest,
+            "decisions": list(self.decisions),
+        }

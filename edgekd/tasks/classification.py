@@ -1,0 +1,111 @@
+"""Classification: top-1, agreement with a reference, their interval, and the supervised loss."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.errors import BuildFailed, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FloatArray = npt.NDArray[np.floating[Any]]
+Int64Array = npt.NDArray[np.int64]
+
+
+def predictions(logits: FloatArray) -> Int64Array:
+    """(N,) int64: the class with the largest logit; the lowest number among equals.
+
+    Args:
+        logits: (N, K).
+
+    Raises:
+        UserError: Another shape.
+        BuildFailed: NaN among the logits: an argmax of them would look like an answer.
+    """
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise UserError(f"Logits: expected shape (N, K), got {logits.shape}.")
+    bad = np.isnan(logits).any(axis=1)
+    if bad.any():
+        raise BuildFailed(
+            f"The model gives NaN for {int(bad.sum())} of {len(logits)} images (the first is number "
+            f"{int(np.argmax(bad))}).",
+            hint="FP16 overflow and broken weights do this; compare with the FP32 model",
+        )
+    found: Int64Array = logits.argmax(axis=1).astype(np.int64)
+    return found
+
+
+def top1(logits: FloatArray, labels: Int64Array) -> float:
+    """Share of images, in [0, 1], whose largest logit is the label's.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) in 0 ... K - 1.
+
+    Raises:
+        UserError: Shapes that do not belong together, or a label beyond K.
+    """
+    found = predictions(logits)
+    if labels.shape != found.shape:
+        raise UserError(f"Labels: expected shape ({len(found)},), got {labels.shape}.")
+    if int(labels.max()) >= logits.shape[1]:
+        raise UserError(
+            f"Labels: the data has class number {int(labels.max())}, but the model has {logits.shape[1]} outputs."
+        )
+    return float((found == labels).mean())
+
+
+def agreement(logits: FloatArray, reference_logits: FloatArray) -> float:
+    """Share of images, in [0, 1], on which both have the same top-1.
+
+    Args:
+        logits: (N, K).
+        reference_logits: (N, K), the teacher's or the FP32 model's.
+
+    Raises:
+        UserError: Different shapes.
+    """
+    if logits.shape != reference_logits.shape:
+        raise UserError(f"Agreement needs equal shapes, got {logits.shape} and {reference_logits.shape}.")
+    return float((predictions(logits) == predictions(reference_logits)).mean())
+
+
+def wilson_interval(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """(low, high), both in [0, 1]: the score interval of a proportion, sound near 0 and 1 and for small n.
+
+    centre = (k + z^2 / 2) / (n + z^2); half = z / (n + z^2) * sqrt(k (n - k) / n + z^2 / 4)
+
+    Source: Wilson 1927.
+
+    Args:
+        k: Successes.
+        n: Trials, at least 1.
+        z: Normal quantile; 1.96 gives 95 %.
+
+    Raises:
+        ValueError: Not 0 <= k <= n with n >= 1.
+    """
+    if n < 1 or not 0 <= k <= n:
+        raise ValueError(f"expected 0 <= k <= n and n >= 1, got k = {k}, n = {n}")
+    scale = n + z * z
+    centre = (k + z * z / 2) / scale
+    half = z / scale * math.sqrt(k * (n - k) / n + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def supervised_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Scalar float32: mean cross-entropy against (smoothed) labels, computed in float32 under any autocast.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) int64.
+        smoothing: Share of the target spread evenly over all classes.
+    """
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(logits.float(), labels, label_smoothing=smoothing)

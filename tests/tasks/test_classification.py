@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from edgekd.errors import BuildFailed, UserError
+from edgekd.tasks.classification import agreement, predictions, supervised_loss, top1, wilson_interval
+
+LOGITS = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [2.0, 2.0, 1.0]], dtype=np.float32)
+
+
+def test_top1_is_the_share_of_labels_with_the_largest_logit() -> None:
+    assert top1(LOGITS, np.array([0, 1, 2])) == pytest.approx(2 / 3)
+
+
+def test_equal_logits_go_to_the_lowest_class() -> None:
+    assert predictions(LOGITS).tolist() == [0, 1, 0]
+
+
+def test_agreement_compares_classes_and_not_values() -> None:
+    assert agreement(LOGITS, LOGITS * 10 + 1) == 1.0
+    assert agreement(LOGITS, -LOGITS) == 0.0
+
+
+def test_nan_logits_are_an_error_and_not_class_0() -> None:
+    bad = LOGITS.copy()
+    bad[1, 2] = np.nan
+    with pytest.raises(BuildFailed, match=r"NaN for 1 of 3 images \(the first is number 1\)"):
+        top1(bad, np.array([0, 1, 2]))
+
+
+def test_labels_beyond_the_outputs_and_wrong_shapes_are_refused() -> None:
+    with pytest.raises(UserError, match="the data has class number 3, but the model has 3 outputs"):
+        top1(LOGITS, np.array([0, 1, 3]))
+    with pytest.raises(UserError, match=r"Labels: expected shape \(3,\), got \(2,\)"):
+        top1(LOGITS, np.array([0, 1]))
+    with pytest.raises(UserError, match="Agreement needs equal shapes"):
+        agreement(LOGITS, LOGITS[:, :2])
+    with pytest.raises(UserError, match=r"Logits: expected shape \(N, K\), got \(3,\)"):
+        predictions(LOGITS[0])
+
+
+@given(st.integers(1, 5000), st.floats(0, 1))
+def test_the_wilson_interval_equals_scipys(n: int, share: float) -> None:
+    k = round(share * n)
+    reference = binomtest(k, n).proportion_ci(method="wilson")
+    assert wilson_interval(k, n, z=1.959963984540054) == pytest.approx((reference.low, reference.high), abs=1e-9)
+
+
+def test_impossible_counts_are_a_programming_error() -> None:
+    with pytest.raises(ValueError, match="k = 3, n = 2"):
+        wilson_interval(3, 2)
+
+
+def test_the_smoothed_loss_is_the_mixture_of_label_and_uniform_cross_entropy() -> None:
+    logits, labels = torch.from_numpy(LOGITS).double(), torch.tensor([0, 2, 1])
+    log_p = torch.log_softmax(logits, dim=1)
+    expected = -(0.9 * log_p[range(3), labels] + 0.1 * log_p.mean(dim=1)).mean()
+    assert supervised_loss(logits, labels, 0.1).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert supervised_loss(logits.half(), labels).dtype == torch.float32
