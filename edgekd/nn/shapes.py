@@ -1,0 +1,18 @@
+"""Inputs to probe a module with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def example_images(module: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> Tensor:
+    """Zeros (N, C, H, W) on the device and in the type of the module's weights.
+
+    Args:
+        module: A module without weights is fed float32 on the CPU.
+        input_shape: (C, H, W).
+        batch: N.
+    """
+    weight = next(module.parameters(), torch.empty(0))
+    return torch.zeros(batch, *input_shape, device=weight.device, dtype=weight.dtype)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from edgekd.errors import UserError
+from edgekd.nn.taps import Taps, find_tap_points
+from edgekd.testing.toys import toy_cnn
+from tests.nn.zoo import ConvHead, PaddedShortcut, Tokens, exported, images
+
+SHAPE = (3, 8, 8)
+BOTH = frozenset({"embedding", "feature_map"})
+
+
+def test_the_places_of_our_own_networks_are_the_last_stage_and_the_classifier() -> None:
+    points = find_tap_points(toy_cnn(), SHAPE)
+    assert (points.classifier, points.feature_map) == ("classifier", "stages")
+
+
+def test_the_feature_map_is_what_the_block_returns_when_it_adds_outside_of_any_layer() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(toy_cnn().stem)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.body(x).mean((2, 3)))
+            return out
+
+    assert find_tap_points(Outer(), SHAPE).feature_map == "body"
+
+
+def test_the_embedding_is_the_input_of_the_classifier() -> None:
+    module = toy_cnn()
+    output = Taps(module, BOTH, SHAPE)(images())
+    assert torch.equal(module.classifier(output.embedding), output.logits)
+    assert torch.equal(output.feature_map.mean((2, 3)), output.embedding)
+    assert torch.equal(output.logits, module(images()))
+
+
+def test_a_convolutional_head_gives_the_average_over_its_pixels() -> None:
+    module = ConvHead()
+    output = Taps(module, BOTH, SHAPE)(images())
+    assert find_tap_points(module, SHAPE).classifier == "head"
+    assert torch.allclose(output.embedding, module.features(images()).mean((2, 3)))
+    assert output.feature_map.shape == (3, 6, 4, 4)
+
+
+def test_a_transformer_has_an_embedding_and_no_feature_map() -> None:
+    module = Tokens().eval()
+    assert find_tap_points(module, SHAPE).feature_map is None
+    assert Taps(module, {"embedding"}, SHAPE)(images()).embedding.shape == (3, 8)
+    with pytest.raises(UserError, match=r"No layer of this Tokens gives a feature map(.|\n)*edgekd objectives"):
+        Taps(module, BOTH, SHAPE)
+
+
+def test_nothing_is_traced_and_nothing_kept_when_nothing_is_wanted() -> None:
+    taps = Taps(nn.Flatten(), (), SHAPE)
+    output = taps(images())
+    assert taps.points is None
+    assert (output.embedding, output.feature_map) == (None, None)
+
+
+def test_gradients_reach_the_network_through_both_taps() -> None:
+    module = toy_cnn().train()
+    output = Taps(module, BOTH, SHAPE)(images())
+    (output.embedding.sum() + output.feature_map.square().sum()).backward()
+    assert module.stem[0].weight.grad is not None
+    assert module.classifier.weight.grad is None
+
+
+def test_the_wrapped_module_keeps_no_hooks_and_no_changed_mode() -> None:
+    module = toy_cnn().train()
+    taps = Taps(module, BOTH, SHAPE)
+    taps(images())
+    assert module.training
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert taps.module is module
+
+
+def test_a_copy_listens_to_its_own_network() -> None:
+    taps = Taps(toy_cnn(), BOTH, SHAPE)
+    twin = copy.deepcopy(taps)
+    with torch.no_grad():
+        twin.module.stem[0].weight.zero_()
+    assert not torch.equal(twin(images()).feature_map, taps(images()).feature_map)
+
+
+def test_a_network_without_layers_has_no_embedding() -> None:
+    with pytest.raises(UserError, match="No Linear layer or 1x1 convolution"):
+        Taps(exported(PaddedShortcut(), images(2)).module(check_guards=False), {"embedding"}, SHAPE)
+
+
+def test_an_unknown_tap_is_refused() -> None:
+    with pytest.raises(UserError, match=r"not \['attention'\]"):
+        Taps(toy_cnn(), {"attention"}, SHAPE)
