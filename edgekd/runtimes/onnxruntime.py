@@ -1,0 +1,182 @@
+"""ONNX Runtime on the CPU: opens ONNX graphs, and exposes their inner values for parity and range checks.
+
+The graph runs with the library's own default optimisations and threading, as a deployment that follows its manual
+would run it; nothing is tuned here that the README.txt of a deployed package does not tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from edgekd.core.blobs import Blobs
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.errors import UserError
+from edgekd.runtimes.onnx_file import onnx_interface
+from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
+
+if TYPE_CHECKING:
+    import onnx
+
+PROVIDER = "CPUExecutionProvider"
+FOLD_WEIGHTS = ("session.disable_quant_qdq", "1")
+"""Session setting: Q/DQ nodes are ordinary operators, so that those of constant weights are computed once, at loading,
+and not on every run; for graphs without quantized activations. Everything is then computed in float32."""
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeSession:
+    """A graph in one ONNX Runtime session; see `Session` for the contract."""
+
+    def __init__(self, session: Any, threads: int | None = None, *, folds_weights: bool = False) -> None:
+        self._session = session
+        self._threads = threads
+        self._folds_weights = folds_weights
+        self._shapes = {entry.name: tuple(entry.shape) for entry in session.get_inputs()}
+        self._outputs = [entry.name for entry in session.get_outputs()]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(self._shapes)
+
+    def infer(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        try:
+            found = self._session.run(self._outputs, feeds)
+        except Exception as err:  # the library's exceptions have no common base below Exception
+            checked_feeds(feeds, self._shapes)
+            raise UserError(f"ONNX Runtime could not run the graph: {err}") from err
+        return dict(zip(self._outputs, found, strict=True))
+
+    def environment(self) -> dict[str, JsonValue]:
+        import onnxruntime
+
+        return {
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "provider": self._session.get_providers()[0],
+            "threads": self._threads,
+            "graph_optimization": "all",
+            "execution_mode": "sequential",
+            "weights_dequantized": "at loading" if self._folds_weights else "as the graph says",
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The native session, with its threads and its arena, goes with the last reference.
+        self._session = None
+
+
+class OnnxRuntime(Runtime):
+    """Microsoft's ONNX Runtime with its CPU execution provider."""
+
+    name: ClassVar[str] = "onnxruntime"
+    accepts: ClassVar[frozenset[BundleKind]] = frozenset({BundleKind.ONNX})
+    model_file: ClassVar[str] = "model.onnx"
+
+    def availability(self) -> Availability:
+        try:
+            import onnxruntime
+        except ImportError as err:
+            return Availability(ok=False, reason=f"onnxruntime: {err}", install="pip install onnxruntime")
+        return Availability(ok=True, version=onnxruntime.__version__)
+
+    def open(self, path: Path, *, threads: int | None = None, batch: int | None = None) -> OnnxRuntimeSession:
+        return _session(path, threads=threads, batch=batch, folds_weights=False)
+
+    def open_bundle(
+        self, bundle: ModelBundle, blobs: Blobs, *, threads: int | None = None, batch: int | None = None
+    ) -> OnnxRuntimeSession:
+        path = blobs.path(bundle.file(self.model_file))
+        return _session(path, threads=threads, batch=batch, folds_weights=bundle.tags.get("scheme") == "weight-only")
+
+
+RUNTIME = OnnxRuntime()
+
+
+def values_in_graph(model: onnx.ModelProto, feeds: Mapping[str, FloatArray]) -> dict[str, NDArray[np.floating[Any]]]:
+    """Every float32 and float16 value that the graph's nodes compute on `feeds`, by name, in the order of computation.
+
+    The graph runs as it is written, without optimisations, so that each value exists. All of them are in memory at
+    once: feed a few images.
+
+    Args:
+        model: Left as it was.
+        feeds: Arrays by input name.
+
+    Raises:
+        UserError: The graph does not load or run.
+    """
+    import onnx
+    import onnxruntime
+
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    del exposed.graph.output[:]
+    names = [name for node in model.graph.node for name in node.output if name]
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = _opened(exposed.SerializeToString(), options, "the graph with its inner values exposed")
+    found: Iterable[Any] = session.run(names, dict(feeds))
+    return {name: value for name, value in zip(names, found, strict=True) if _is_float(value)}
+
+
+def emulated(path: Path) -> OnnxRuntimeSession:
+    """A session that computes a Q/DQ graph in float32, rounding exactly where the graph says and nowhere else.
+
+    The difference to `OnnxRuntime.open` is what this CPU's 8-bit kernels add: on x86 without VNNI they add pairs of
+    products in 16 bits and saturate. It also stands for hardware that is not at hand.
+    """
+    return _session(path, threads=None, batch=None, folds_weights=True)
+
+
+def _session(path: Path, *, threads: int | None, batch: int | None, folds_weights: bool) -> OnnxRuntimeSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if batch is not None:
+        for axis in sorted({str(spec.shape[0]) for spec in onnx_interface(path)[0] if spec.shape}):
+            options.add_free_dimension_override_by_name(axis, batch)
+    if folds_weights:
+        options.add_session_config_entry(*FOLD_WEIGHTS)
+    session = OnnxRuntimeSession(_opened(str(path), options, str(path)), threads, folds_weights=folds_weights)
+    if batch is not None:
+        _require_batch(session, batch, path)
+    return session
+
+
+def _opened(source: str | bytes, options: Any, where: str) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
+    except Exception as err:  # the library's exceptions have no common base below Exception
+        raise UserError(f"ONNX Runtime {onnxruntime.__version__} cannot load {where}: {err}") from err
+
+
+def _require_batch(session: OnnxRuntimeSession, batch: int, path: Path) -> None:
+    for name, shape in session._shapes.items():
+        if shape and shape[0] != batch:
+            raise UserError(
+                f"{path}: the input {name!r} has the shape {list(shape)}, so its batch cannot be fixed to {batch}.",
+                hint="a batch can be fixed when the first axis is dynamic and has a name",
+            )
+
+
+def _is_float(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16)

@@ -1,0 +1,181 @@
+"""What it means to run a model: the contract of runtimes and sessions, and the registry of runtimes.
+
+A runtime is looked up by name and says whether it can work here; opening a model with it gives a session. Nothing here
+imports a runtime's library, so asking what is installed is cheap, and a missing library is an answer, not a crash.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from edgekd.core.blobs import Blobs
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.registry import Registry
+from edgekd.errors import DeviceUnavailable, UserError
+
+FloatArray: TypeAlias = NDArray[np.float32]
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A model that is loaded and ready to run. A context manager; closed at the end of its block, and only once.
+
+    A session is used by one thread at a time. Outputs belong to the caller: a later call does not change them.
+    """
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The keys that `infer` expects."""
+
+    def infer(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """Outputs by name, float32, in the order of the graph.
+
+        Args:
+            feeds: Contiguous float32 arrays, (N, C, H, W) for images; N is the batch the session was opened with, or
+                any when it was opened with None.
+
+        Raises:
+            UserError: An input is missing, unknown, or of a shape the model does not take.
+        """
+
+    def environment(self) -> dict[str, JsonValue]:
+        """What really runs: `runtime`, `version`, `provider`, `threads`, and the settings that affect latency."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Whether a runtime can work on this machine.
+
+    Attributes:
+        ok: It can.
+        version: Of the library, None when it is not installed.
+        reason: Why it cannot, a clause without a full stop; empty when it can.
+        install: The command or step that would change that; empty when there is none.
+    """
+
+    ok: bool
+    version: str | None = None
+    reason: str = ""
+    install: str = ""
+
+
+class Runtime(ABC):
+    """Opens models for one library. Stateless; the registry holds one instance of each.
+
+    Attributes:
+        name: Registry key.
+        accepts: Kinds of bundle it can open.
+        model_file: The file of such a bundle that `open` takes.
+    """
+
+    name: ClassVar[str]
+    accepts: ClassVar[frozenset[BundleKind]]
+    model_file: ClassVar[str]
+
+    @abstractmethod
+    def availability(self) -> Availability:
+        """Whether it can work here; never raises."""
+
+    @abstractmethod
+    def open(self, path: Path, *, threads: int | None = None, batch: int | None = None) -> Session:
+        """A session on a model file.
+
+        Args:
+            path: The model.
+            threads: CPU threads; None leaves the library's default.
+            batch: Fixes the batch, which lets the runtime plan memory and kernels; None keeps it dynamic.
+
+        Raises:
+            UserError: The file is no model this runtime reads, or its batch is fixed to another value.
+        """
+
+    def open_bundle(
+        self, bundle: ModelBundle, blobs: Blobs, *, threads: int | None = None, batch: int | None = None
+    ) -> Session:
+        """A session on a bundle that this runtime accepts; `edgekd.runtimes.session.open_bundle` checks that."""
+        return self.open(blobs.path(bundle.file(self.model_file)), threads=threads, batch=batch)
+
+
+RUNTIMES: Registry[Runtime] = Registry(
+    "runtime",
+    {
+        "onnxruntime": "edgekd.runtimes.onnxruntime:RUNTIME",
+        "openvino": "edgekd.runtimes.openvino:RUNTIME",
+        "torch": "edgekd.runtimes.torch:RUNTIME",
+        "tensorrt": "edgekd.runtimes.tensorrt:RUNTIME",
+    },
+)
+
+
+def open_bundle(
+    bundle: ModelBundle, blobs: Blobs, runtime: str, *, threads: int | None = None, batch: int | None = None
+) -> Session:
+    """A session of the named runtime on a bundle.
+
+    Args:
+        bundle: TORCH, ONNX or ENGINE.
+        blobs: Finds its files.
+        runtime: Registry name.
+        threads: CPU threads; None leaves the library's default.
+        batch: Fixes the batch; None keeps it dynamic.
+
+    Raises:
+        UserError: No such runtime, or one that does not take this kind of bundle.
+        DeviceUnavailable: The runtime does not work here, or the engine was built for another device.
+    """
+    chosen = RUNTIMES.get(runtime)
+    if bundle.kind not in chosen.accepts:
+        takes = " and ".join(sorted(chosen.accepts))
+        able = ", ".join(name for name in RUNTIMES if bundle.kind in RUNTIMES.get(name).accepts) or "no runtime"
+        raise UserError(
+            f"The runtime {runtime!r} runs {takes} bundles, but this is a {bundle.kind} bundle.",
+            hint=f"{able} can run it",
+        )
+    found = chosen.availability()
+    if not found.ok:
+        raise DeviceUnavailable(
+            f"The runtime {runtime!r} cannot work here: {found.reason}.", hint=found.install or None
+        )
+    return chosen.open_bundle(bundle, blobs, threads=threads, batch=batch)
+
+
+def checked_feeds(feeds: Mapping[str, FloatArray], shapes: Mapping[str, tuple[int | str, ...]]) -> None:
+    """Compares what was fed with what the model takes; costs a few microseconds.
+
+    Args:
+        feeds: Arrays by input name.
+        shapes: Expected shape by input name; a string is a dynamic axis.
+
+    Raises:
+        UserError: They differ; the message names the first input that does.
+    """
+    for name in sorted(set(shapes) ^ set(feeds)):
+        wrong = "is missing" if name in shapes else "is not an input of this model"
+        raise UserError(f"The input {name!r} {wrong}; the model takes: {', '.join(shapes)}.")
+    for name, shape in shapes.items():
+        found = feeds[name]
+        fits = found.ndim == len(shape) and all(
+            isinstance(size, str) or size == given for size, given in zip(shape, found.shape, strict=True)
+        )
+        if not fits or found.dtype != np.float32:
+            wanted = "x".join(str(size) for size in shape)
+            raise UserError(
+                f"The input {name!r} must be float32 of shape {wanted}, got {found.dtype} of shape "
+                f"{'x'.join(str(size) for size in found.shape)}.",
+                hint="feed preprocessed images, and the batch that the session was opened with",
+            )
