@@ -1,0 +1,1 @@
+"""The training engine: one loop for supervised training, distillation and quantized distillation."""

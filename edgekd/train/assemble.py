@@ -1,0 +1,171 @@
+"""From a training's ingredients to a loop that is ready to run; every mismatch between them is found here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekd.core.digest import Digest, digest
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.stage import Context
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.train.answers import Answers
+from edgekd.train.averaging import WeightAverage
+from edgekd.train.batches import TrainBatches
+from edgekd.train.checkpoint import Checkpoints, Rhythm
+from edgekd.train.config import TrainConfig
+from edgekd.train.engine import Fabric
+from edgekd.train.lesson import Lesson
+from edgekd.train.loop import Loop
+from edgekd.train.loss_plan import LossPlan
+from edgekd.train.memory_format import trains_in_channels_last
+from edgekd.train.objective import TAPPED, Signal
+from edgekd.train.projection import WeightProjection
+from edgekd.train.signals import SignalSource
+from edgekd.train.teacher import Teacher
+from edgekd.train.teacher_cache import TeacherCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that a training depends on; see `edgekd.train.fit.distil_`."""
+
+    student: nn.Module
+    teacher: nn.Module | None
+    dataset: Dataset
+    preprocessing: Preprocessing
+    config: TrainConfig
+    plan: LossPlan
+    ctx: Context
+    projection: WeightProjection | None
+    rhythm: Rhythm
+    answers: Answers | None = None
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Student and, if there is one, teacher."""
+        yield self.student
+        if self.teacher is not None:
+            yield self.teacher
+
+    def channels_last(self, device: torch.device) -> bool:
+        """Whether the training runs in channels-last: where it is wanted and gives right gradients."""
+        return self.config.channels_last and trains_in_channels_last(self.student, device)
+
+    def fingerprint(self, world: int) -> Digest:
+        """Of all that the result depends on; computed before the first step."""
+        weights = hashlib.sha256()
+        for module in self.modules():
+            for name, value in module.state_dict().items():
+                weights.update(name.encode())
+                weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest(
+            "training",
+            self.config.plain(),
+            self.ctx.seed,
+            world,
+            self.dataset.digest,
+            self.preprocessing.plain(),
+            weights.hexdigest(),
+            None if self.projection is None else self.projection.plain(),
+            self.answers is not None,
+        )
+
+
+def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
+    """The loop of a job whose modules are on the training device.
+
+    Raises:
+        UserError: Student, teacher and labels have different classes, nothing can be trained, or a signal that the
+            objective needs is missing.
+    """
+    config = job.config
+    if not any(parameter.requires_grad for parameter in job.student.parameters()):
+        raise UserError("The student has no trainable parameter: a frozen program can be quantized, not trained.")
+    objective = job.plan.objective
+    needs: frozenset[Signal] = frozenset() if objective is None else objective.needs
+    student = SignalSource(job.student, needs, job.preprocessing.input_shape)
+    teacher = _teacher(job, needs, fabric)
+    _check_classes(job, student, teacher)
+    if objective is not None and teacher is not None:
+        objective.bind(student.spec(), teacher.source.spec())
+        objective.to(fabric.device)
+    if job.projection is not None:
+        job.projection.bind(job.student)
+    lesson = Lesson(student, objective, config.label_smoothing)
+    return Loop(
+        fabric=fabric,
+        lesson=lesson,
+        wrapped=fabric.setup_module(lesson),
+        optimizer=optimizer_for(lesson, config),
+        batches=TrainBatches(
+            split=job.dataset.train,
+            preprocessing=job.preprocessing,
+            augment=config.augment,
+            seed=job.ctx.seed,
+            batch_size=config.batch_size,
+            device=fabric.device,
+            channels_last=job.channels_last(fabric.device),
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        ),
+        teacher=teacher,
+        projection=job.projection,
+        average=None if config.ema_decay is None else WeightAverage(job.student, config.ema_decay),
+        config=config,
+        plan=job.plan,
+        checkpoints=Checkpoints(job.ctx.scratch, fingerprint, job.ctx.reporter, job.rhythm),
+        reporter=job.ctx.reporter,
+        seed=job.ctx.seed,
+    )
+
+
+def optimizer_for(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The configured optimizer over what is trainable; weight decay on tensors of two and more dimensions only."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+
+
+def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | None:
+    if job.teacher is None:
+        return None
+    source = SignalSource(job.teacher, needs, job.preprocessing.input_shape).eval()
+    # Stored answers are logits alone; an objective that looks deeper asks the teacher itself.
+    answers = None if needs & TAPPED else job.answers
+    teacher = Teacher(source, needs, fabric, answers)
+    views = job.config.teacher_views
+    # A view that is seen once has no use for a cache.
+    if answers is None and 0 < views < job.config.epochs:
+        teacher.cache = TeacherCache(
+            job.ctx.scratch, views=views, samples=len(job.dataset.train), shapes=teacher.shapes()
+        )
+    return teacher
+
+
+def _check_classes(job: Job, student: SignalSource, teacher: Teacher | None) -> None:
+    classes = student.spec().classes
+    of_teacher = classes if teacher is None else teacher.source.spec().classes
+    if of_teacher != classes:
+        raise UserError(
+            f"The student has {classes} classes and the teacher {of_teacher}: their logits cannot be compared.",
+            hint="give the student as many outputs as the teacher has",
+        )
+    labels = job.dataset.train.labels
+    highest = -1 if labels is None else int(labels.max())
+    if highest >= classes:
+        raise UserError(
+            f"The data has labels up to {highest}, but the student has {classes} outputs, for 0 to {classes - 1}.",
+            hint="give the data that the model was trained for, with class folders in the same order",
+        )

@@ -1,0 +1,112 @@
+"""Training batches as a pure function of (seed, epoch, step), made one step ahead in a thread.
+
+Nothing here has a position to save: an epoch can be entered at any step, and gives the batches it would have given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from edgekd.core.preprocess import Preprocessing
+from edgekd.data.augment import Augment, augmented
+from edgekd.data.batches import epoch_order
+from edgekd.data.dataset import Split
+from edgekd.errors import UserError
+
+MIN_SHARD = 2
+"""Samples per process and step; BatchNorm has no variance over one."""
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """One process's share of a batch.
+
+    Attributes:
+        images: (n, C, H, W) float32, on the training device.
+        labels: (n,) int64 on the training device, or None.
+        ids: (n,) positions in the split.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    ids: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatches:
+    """The batches of a training.
+
+    Every sample is visited once per epoch. The epoch is cut into batches whose sizes differ by at most one, so there is
+    no small last batch to drop, to weight or to upset BatchNorm.
+
+    Attributes:
+        split: The training images.
+        preprocessing: The network's.
+        augment: How images vary.
+        seed: Decides the order and the augmentation.
+        batch_size: Largest batch, over all processes.
+        device: Where the tensors go.
+        channels_last: Their memory format.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    split: Split
+    preprocessing: Preprocessing
+    augment: Augment
+    seed: int
+    batch_size: int
+    device: torch.device
+    channels_last: bool
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        smallest = MIN_SHARD * self.world
+        if min(len(self.split), self.batch_size) < smallest:
+            raise UserError(
+                f"Batches of {self.batch_size} from {len(self.split)} training images are too small for {self.world} "
+                f"process(es): each needs at least {MIN_SHARD} images per step.",
+                hint="give more training images, a larger batch_size, or fewer processes",
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch; one less where a batch would otherwise be too small for the processes."""
+        return min(-(-len(self.split) // self.batch_size), len(self.split) // (MIN_SHARD * self.world))
+
+    def epoch(self, epoch: int, view: int, first: int = 0) -> Iterator[TrainBatch]:
+        """The batches of an epoch from number `first` on, showing one view of each image."""
+        order = epoch_order(len(self.split), self.seed, epoch)
+        shares = [
+            np.array_split(ids, self.world)[self.rank] for ids in np.array_split(order, self.steps_per_epoch)[first:]
+        ]
+        with ThreadPoolExecutor(1, thread_name_prefix="edgekd-batches") as thread:
+            ahead = thread.submit(self._pixels, shares[0], view) if shares else None
+            for number, ids in enumerate(shares):
+                assert ahead is not None
+                pixels = ahead.result()
+                if number + 1 < len(shares):
+                    ahead = thread.submit(self._pixels, shares[number + 1], view)
+                yield self._batch(pixels, ids)
+
+    def _pixels(self, ids: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.float32]:
+        canvases = self.split.images(ids, self.preprocessing)
+        return augmented(canvases, ids, view, self.preprocessing, self.augment, self.seed)
+
+    def _batch(self, pixels: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]) -> TrainBatch:
+        images = torch.from_numpy(pixels)
+        labels = None if self.split.labels is None else torch.from_numpy(self.split.labels[ids])
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+            labels = None if labels is None else labels.pin_memory().to(self.device, non_blocking=True)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return TrainBatch(images, labels, ids)

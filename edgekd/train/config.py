@@ -1,0 +1,86 @@
+"""The options of a training, shared by every stage that trains. All of them change the result, so all enter the key."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from edgekd.core.stage import StageConfig
+from edgekd.data.augment import Augment
+
+Schedule = Literal["cosine", "step", "onecycle"]
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+class TrainConfig(StageConfig):
+    """How a student is trained.
+
+    The loss is `supervised_weight * CE + distill_weight * fade * objective`; what is None takes the objective's own
+    default (`Objective.default_weights`).
+
+    Attributes:
+        epochs: Passes over the training split, each of ceil(n / batch_size) batches of nearly equal size.
+        batch_size: Largest batch, over all processes together.
+        optimizer: `sgd` with momentum for convolutional networks, `adamw` for transformers.
+        lr: Peak learning rate.
+        momentum: Of SGD; the first beta of AdamW.
+        weight_decay: On weights; never on biases and normalisation, which have one dimension.
+        nesterov: Of SGD.
+        schedule: `cosine` to zero; `step`: x0.1 after 62.5, 75 and 87.5 % (150, 180 and 210 of 240 epochs);
+            `onecycle`: up from lr / 25 over the first 30 %, then down to zero.
+        warmup_epochs: Linear ramp before `cosine` or `step`; `onecycle` has its own.
+        label_smoothing: Of the cross-entropy.
+        augment: How images vary.
+        grad_clip: Largest norm of the gradient, None for no limit.
+        objective: Name of the distillation objective, used when there is a teacher.
+        objective_args: Its arguments.
+        supervised_weight: Of the cross-entropy; 0 without labels, 1 without a teacher.
+        distill_weight: Of the objective.
+        distill_warmup_epochs: Epochs over which the objective is faded in.
+        teacher_views: With a teacher: number of different views of each image. Its outputs are computed once per view
+            and kept, so that later epochs cost the student alone. 0: a new view each epoch, and a live teacher.
+        ema_decay: Trains as usual and keeps the exponential moving average of the weights; BatchNorm statistics are
+            gathered anew for it. 0.999 for long trainings.
+        precision: `bf16-mixed` pays on GPUs, and on CPUs with AMX or AVX512-BF16 instructions.
+        channels_last: Memory format of images and convolutions: the faster one on CPUs, and on GPUs with bf16. Networks
+            whose gradients would be wrong in it are trained in the contiguous format all the same.
+    """
+
+    epochs: int = Field(default=60, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    nesterov: bool = True
+    schedule: Schedule = "cosine"
+    warmup_epochs: int = Field(default=0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    augment: Augment = Field(default_factory=Augment)
+    grad_clip: float | None = Field(default=None, gt=0)
+    objective: str | None = "kd"
+    objective_args: dict[str, JsonValue] = Field(default_factory=dict)
+    supervised_weight: float | None = Field(default=None, ge=0)
+    distill_weight: float | None = Field(default=None, ge=0)
+    distill_warmup_epochs: int | None = Field(default=None, ge=0)
+    teacher_views: int = Field(default=0, ge=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    precision: Precision = "32-true"
+    channels_last: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be smaller than epochs ({self.epochs})")
+        if self.warmup_epochs and self.schedule == "onecycle":
+            raise ValueError("warmup_epochs does not go with the schedule onecycle, which warms up by itself")
+        if self.nesterov and not self.momentum and self.optimizer == "sgd":
+            raise ValueError("nesterov needs momentum")
+        return self
+
+    def view(self, epoch: int, *, teacher: bool) -> int:
+        """The view of the images that an epoch sees."""
+        if teacher and self.teacher_views:
+            return epoch % self.teacher_views
+        return self.augment.view(epoch)

@@ -1,0 +1,185 @@
+"""`distil_`: trains a student in place, with or without a teacher, resumable at any step.
+
+Assembles the pieces (loss, batches, teacher, optimizer, checkpoints) and leaves the order of events to `loop.py`. It
+evaluates nothing: choosing an epoch by its score would leak the split that the score is taken on, so the last epoch is
+the result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.stage import Context
+from edgekd.data.dataset import Dataset
+from edgekd.errors import BuildFailed
+from edgekd.train.answers import Answers
+from edgekd.train.assemble import Job, assemble
+from edgekd.train.averaging import gather_statistics_
+from edgekd.train.checkpoint import Rhythm
+from edgekd.train.config import TrainConfig
+from edgekd.train.engine import start_fabric, torch_settings
+from edgekd.train.loop import Loop
+from edgekd.train.loss_plan import plan_loss
+from edgekd.train.memory_format import placed
+from edgekd.train.projection import WeightProjection
+
+_STATISTICS_BATCHES = 100
+"""Batches over which BatchNorm statistics are gathered for averaged weights."""
+
+_SLOWER_FORMAT = (
+    "Trained in the contiguous memory format: the student has strided 1x1 convolutions of few channels, whose "
+    "gradients CPU kernels compute wrongly in channels-last."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """What a training did; all means are over the last epoch's augmented training images.
+
+    Attributes:
+        epochs: Passes over the training split.
+        steps: Updates of the weights.
+        seconds: Of training, those before an interruption included.
+        images_per_s: Training images per second, in this process.
+        loss: Mean of what was minimised.
+        supervised_loss: Mean cross-entropy with the labels, None without labels.
+        distill_loss: Mean of the objective, unweighted, None without a teacher.
+        train_accuracy: Share of images classified as labelled or, without labels, as by the teacher; in [0, 1].
+        resumed_at_step: Where a checkpoint was taken up, None for a training in one go.
+        leads: Whether this process is the one whose files count.
+        decisions: What was decided and why, one sentence each.
+    """
+
+    epochs: int
+    steps: int
+    seconds: float
+    images_per_s: float
+    loss: float
+    supervised_loss: float | None
+    distill_loss: float | None
+    train_accuracy: float
+    resumed_at_step: int | None
+    leads: bool
+    decisions: tuple[str, ...]
+
+
+def distil_(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    config: TrainConfig,
+    ctx: Context,
+    *,
+    projection: WeightProjection | None = None,
+    answers: Answers | None = None,
+    rhythm: Rhythm | None = None,
+) -> FitReport:
+    """Trains `student` on `dataset.train`; afterwards it is in evaluation mode, on the CPU, with its final weights.
+
+    A checkpoint in `ctx.scratch` is taken up when it belongs to the same training, and the result has the same bits as
+    without the interruption (on one machine, with one number of threads).
+
+    Args:
+        student: Images (N, C, H, W) to logits (N, K).
+        teacher: Of the same inputs and classes; None trains on labels alone.
+        dataset: Its training split is used.
+        preprocessing: Of student and teacher: both see the same tensor.
+        config: The options.
+        ctx: Scratch folder, seed, reporter, device and threads.
+        projection: The weights are trained at their projection, and end on it.
+        answers: The teacher's logits on these very views; used when the objective reads nothing else of it.
+        rhythm: How often checkpoints are written.
+
+    Raises:
+        UserError: Networks, labels and options that do not belong together.
+        BuildFailed: The training diverged.
+    """
+    plan = plan_loss(config, teacher=teacher is not None, labelled=dataset.labelled)
+    job = Job(
+        student=student,
+        teacher=teacher if plan.objective is not None else None,
+        dataset=dataset,
+        preprocessing=preprocessing,
+        config=config,
+        plan=plan,
+        ctx=ctx,
+        projection=projection,
+        answers=answers,
+        rhythm=rhythm or Rhythm(),
+    )
+    with torch_settings(ctx.execution, ctx.seed), ExitStack() as places:
+        fabric = start_fabric(ctx.execution, config.precision, ctx.reporter)
+        fingerprint = job.fingerprint(fabric.world_size)
+        channels_last = job.channels_last(fabric.device)
+        for module in job.modules():
+            places.enter_context(placed(module, fabric.device, channels_last=channels_last))
+        loop = assemble(job, fabric, fingerprint)
+        resumed_at = _start(loop, job)
+        means = loop.run()
+        _finish_(student, loop)
+    student.eval()
+    return FitReport(
+        epochs=config.epochs,
+        steps=loop.step,
+        seconds=loop.elapsed_s(),
+        images_per_s=loop.images_per_s(),
+        loss=means["loss"],
+        supervised_loss=means["supervised"] if dataset.labelled else None,
+        distill_loss=means["distill"] if plan.objective is not None else None,
+        train_accuracy=means["hits"],
+        resumed_at_step=resumed_at,
+        leads=fabric.is_global_zero,
+        decisions=plan.decisions if channels_last == config.channels_last else (*plan.decisions, _SLOWER_FORMAT),
+    )
+
+
+def _start(loop: Loop, job: Job) -> int | None:
+    """Takes up the checkpoint, or makes ready for the first step; returns the step to go on from, if resumed."""
+    cache = loop.teacher.cache if loop.teacher is not None else None
+    resumed = loop.resume()
+    loop.fabric.barrier()  # the first process writes nothing before all have looked for a checkpoint and a cache
+    if not resumed:
+        if cache is not None and loop.fabric.is_global_zero:
+            cache.create()
+        _prepare_objective(loop, job)
+    loop.fabric.barrier()
+    if cache is not None:
+        cache.open()
+    return loop.step if resumed else None
+
+
+def _prepare_objective(loop: Loop, job: Job) -> None:
+    objective = job.plan.objective
+    if objective is None or loop.teacher is None or not objective.needs_class_means:
+        return
+    loop.reporter.message("Takes the teacher's mean embedding of each class, in one pass over the training images.")
+    objective.prepare(loop.teacher.class_means(job.dataset.train, job.preprocessing, job.config.batch_size))
+
+
+@torch.no_grad()
+def _finish_(student: nn.Module, loop: Loop) -> None:
+    """Final weights: the average if there is one, projected if there is a projection, with statistics that fit them."""
+    if loop.average is not None:
+        loop.average.write_()
+    if loop.projection is not None:
+        loop.projection.project_()
+    if loop.average is not None:
+        last = loop.config.epochs - 1
+        batches = loop.batches.epoch(last, loop.config.view(last, teacher=loop.teacher is not None))
+        gather_statistics_(student, (batch.images for batch in itertools.islice(batches, _STATISTICS_BATCHES)))
+    if loop.fabric.world_size > 1:
+        for buffer in student.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+    for name, parameter in student.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise BuildFailed(
+                f"The training ended with weights that are not finite, first in {name!r}.",
+                hint="lower lr, add warmup_epochs, or limit the gradient with grad_clip=1",
+            )

@@ -1,0 +1,213 @@
+"""The loop over epochs and steps. What a step does is decided elsewhere; here it is done in order, watched and saved.
+
+Each step seeds the generator from (seed, step, rank), and batches, views and learning rates are pure functions of the
+step, so a training that is resumed at any step ends with the same bits as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekd.core.events import Reporter
+from edgekd.data.counter import hashed
+from edgekd.errors import BuildFailed
+from edgekd.train.averaging import WeightAverage
+from edgekd.train.batches import TrainBatch, TrainBatches
+from edgekd.train.checkpoint import Checkpoints
+from edgekd.train.config import TrainConfig
+from edgekd.train.engine import Fabric
+from edgekd.train.lesson import STATISTICS, Lesson
+from edgekd.train.loss_plan import LossPlan
+from edgekd.train.projection import WeightProjection
+from edgekd.train.schedule import fade_in, learning_rate
+from edgekd.train.teacher import Teacher
+
+_REPORT_EVERY_S = 0.5
+_STEP_STREAM = 0x57E9
+
+
+@dataclass
+class Loop:
+    """A training in progress.
+
+    Attributes:
+        fabric: Device, precision, processes.
+        lesson: Student and objective, without the wrapper of Fabric.
+        wrapped: The same, wrapped: what a step calls.
+        optimizer: Over the lesson's parameters.
+        batches: Where the images come from.
+        teacher: None for supervised training.
+        projection: Maps the weights for the length of a step; None for ordinary training.
+        average: Moving average of the weights, or None.
+        config: The options.
+        plan: The loss.
+        checkpoints: Where the state is saved.
+        reporter: Where progress goes.
+        seed: Of every step.
+        clock: Seconds; injected by tests.
+    """
+
+    fabric: Fabric
+    lesson: Lesson
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: TrainBatches
+    teacher: Teacher | None
+    projection: WeightProjection | None
+    average: WeightAverage | None
+    config: TrainConfig
+    plan: LossPlan
+    checkpoints: Checkpoints
+    reporter: Reporter
+    seed: int
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self.steps = self.batches.steps_per_epoch
+        self.step = 0
+        self.seconds = 0.0
+        self.totals = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self.fabric.device)
+        self._first_step = 0
+        self._began = self._reported = self.clock()
+        self._on_cpu = self.fabric.device.type == "cpu"
+
+    def resume(self) -> bool:
+        """Takes over the newest checkpoint; False when there is none that can be used."""
+        state = self.checkpoints.load()
+        if state is None:
+            return False
+        if self.teacher is not None and self.teacher.cache is not None and not self.teacher.cache.exists():
+            self.reporter.message("Starts anew: the teacher's stored outputs are gone.", level="warning")
+            return False
+        self.lesson.load_state_dict(state["lesson"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load(state["average"])
+        self.totals.copy_(state["totals"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
+
+    def run(self) -> dict[str, float]:
+        """Trains to the end; returns the last epoch's means of `STATISTICS`.
+
+        Raises:
+            BuildFailed: The loss is not finite.
+        """
+        self._first_step = self.step
+        self._began = self.clock()
+        self.lesson.train()
+        for epoch in range(self.step // self.steps, self.config.epochs):
+            first = self.step - epoch * self.steps
+            if not first:
+                self.totals.zero_()
+                self.fabric.barrier()  # the cache's next view is whole before anyone reads it
+            view = self.config.view(epoch, teacher=self.teacher is not None)
+            for batch in self.batches.epoch(epoch, view, first):
+                self._train_on(batch, epoch)
+                self.step += 1
+                self._after_step(epoch)
+        return _means(self.fabric.all_reduce(self.totals, reduce_op="sum"))
+
+    def _train_on(self, batch: TrainBatch, epoch: int) -> None:
+        config, plan = self.config, self.plan
+        self._seed_step()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step, self.steps)
+        teacher: Mapping[str, Tensor] | None = None
+        if self.teacher is not None:
+            teacher = {str(name): x for name, x in self.teacher.answer(batch, epoch).items()}
+        distill_weight = plan.distill * fade_in(epoch, plan.warmup_epochs)
+        with self.projection.applied() if self.projection is not None else nullcontext():
+            loss, statistics = self.wrapped(batch.images, batch.labels, teacher, plan.supervised, distill_weight)
+            self.fabric.backward(loss)
+        if config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.lesson.parameters(), config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.step)
+        self.totals += statistics
+
+    def _seed_step(self) -> None:
+        words = hashed(np.array([self.step], dtype=np.int64), self.seed, self.fabric.global_rank, _STEP_STREAM)
+        # `torch.manual_seed` would do, but on a machine without a GPU it formats a stack trace each time: 0.5 ms.
+        torch.default_generator.manual_seed(int(words[0]))
+        if not self._on_cpu:
+            torch.cuda.manual_seed_all(int(words[0]))
+
+    def _after_step(self, epoch: int) -> None:
+        ended = self.step % self.steps == 0
+        # Reading a total waits for the device: free on a CPU, so there a bad loss is caught at its step.
+        if self._on_cpu:
+            self._check_finite(epoch)
+        now = self.clock()
+        if ended or now - self._reported >= _REPORT_EVERY_S:
+            self._reported = now
+            self._report(epoch)
+        if self.checkpoints.due(epoch_ended=ended) and self.step < self.config.epochs * self.steps:
+            self._save(epoch)
+
+    def _report(self, epoch: int) -> None:
+        self._check_finite(epoch)
+        if not self.fabric.is_global_zero:
+            return
+        means = _means(self.totals)
+        values = {
+            "epoch": epoch + 1,
+            "epochs": self.config.epochs,
+            "loss": means["loss"],
+            "accuracy": means["hits"],
+            "images_per_s": self.images_per_s(),
+        }
+        task = "train" if self.teacher is None else "distil"
+        self.reporter.progress(task, self.step, self.config.epochs * self.steps, values)
+
+    def _check_finite(self, epoch: int) -> None:
+        loss = float(self.totals[0])
+        if math.isfinite(loss):
+            return
+        raise BuildFailed(
+            f"The loss became {loss} in epoch {epoch + 1} of {self.config.epochs}, step "
+            f"{(self.step - 1) % self.steps + 1} of {self.steps}, at learning rate "
+            f"{self.optimizer.param_groups[0]['lr']:.3g}.",
+            hint="lower lr, add warmup_epochs or distill_warmup_epochs, or limit the gradient with grad_clip=1",
+        )
+
+    def elapsed_s(self) -> float:
+        """Seconds of training so far, those before an interruption included."""
+        return self.seconds + self.clock() - self._began
+
+    def images_per_s(self) -> float:
+        """Training images per second since this process began to train; 0 before its first step."""
+        images = (self.step - self._first_step) * len(self.batches.split) / self.steps
+        return images / max(1e-9, self.clock() - self._began)
+
+    def _save(self, epoch: int) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        self._check_finite(epoch)
+        if self.teacher is not None and self.teacher.cache is not None:
+            self.teacher.cache.flush()
+        state: dict[str, Any] = {
+            "step": self.step,
+            "seconds": self.elapsed_s(),
+            "totals": self.totals,
+            "lesson": self.lesson.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.values,
+        }
+        self.checkpoints.save(state)
+
+
+def _means(totals: Tensor) -> dict[str, float]:
+    sums = dict(zip(STATISTICS, totals.tolist(), strict=True))
+    return {name: value / max(1.0, sums["images"]) for name, value in sums.items()}

@@ -1,0 +1,46 @@
+"""Runs a network and returns the signals that an objective asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.nn.mode import evaluating
+from edgekd.nn.shapes import example_images
+from edgekd.nn.taps import Taps
+from edgekd.train.objective import TAPPED, Signal, Signals, SignalSpec
+
+
+class SignalSource(nn.Module):
+    """A network whose forward pass returns `Signals`.
+
+    Args:
+        module: Maps images (N, C, H, W) to logits (N, K).
+        needs: Signals to return; logits always are.
+        input_shape: (C, H, W), to find where to tap.
+
+    Raises:
+        UserError: A signal is needed that the network does not have.
+    """
+
+    def __init__(self, module: nn.Module, needs: frozenset[Signal], input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.taps = Taps(module, needs & TAPPED, input_shape)
+        self._input_shape = input_shape
+
+    def forward(self, images: Tensor) -> Signals:
+        out = self.taps(images)
+        return Signals(logits=out.logits, embedding=out.embedding, feature_map=out.feature_map)
+
+    @torch.no_grad()
+    def example(self) -> Signals:
+        """The signals of one black image, for their shapes."""
+        with evaluating(self):
+            out: Signals = self(example_images(self.taps.module, self._input_shape))
+        return out
+
+    def spec(self) -> SignalSpec:
+        """K and, where the embedding is tapped, D."""
+        out = self.example()
+        width = None if out.embedding is None else out.embedding.shape[1]
+        return SignalSpec(classes=out.logits.shape[1], width=width)

@@ -1,0 +1,123 @@
+"""What the stages that train have in common: the checks before a training, and what is said of the student after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import JsonValue
+from torch import nn
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.digest import Json
+from edgekd.core.recipe import ModelRecipe
+from edgekd.core.stage import Context, Inputs, port
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
+from edgekd.nn.count import count_macs, count_params
+from edgekd.nn.save import bundle_from_module
+from edgekd.train.answers import Answers, answers_from_bundle, answers_spec
+from edgekd.train.config import TrainConfig
+from edgekd.train.evaluate_torch import module_accuracy, module_agreement
+from edgekd.train.fit import FitReport
+from edgekd.train.loss_plan import plan_loss
+from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
+
+STUDENT_PORTS = {
+    "student": port(BundleKind.TORCH),
+    "teacher": port(BundleKind.TORCH, optional=True),
+    "answers": port(BundleKind.DATA, optional=True),
+}
+_MIB = 1 << 20
+
+
+def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig) -> None:
+    """Raises a `UserError` when the student cannot be trained as configured; reads no weights."""
+    student, teacher = inputs.one("student"), inputs.maybe("teacher")
+    plan = plan_loss(config, teacher=teacher is not None, labelled=ctx.resource("data", Dataset).labelled)
+    if plan.objective is not None and teacher is not None:
+        check_teacher_can_be_tapped(plan.objective, teacher.model)
+    if not is_trainable(student.model):
+        raise UserError(
+            f"The student (builder {student.model.builder!r}) is frozen: it can be quantized, not trained.",
+            hint="give a state dict with --arch, or let a student be searched",
+        )
+    if teacher is not None and teacher.model.preprocessing != student.model.preprocessing:
+        raise UserError(
+            "Student and teacher must see the same tensor, but their preprocessing differs: student "
+            f"{student.model.preprocessing.plain()}, teacher {teacher.model.preprocessing.plain()}.",
+            hint="build the student with the teacher's preprocessing",
+        )
+
+
+def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]], teacher: ModelRecipe) -> None:
+    """Makes sure that a teacher has the inner signals that an objective reads; a frozen program has only logits.
+
+    Raises:
+        UserError: It has not; the message names objectives that do with logits.
+    """
+    inner = sorted(objective.needs & TAPPED)
+    if inner and not is_trainable(teacher):
+        outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs & TAPPED]
+        raise UserError(
+            f"The objective {objective.name!r} reads the teacher's {' and '.join(inner)}, but the teacher is a frozen "
+            "program, which gives logits only.",
+            hint=f"choose an objective that needs no more: {', '.join(outer)}; or give the teacher's weights with "
+            "--arch",
+        )
+
+
+def networks(inputs: Inputs, ctx: Context) -> tuple[nn.Module, nn.Module | None]:
+    """Student and teacher with their weights, on the CPU."""
+    teacher = inputs.maybe("teacher")
+    return (
+        module_from_bundle(inputs.one("student"), ctx.blobs),
+        None if teacher is None else module_from_bundle(teacher, ctx.blobs),
+    )
+
+
+def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | None:
+    """The teacher's answers at the port `answers`, None when it is unconnected.
+
+    Raises:
+        UserError: They belong to other pixels than this training sees.
+    """
+    bundle = inputs.maybe("answers")
+    if bundle is None:
+        return None
+    p, dataset = inputs.one("student").model.preprocessing, ctx.resource("data", Dataset)
+    return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed), ctx.blobs)
+
+
+def trained_bundle(
+    student: nn.Module, before: ModelBundle, ctx: Context, tags: dict[str, JsonValue] | None = None
+) -> ModelBundle:
+    """The trained student as a bundle, with the recipe that it had before."""
+    return bundle_from_module(
+        student, recipe=before.model, blobs=ctx.blobs, scratch=ctx.scratch, carry=before, tags=tags
+    )
+
+
+def training_metrics(
+    student: nn.Module, teacher: nn.Module | None, bundle: ModelBundle, report: FitReport, ctx: Context
+) -> dict[str, Json]:
+    """Numbers for the run's report; accuracy is measured on the `select` split, after the last epoch."""
+    dataset, preprocessing = ctx.resource("data", Dataset), bundle.model.preprocessing
+    metrics: dict[str, Json] = {
+        "params_m": count_params(student) / 1e6,
+        "macs_m": count_macs(student, preprocessing.input_shape) / 1e6,
+        "size_mib": ctx.path(bundle, WEIGHTS_FILE).stat().st_size / _MIB,
+        "seconds": report.seconds,
+        "images_per_s": report.images_per_s,
+        "train_loss": report.loss,
+        "train_accuracy": report.train_accuracy,
+    }
+    if report.supervised_loss is not None:
+        metrics["train_supervised_loss"] = report.supervised_loss
+    if report.distill_loss is not None:
+        metrics["train_distill_loss"] = report.distill_loss
+    if dataset.labelled:
+        metrics["accuracy_select"] = module_accuracy(student, dataset.select, preprocessing, ctx.execution)
+    if teacher is not None:
+        metrics["agreement_select"] = module_agreement(student, teacher, dataset.select, preprocessing, ctx.execution)
+    return metrics

@@ -1,0 +1,45 @@
+"""Run by `torchrun` from `test_distributed.py`: a distilled student per process, saved with what was reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from edgekd.core.events import RecordingReporter
+from edgekd.core.stage import Context, Execution
+from edgekd.testing.harness import make_context
+from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toys import toy_cnn
+from edgekd.train.fit import distil_
+from tests.train.conftest import PREPROCESSING, config, events
+
+
+def main(folder: Path) -> None:
+    """Trains twice in one process group, as a graph with two training nodes does."""
+    rank = int(os.environ["RANK"])
+    for number, objective in enumerate(("kd", "kdpp")):
+        base = make_context(folder / str(number))
+        ctx = Context(
+            **{**vars(base), "reporter": RecordingReporter(), "execution": Execution(device="cpu", threads=1)}
+        )
+        student = toy_cnn(seed=1)
+        report = distil_(
+            student,
+            toy_cnn(seed=2),
+            toy_dataset(n=160),
+            PREPROCESSING,
+            config(epochs=6, objective=objective, teacher_views=2, batch_size=32),
+            ctx,
+        )
+        torch.save(student.state_dict(), folder / f"{objective}-{rank}.pt")
+        losses = [event["loss"] for event in events(ctx, "progress")]
+        facts = {"leads": report.leads, "loss": report.loss, "losses": losses, "steps": report.steps}
+        (folder / f"{objective}-{rank}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,76 @@
+"""Batches: each sample once per epoch, nearly equal sizes, enterable anywhere, shared out among processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgekd.data.augment import Augment, augmented
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.train.batches import TrainBatches
+from tests.train.conftest import PREPROCESSING
+
+AUGMENT = Augment(pad_px=1, flip=True)
+
+
+def batches(data: Dataset, **options: Any) -> TrainBatches:
+    chosen: dict[str, Any] = {"batch_size": 15, "channels_last": False, **options}
+    return TrainBatches(
+        split=data.train, preprocessing=PREPROCESSING, augment=AUGMENT, seed=3, device=torch.device("cpu"), **chosen
+    )
+
+
+def test_an_epoch_visits_every_sample_once_in_batches_that_differ_by_at_most_one(data: Dataset) -> None:
+    ids = [batch.ids for batch in batches(data).epoch(0, 0)]
+    assert sorted(np.concatenate(ids)) == list(range(64))
+    assert {len(batch) for batch in ids} == {12, 13}
+
+
+def test_two_epochs_have_two_orders(data: Dataset) -> None:
+    first, second = (np.concatenate([b.ids for b in batches(data).epoch(epoch, 0)]) for epoch in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_an_epoch_can_be_entered_at_any_step(data: Dataset) -> None:
+    whole = list(batches(data).epoch(2, 1))
+    for first in range(len(whole) + 1):
+        part = list(batches(data).epoch(2, 1, first))
+        assert len(part) == len(whole) - first
+        for mine, other in zip(part, whole[first:], strict=True):
+            assert np.array_equal(mine.ids, other.ids)
+            assert torch.equal(mine.images, other.images)
+
+
+def test_a_batch_shows_the_view_that_was_asked_for(data: Dataset) -> None:
+    batch = next(iter(batches(data).epoch(0, 5)))
+    canvases = data.train.images(batch.ids, PREPROCESSING)
+    assert np.array_equal(batch.images.numpy(), augmented(canvases, batch.ids, 5, PREPROCESSING, AUGMENT, 3))
+    assert data.train.labels is not None
+    assert batch.labels is not None
+    assert np.array_equal(batch.labels.numpy(), data.train.labels[batch.ids])
+
+
+def test_processes_share_the_batches_of_a_single_one(data: Dataset) -> None:
+    alone = [batch.ids for batch in batches(data).epoch(0, 0)]
+    ranks = [[b.ids for b in batches(data, rank=rank, world=2).epoch(0, 0)] for rank in range(2)]
+    for whole, shares in zip(alone, zip(*ranks, strict=True), strict=True):
+        assert np.array_equal(np.concatenate(shares), whole)
+
+
+def test_channels_last_is_the_same_batch_in_another_memory_format(data: Dataset) -> None:
+    batch = next(iter(batches(data, channels_last=True).epoch(0, 0)))
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch.images, next(iter(batches(data).epoch(0, 0))).images)
+
+
+def test_data_without_labels_gives_none(unlabelled: Dataset) -> None:
+    assert next(iter(batches(unlabelled).epoch(0, 0))).labels is None
+
+
+def test_more_processes_than_a_batch_can_feed_are_an_error(data: Dataset) -> None:
+    with pytest.raises(UserError, match="too small for 8 process"):
+        batches(data, world=8)
