@@ -1,0 +1,1 @@
+"""One file per objective; `edgekd.train.objective.OBJECTIVES` lists them."""

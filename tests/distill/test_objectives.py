@@ -1,0 +1,171 @@
+"""Every objective against its golden values (float64), its identities, and the conformance suite."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from edgekd.core.schema import Schema
+from edgekd.distill.objectives.dist import relation_terms
+from edgekd.distill.objectives.dkd import decoupled_terms
+from edgekd.distill.objectives.kd import softened_kl
+from edgekd.distill.objectives.kdpp import norm_and_direction
+from edgekd.errors import EdgekdError, UserError
+from edgekd.testing.conformance_objective import ObjectiveConformance
+from edgekd.train.objective import OBJECTIVES, Signal, Signals, SignalSpec, build_objective, label_free_objectives
+
+STUDENT = torch.tensor([[1, 2, 0, -1], [0.5, -0.5, 3, 1]], dtype=torch.float64)
+TEACHER = torch.tensor([[2, 3, -1, 0], [0, 1, 2, -2]], dtype=torch.float64)
+LABELS = torch.tensor([1, 2])
+
+
+class TestKD(ObjectiveConformance):
+    name = "kd"
+
+
+class TestDKD(ObjectiveConformance):
+    name = "dkd"
+
+
+class TestDIST(ObjectiveConformance):
+    name = "dist"
+
+
+class TestKDPlusPlus(ObjectiveConformance):
+    name = "kdpp"
+
+    def test_an_adapter_exists_only_where_the_widths_differ(self) -> None:
+        assert not list(self.objective().parameters())
+        wider = self.objective(student_width=9)
+        assert {tuple(p.shape) for p in wider.parameters() if p.ndim == 2} == {(6, 9)}
+        loss = wider(self.signals(1, width=9), self.signals(2), self.labels())
+        assert torch.isfinite(loss)
+
+    def test_the_class_means_are_part_of_its_state(self) -> None:
+        directions = self.objective().state_dict()["class_directions"]
+        torch.testing.assert_close(torch.linalg.vector_norm(directions, dim=1), torch.ones(5))
+
+    def test_a_network_without_embedding_is_an_error(self) -> None:
+        with pytest.raises(UserError, match="needs the embeddings of both networks"):
+            build_objective("kdpp", {}).bind(SignalSpec(classes=3), SignalSpec(classes=3, width=2))
+
+
+def test_every_registered_objective_has_a_conformance_suite() -> None:
+    suites = {kind.name for kind in ObjectiveConformance.__subclasses__()}
+    assert suites == set(OBJECTIVES)
+
+
+def test_kd_has_its_golden_value() -> None:
+    value = build_objective("kd", {})(Signals(logits=STUDENT), Signals(logits=TEACHER), None)
+    assert value.item() == pytest.approx(0.649680, abs=1e-6)
+
+
+def test_kd_does_not_weaken_with_the_number_of_classes() -> None:
+    divided_by_k = 0.162420  # what an element-wise mean would give
+    assert softened_kl(STUDENT, TEACHER, 4.0).item() == pytest.approx(4 * divided_by_k, abs=4e-6)
+
+
+def test_kd_ignores_a_constant_added_to_a_row() -> None:
+    shifted = softened_kl(STUDENT + torch.tensor([[3.0], [-2.0]]), TEACHER, 4.0)
+    torch.testing.assert_close(shifted, softened_kl(STUDENT, TEACHER, 4.0))
+
+
+def test_kd_tends_to_logit_matching_at_a_high_temperature() -> None:
+    student = (STUDENT - STUDENT.mean(1, keepdim=True)).requires_grad_()
+    teacher = TEACHER - TEACHER.mean(1, keepdim=True)
+    softened_kl(student, teacher, 1e4).backward()
+    assert student.grad is not None
+    # d/ds of T^2 KL -> (s - t) / K, and the mean over N samples.
+    torch.testing.assert_close(student.grad, (student.detach() - teacher) / 4 / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_dkd_has_its_golden_values() -> None:
+    target, others = decoupled_terms(STUDENT, TEACHER, LABELS, 4.0)
+    assert target.item() == pytest.approx(0.030577, abs=1e-6)
+    assert others.item() == pytest.approx(0.977812, abs=1e-6)
+    value = build_objective("dkd", {"beta": 8})(Signals(logits=STUDENT), Signals(logits=TEACHER), LABELS)
+    assert value.item() == pytest.approx(7.853075, abs=5e-6)
+
+
+def test_dkd_with_the_right_weight_is_kd() -> None:
+    for row in range(2):
+        s, t, y = STUDENT[row : row + 1], TEACHER[row : row + 1], LABELS[row : row + 1]
+        target, others = decoupled_terms(s, t, y, 4.0)
+        beta = 1 - torch.softmax(t / 4, 1)[0, y]
+        torch.testing.assert_close((target + beta * others)[0], softened_kl(s, t, 4.0))
+
+
+def test_dkd_of_two_classes_has_no_term_among_the_others() -> None:
+    target, others = decoupled_terms(STUDENT[:, :2], TEACHER[:, :2], torch.tensor([1, 0]), 1.0)
+    assert others.item() == 0
+    assert target.item() > 0
+
+
+def test_dist_has_its_golden_values() -> None:
+    inter, intra = relation_terms(STUDENT, TEACHER, 1.0)
+    assert inter.item() == pytest.approx(0.049033, abs=1e-6)
+    assert intra.item() == pytest.approx(0.499997, abs=3e-6)
+
+
+def test_dist_is_zero_for_equal_logits_and_ignores_affine_maps_of_a_probability_row() -> None:
+    inter, intra = relation_terms(TEACHER, TEACHER, 2.0)
+    assert inter.item() == pytest.approx(0, abs=1e-5)
+    assert intra.item() == pytest.approx(0, abs=1e-5)
+    p = torch.softmax(TEACHER, 1)
+    mapped = torch.log(0.5 * p + 0.5 / 4)  # still a probability row
+    inter, _ = relation_terms(mapped, TEACHER, 1.0)
+    assert inter.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_dist_leaves_out_the_column_relation_of_a_single_sample() -> None:
+    student = STUDENT[:1].clone().requires_grad_()
+    inter, intra = relation_terms(student, TEACHER[:1], 1.0)
+    (inter + intra).backward()
+    assert intra.item() == 0
+    assert math.isfinite(inter.item())
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
+def test_norm_and_direction_has_its_golden_value() -> None:
+    f_s = torch.tensor([[1, 2, 2], [0, 3, 4]], dtype=torch.float64)
+    f_t = torch.tensor([[2, 1, 2], [3, -1, 4]], dtype=torch.float64)
+    means = torch.tensor([[2, 2, 1], [1, 0, 0], [0, 0, 1], [1, 1, 1]], dtype=torch.float64)
+    value = norm_and_direction(f_s, f_t, F.normalize(means, dim=1)[LABELS])
+    assert value.item() == pytest.approx(0.441101, abs=1e-6)
+
+
+def test_norm_and_direction_pushes_only_the_direction_of_a_student_with_the_larger_norm() -> None:
+    f_s = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    norm_and_direction(f_s, torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])).backward()
+    assert f_s.grad is not None
+    assert (f_s.grad * f_s.detach()).sum().item() == pytest.approx(0, abs=1e-7)
+
+
+def test_an_unknown_objective_suggests_the_near_one() -> None:
+    with pytest.raises(UserError, match="Did you mean 'dkd'"):
+        build_objective("dkdd", {})
+
+
+def test_an_unknown_argument_suggests_the_near_one() -> None:
+    with pytest.raises(UserError, match="Did you mean 'temperature'"):
+        build_objective("kd", {"temperatur": 3})
+
+
+def test_the_objectives_without_labels_are_known_by_name() -> None:
+    assert label_free_objectives() == ("kd", "dist")
+
+
+def test_a_signal_that_was_declared_and_not_given_is_our_error() -> None:
+    with pytest.raises(EdgekdError, match=f"needs {Signal.LABELS}"):
+        build_objective("dkd", {})(Signals(logits=STUDENT), Signals(logits=TEACHER), None)
+
+
+def test_the_arguments_of_every_objective_have_defaults() -> None:
+    for name in OBJECTIVES:
+        config = OBJECTIVES.get(name).Config()
+        assert isinstance(config, Schema)
+        assert config.plain()

@@ -1,0 +1,96 @@
+"""The stage: what it gives back, what it refuses before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.stage import Context
+from edgekd.data.dataset import Dataset
+from edgekd.distill.stage import DistillStage
+from edgekd.errors import BuildFailed, UserError
+from edgekd.nn.build import module_from_bundle
+from edgekd.testing.harness import make_context, make_inputs, run_stage
+from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toys import toy_bundle
+from edgekd.train.config import TrainConfig
+from edgekd.train.evaluate_torch import module_accuracy
+
+DATA = toy_dataset(n=160)
+
+
+def context(folder: Path, data: Dataset = DATA) -> Context:
+    return make_context(folder, resources={"data": data})
+
+
+def bundle(ctx: Context, seed: int, **options: int) -> ModelBundle:
+    return toy_bundle(ctx.blobs, ctx.scratch, seed=seed, **options)
+
+
+def stage(**options: object) -> DistillStage:
+    return DistillStage(TrainConfig.parse({"epochs": 8, "batch_size": 32, "lr": 0.05, **options}, "test"))
+
+
+def test_a_student_is_trained_from_a_trained_teacher_and_measured(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    teacher = run_stage(stage(), make_inputs(student=bundle(ctx, 1)), ctx).bundle
+    student = bundle(ctx, 2)
+    ctx = context(tmp_path / "second")
+    ctx = Context(**{**vars(ctx), "blobs": context(tmp_path).blobs})
+    result = run_stage(stage(teacher_views=2), make_inputs(student=student, teacher=teacher), ctx)
+    assert result.bundle.kind is BundleKind.TORCH
+    assert result.bundle.recipe == student.recipe
+    p = student.model.preprocessing
+    accuracy = module_accuracy(module_from_bundle(result.bundle, ctx.blobs), DATA.select, p)
+    assert result.metrics["accuracy_select"] == accuracy >= 0.75
+    assert {"params_m", "macs_m", "size_mib", "seconds", "train_loss", "agreement_select"} <= set(result.metrics)
+    assert result.decisions[0] == "Distilled with 0.1 * cross-entropy + 0.9 * kd."
+
+
+def test_a_rerun_gives_the_same_content(tmp_path: Path) -> None:
+    contents = set()
+    for folder in ("a", "b"):
+        ctx = context(tmp_path / folder)
+        inputs = make_inputs(student=bundle(ctx, 1), teacher=bundle(ctx, 2))
+        contents.add(run_stage(stage(epochs=2), inputs, ctx).bundle.content)
+    assert len(contents) == 1
+
+
+def test_without_labels_there_is_an_agreement_and_no_accuracy(tmp_path: Path) -> None:
+    ctx = context(tmp_path, toy_dataset(n=160, labelled=False))
+    result = run_stage(stage(epochs=2), make_inputs(student=bundle(ctx, 1), teacher=bundle(ctx, 2)), ctx)
+    assert "accuracy_select" not in result.metrics
+    assert 0 <= float(str(result.metrics["agreement_select"])) <= 1
+
+
+def test_an_objective_that_needs_labels_is_refused_before_any_work(tmp_path: Path) -> None:
+    ctx = context(tmp_path, toy_dataset(n=160, labelled=False))
+    inputs = make_inputs(student=bundle(ctx, 1), teacher=bundle(ctx, 2))
+    with pytest.raises(UserError, match="'kdpp' needs labels"):
+        stage(objective="kdpp").requires(inputs, ctx)
+
+
+def test_two_preprocessings_are_refused(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    inputs = make_inputs(student=bundle(ctx, 1), teacher=bundle(ctx, 2, size=16))
+    with pytest.raises(UserError, match="must see the same tensor"):
+        stage().requires(inputs, ctx)
+
+
+def test_a_frozen_program_is_refused(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    whole = bundle(ctx, 1)
+    recipe = whole.model.model_copy(update={"builder": "program", "kwargs": {"form": "frozen"}})
+    with pytest.raises(UserError, match="frozen"):
+        stage().requires(make_inputs(student=whole.model_copy(update={"recipe": recipe})), ctx)
+
+
+def test_a_training_that_changes_nothing_is_a_failure(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    student = bundle(ctx, 1)
+    result = run_stage(stage(epochs=1), make_inputs(student=student), ctx)
+    unchanged = type(result)(bundle=student)
+    with pytest.raises(BuildFailed, match="changed no weight"):
+        stage().ensures(make_inputs(student=student), unchanged, ctx)
