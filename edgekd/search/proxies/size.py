@@ -1,0 +1,33 @@
+"""Counting: the baselines that any proxy has to beat.
+
+On the 64 CIFAR ResNets of the DisWOT benchmark the number of parameters orders accuracy after distillation better than
+every proxy published with it: see `edgekd.search.proxies.diswot`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from edgekd.nn.count import count_macs, count_params
+from edgekd.search.proxy import Proxy, ScoreStudent
+
+
+class Params(Proxy):
+    """`score = number of parameters`. Capacity to store; the budget keeps it from growing without bound."""
+
+    uses_weights: ClassVar[bool] = False
+
+    def bind(self, teacher: nn.Module, images: Tensor) -> ScoreStudent:
+        return lambda student: float(count_params(student))
+
+
+class Macs(Proxy):
+    """`score = multiply-accumulates of one image`. Work done per image, whatever the resolution it is done at."""
+
+    uses_weights: ClassVar[bool] = False
+
+    def bind(self, teacher: nn.Module, images: Tensor) -> ScoreStudent:
+        channels, height, width = images.shape[1:]
+        return lambda student: float(count_macs(student, (channels, height, width)))
