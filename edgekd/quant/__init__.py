@@ -1,0 +1,1 @@
+"""Fewer bits: calibration sets, post-training quantization, and distillation of students with quantized weights."""

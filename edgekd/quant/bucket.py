@@ -1,0 +1,110 @@
+"""Uniform quantization of weights, per output channel or by buckets (Polino, Pascanu and Alistarh 2018).
+
+A quantized tensor is given by codes and one scale (and offset) per group; `decode` is the only place that turns them
+into weights, so what is trained, what is stored and what is loaded are the same bits. Activations are not this file's
+business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from edgekd.core.schema import Schema
+
+Bits = Literal[2, 4, 8]
+Granularity = Literal["channel", "bucket"]
+_SMALLEST_RANGE = 1e-10
+
+
+class WeightGrid(Schema):
+    """On which grid weights live.
+
+    `bucket` is the paper's: runs of `bucket_size` consecutive values, each with 2^bits levels from its smallest to its
+    largest value. `channel` has one symmetric grid per output channel, `scale * {-m ... m}` with m = 2^(bits - 1) - 1:
+    it holds zero, survives the folding of BatchNorm into the convolution, and at 8 bits it is the grid of integer
+    kernels, so that a later INT8 quantization leaves the weights where they are.
+
+    Attributes:
+        bits: Per weight.
+        granularity: What shares a scale.
+        bucket_size: Values per bucket.
+    """
+
+    bits: Bits = 8
+    granularity: Granularity = "channel"
+    bucket_size: int = Field(default=256, ge=2)
+
+    @property
+    def steps(self) -> int:
+        """Distances between neighbouring levels: of the range for buckets, of its half for channels."""
+        return 2**self.bits - 1 if self.granularity == "bucket" else 2 ** (self.bits - 1) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A tensor on a grid.
+
+    Attributes:
+        codes: (G, k) whole numbers in the weights' type: 0 ... steps for buckets, -steps ... steps for channels.
+        scale: (G, 1): a bucket's range, a channel's largest magnitude divided by `steps`.
+        offset: (G, 1), a bucket's smallest value; None for channels.
+        steps: As of the grid.
+        shape: Of the tensor; what the last bucket has beyond it is filling.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    offset: Tensor | None
+    steps: int
+    shape: torch.Size
+
+
+def quantized(weight: Tensor, grid: WeightGrid) -> Quantized:
+    """The nearest points of the grid; halves round to even.
+
+    Args:
+        weight: (O, ...) floating point, O the output channels.
+        grid: The set of levels.
+    """
+    steps = grid.steps
+    if grid.granularity == "channel":
+        values = weight.reshape(len(weight), -1)
+        scale = _usable(values.abs().amax(1, keepdim=True) / steps)
+        codes = (values / scale).round()
+        return Quantized(codes=codes, scale=scale, offset=None, steps=steps, shape=weight.shape)
+    values = _buckets(weight, grid.bucket_size)
+    offset = values.amin(1, keepdim=True)
+    scale = _usable(values.amax(1, keepdim=True) - offset)
+    codes = ((values - offset) / scale * steps).round()
+    return Quantized(codes=codes, scale=scale, offset=offset, steps=steps, shape=weight.shape)
+
+
+def decode(q: Quantized) -> Tensor:
+    """The weights: `codes * scale` for channels, `codes / steps * scale + offset` for buckets."""
+    if q.offset is None:
+        return (q.codes * q.scale).reshape(q.shape)
+    values = (q.codes / q.steps) * q.scale + q.offset
+    return values.reshape(-1)[: q.shape.numel()].reshape(q.shape)
+
+
+def projected(weight: Tensor, grid: WeightGrid) -> Tensor:
+    """Q(w): weights on the grid, of the same shape and type."""
+    return decode(quantized(weight, grid))
+
+
+def _buckets(weight: Tensor, size: int) -> Tensor:
+    """(G, k): the values in order, the tail filled up with the last one; a small tensor is one short bucket."""
+    values = weight.reshape(-1)
+    size = min(size, len(values))
+    missing = -len(values) % size
+    return torch.cat([values, values[-1:].expand(missing)]).reshape(-1, size)
+
+
+def _usable(scale: Tensor) -> Tensor:
+    """1 where all values of a group are equal, so that nothing is divided by zero."""
+    return torch.where(scale < _SMALLEST_RANGE, torch.ones_like(scale), scale)

@@ -1,0 +1,151 @@
+"""Grids of weights: golden values, the straight properties of a quantizer, and what is stored."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from edgekd.errors import UserError
+from edgekd.quant.bucket import Bits, Granularity, WeightGrid, decode, projected, quantized
+from edgekd.quant.codes import code_counts, huffman_bits, packed_bytes, read_codes, write_codes
+
+VALUES = torch.tensor([-1, -0.2, 0.1, 0.4, 2, 1, 0.3, 0.9, -0.6, 0.05], dtype=torch.float64)
+FOURS = WeightGrid(bits=2, granularity="bucket", bucket_size=4)
+GRIDS = [
+    WeightGrid(bits=bits, granularity=granularity, bucket_size=7)
+    for bits in (2, 4, 8)
+    for granularity in ("channel", "bucket")
+]
+
+
+def weights(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_buckets_have_their_golden_values_and_the_tail_is_filled_with_the_last_value() -> None:
+    q = quantized(VALUES, FOURS)
+    assert q.offset is not None
+    assert q.scale.flatten().tolist() == pytest.approx([1.4, 1.7, 0.65])
+    assert q.offset.flatten().tolist() == pytest.approx([-1.0, 0.3, -0.6])
+    expected = [-1, -0.066667, -0.066667, 0.4, 2, 0.866667, 0.3, 0.866667, -0.6, 0.05]
+    assert decode(q).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_tensor_smaller_than_a_bucket_is_one_short_bucket() -> None:
+    q = quantized(VALUES, FOURS.model_copy(update={"bucket_size": 256}))
+    assert q.codes.shape == (1, 10)
+
+
+def test_channels_have_symmetric_grids_that_hold_zero() -> None:
+    weight = torch.tensor([[0.7, -0.1, 0.0, 0.34], [0.0, 2.0, -6.0, 1.0]])
+    q = quantized(weight, WeightGrid(bits=4))
+    assert q.scale.flatten().tolist() == pytest.approx([0.1, 6 / 7])
+    assert q.codes.tolist() == [[7, -1, 0, 3], [0, 2, -7, 1]]
+    assert projected(weight, WeightGrid(bits=4))[0, 2] == 0
+
+
+def test_a_channel_grid_survives_the_scaling_of_its_channels() -> None:
+    weight, factors = weights(0, 6, 3, 3, 3), torch.rand(6) * 4 - 2
+    scaled = weight * factors[:, None, None, None]  # what folding BatchNorm does
+    expected = projected(weight, WeightGrid(bits=8)) * factors[:, None, None, None]
+    torch.testing.assert_close(projected(scaled, WeightGrid(bits=8)), expected)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_constant_and_zero_weights_stay_what_they_are(grid: WeightGrid) -> None:
+    assert torch.equal(projected(torch.zeros(3, 5), grid), torch.zeros(3, 5))
+    if grid.granularity == "bucket" or grid.bits == 8:
+        torch.testing.assert_close(projected(torch.full((3, 5), 0.3), grid), torch.full((3, 5), 0.3))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_memory_format_does_not_matter(grid: WeightGrid) -> None:
+    weight = weights(1, 8, 4, 3, 3)
+    assert torch.equal(projected(weight.contiguous(memory_format=torch.channels_last), grid), projected(weight, grid))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 40),
+    scale=st.floats(1e-6, 1e6),
+    bits=st.sampled_from([2, 4, 8]),
+    granularity=st.sampled_from(["channel", "bucket"]),
+)
+def test_projection_is_near_within_few_levels_and_idempotent(
+    seed: int, rows: int, columns: int, scale: float, bits: Bits, granularity: Granularity
+) -> None:
+    grid = WeightGrid(bits=bits, granularity=granularity, bucket_size=16)
+    weight = scale * weights(seed, rows, columns)
+    q = quantized(weight, grid)
+    got = decode(q)
+    step = q.scale if granularity == "channel" else q.scale / q.steps
+    assert (got - weight).abs().max() <= 0.5 * step.max() * (1 + 1e-4)
+    assert int(q.codes.unique().numel()) <= 2**bits
+    torch.testing.assert_close(projected(got, grid), got, rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_huffman_codes_have_their_golden_length() -> None:
+    assert huffman_bits([50, 25, 15, 10]) == pytest.approx(1.75)
+    assert huffman_bits([7]) == 0
+    assert huffman_bits([]) == 0
+    assert huffman_bits([1] * 16) == 4
+
+
+def test_huffman_codes_lie_between_the_entropy_and_one_bit_more() -> None:
+    counts = code_counts([quantized(weights(2, 64, 64), WeightGrid(bits=4))])
+    shares = [count / 4096 for count in counts if count]
+    entropy = -sum(p * math.log2(p) for p in shares)
+    assert entropy <= huffman_bits(counts) < min(4, entropy + 1)
+
+
+@pytest.mark.parametrize(("bits", "megabytes"), [(4, 0.53125), (2, 0.28125)])
+def test_a_million_weights_in_buckets_have_their_golden_size(bits: Bits, megabytes: float) -> None:
+    grid = WeightGrid(bits=bits, granularity="bucket")
+    q = quantized(torch.zeros(256 * 3906 + 64), grid)
+    assert packed_bytes(full=0, coded=[q], bits=bits) / 1e6 == pytest.approx(megabytes, rel=1e-3)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_packed_weights_come_back_bit_for_bit(tmp_path: Path, grid: WeightGrid) -> None:
+    masters = {"a.weight": weights(3, 5, 3, 3, 3), "b.weight": weights(4, 3, 11)}
+    coded = {name: quantized(master, grid) for name, master in masters.items()}
+    full = {"b.bias": weights(5, 3), "bn.num_batches_tracked": torch.tensor(7)}
+    state = {**{name: decode(q) for name, q in coded.items()}, **full}
+    write_codes(tmp_path / "codes", state, coded, grid)
+    again = read_codes(tmp_path / "codes")
+    assert set(again) == set(state)
+    for name, value in state.items():
+        assert torch.equal(again[name], value), name
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_packed_file_has_the_size_of_the_formula(tmp_path: Path, grid: WeightGrid) -> None:
+    grid = grid.model_copy(update={"bucket_size": 256})
+    coded = {"w": quantized(weights(6, 256, 64, 3, 3), grid)}
+    write_codes(tmp_path / "codes", {"w": decode(coded["w"]), "b": weights(7, 2000)}, coded, grid)
+    expected = packed_bytes(full=2000, coded=coded.values(), bits=grid.bits)
+    assert (tmp_path / "codes").stat().st_size == pytest.approx(expected, rel=0.01)
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    grid = WeightGrid(bits=4)
+    coded = {name: quantized(weights(8, 4, 4), grid) for name in ("x", "y", "z")}
+    for copy in ("one", "two"):
+        write_codes(tmp_path / copy, {name: decode(q) for name, q in coded.items()}, coded, grid)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_another_file_is_not_taken_for_packed_weights(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="format None of packed weights"):
+        read_codes(tmp_path / "weights.safetensors")
