@@ -1,0 +1,215 @@
+"""Turns a float32 ONNX graph into one that computes in float16, with float32 inputs and outputs.
+
+A value that leaves float16's range stays float32 until it is back inside, and so does every operator that touches it;
+an operator that would overflow within itself computes in float32, between casts. Casts stand exactly where the
+precision changes, once per value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.defs import OpSchema
+
+from edgekd.errors import BuildFailed, UserError
+
+FLOAT16_MAX = 65504.0
+HEADROOM = 0.5
+"""Values seen on samples may use this share of the range; others may exceed those that were seen."""
+
+SQUARING = frozenset(
+    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "ReduceL2", "ReduceSumSquare"}
+)
+"""Operators whose inner values are squares of their inputs, which no value of the graph shows."""
+RISKY = SQUARING | {"Exp", "Pow", "Softmax", "LogSoftmax", "ReduceSum", "ReduceMean", "GlobalAveragePool"}
+"""Kept in float32 when no samples show their range; sums over many elements among them."""
+
+_FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays float32.
+
+    Attributes:
+        values: Names of values, whose makers and readers then stay float32 too.
+        operators: Names of the first output of operators; what they give may be float16 again.
+    """
+
+    values: frozenset[str] = frozenset()
+    operators: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, sorted."""
+        return sorted(self.values | self.operators)
+
+
+def overflowing(model: onnx.ModelProto, ranges: Mapping[str, float]) -> Kept:
+    """What must stay float32, from the largest magnitudes seen on samples.
+
+    Args:
+        model: A float32 graph.
+        ranges: Largest magnitude by value name; values without one (constants) are judged by their own content.
+    """
+    limit = FLOAT16_MAX * HEADROOM
+    return Kept(
+        values=frozenset(name for name, magnitude in ranges.items() if not magnitude <= limit),
+        operators=frozenset(
+            node.output[0]
+            for node in model.graph.node
+            if node.op_type in SQUARING and any(ranges.get(name, 0.0) ** 2 > limit for name in node.input)
+        ),
+    )
+
+
+def risky(model: onnx.ModelProto) -> Kept:
+    """What stays float32 when nothing is known about ranges."""
+    return Kept(operators=frozenset(node.output[0] for node in model.graph.node if node.op_type in RISKY))
+
+
+def magnitudes(values: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, float]:
+    """Largest magnitude by name; not finite counts as infinite."""
+    return {
+        name: float(np.nan_to_num(np.abs(value).max(initial=0.0), nan=np.inf, posinf=np.inf))
+        for name, value in values.items()
+    }
+
+
+def float16_from_float32(model: onnx.ModelProto, keep: Kept | None = None) -> onnx.ModelProto:
+    """A new graph that computes in float16 wherever `keep` allows it and ONNX has a float16 form of the operator.
+
+    Args:
+        model: A float32 graph without Q/DQ nodes and without subgraphs; left as it was.
+        keep: What stays float32; None keeps nothing but constants that are too large.
+
+    Raises:
+        UserError: The graph is quantized.
+        BuildFailed: The graph has control flow, whose inner graphs this does not convert, or operators that ONNX does
+            not know.
+    """
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            raise UserError("A quantized graph cannot be turned into FP16; convert its FP32 twin.")
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise BuildFailed(f"The operator {node.op_type} holds a subgraph, which FP16 conversion does not handle.")
+    return _Conversion(model, keep or Kept()).result()
+
+
+class _Conversion:
+    """The state of one pass over the nodes in order."""
+
+    def __init__(self, model: onnx.ModelProto, keep: Kept) -> None:
+        self.model = onnx.shape_inference.infer_shapes(model)
+        self.keep = keep
+        self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        graph = self.model.graph
+        self.constants = {constant.name: constant for constant in graph.initializer}
+        known = (*graph.input, *graph.output, *graph.value_info)
+        self.types: dict[str, int] = {value.name: value.type.tensor_type.elem_type for value in known}
+        self.types |= {name: constant.data_type for name, constant in self.constants.items()}
+        self.outputs = {value.name for value in graph.output}
+        untyped = [node.op_type for node in graph.node for name in node.output if name and name not in self.types]
+        if untyped:
+            raise BuildFailed(f"The type of what {untyped[0]} computes is unknown, so FP16 casts cannot be placed.")
+        self.nodes: list[onnx.NodeProto] = []
+        self.casts: dict[tuple[str, int], str] = {}
+        self.new_constants: dict[str, TensorProto] = {}
+
+    def result(self) -> onnx.ModelProto:
+        for node in self.model.graph.node:
+            self._convert(node)
+        graph = self.model.graph
+        used = {name for node in self.nodes for name in node.input} | self.outputs
+        kept = [constant for name, constant in self.constants.items() if name in used]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        graph.initializer.extend([*kept, *self.new_constants.values()])
+        return self.model
+
+    def _convert(self, node: onnx.NodeProto) -> None:
+        slots = self._half_slots(node)
+        touched = [node.input[slot] for slot in slots] + list(node.output)
+        half = bool(slots) and node.output[0] not in self.keep.operators
+        half = half and not any(name in self.keep.values or self._too_large(name) for name in touched)
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        for slot, name in enumerate(node.input):
+            if self.types.get(name) in (_FLOAT, _HALF):
+                wanted = _HALF if half and slot in slots else _FLOAT
+                made.input[slot] = self._as(name, wanted)
+        self.nodes.append(made)
+        if half:
+            for position, name in enumerate(node.output):
+                if self.types.get(name) == _FLOAT:
+                    self._make_half_(made, position, name)
+
+    def _make_half_(self, made: onnx.NodeProto, position: int, name: str) -> None:
+        """Marks an output as float16; a graph output keeps its name and type behind a cast."""
+        if name in self.outputs:
+            made.output[position] = f"{name}_half"
+            self.nodes.append(_cast(f"{name}_half", name, _FLOAT))
+        else:
+            self.types[name] = _HALF
+
+    def _as(self, name: str, wanted: int) -> str:
+        """The name under which a value is available in the wanted type."""
+        if self.types[name] == wanted:
+            return name
+        if (name, wanted) not in self.casts:
+            suffix = "half" if wanted == _HALF else "float"
+            self.casts[name, wanted] = f"{name}_as_{suffix}"
+            if name in self.constants:
+                value = numpy_helper.to_array(self.constants[name]).astype(np.float16)
+                self.new_constants[name] = numpy_helper.from_array(value, self.casts[name, wanted])
+            else:
+                self.nodes.append(_cast(name, self.casts[name, wanted], wanted))
+        return self.casts[name, wanted]
+
+    def _half_slots(self, node: onnx.NodeProto) -> frozenset[int]:
+        """Inputs that the operator takes as float16, empty when it must stay as it is.
+
+        An operator is converted as a whole: its float32 outputs must have a type that its float16 inputs decide.
+        """
+        if node.op_type == "Cast" or not onnx.defs.has(node.op_type, self.opset, node.domain):
+            return frozenset()
+        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+        both = {
+            constraint.type_param_str
+            for constraint in schema.type_constraints
+            if {"tensor(float16)", "tensor(float)"} <= set(constraint.allowed_type_strs)
+        }
+        slots = frozenset(
+            slot
+            for slot, name in enumerate(node.input)
+            if self.types.get(name) in (_FLOAT, _HALF) and _type_of(schema.inputs, slot) in both
+        )
+        deciding = {_type_of(schema.inputs, slot) for slot in slots}
+        follows = all(
+            _type_of(schema.outputs, slot) in deciding
+            for slot, name in enumerate(node.output)
+            if self.types.get(name) == _FLOAT
+        )
+        return slots if follows else frozenset()
+
+    def _too_large(self, name: str) -> bool:
+        constant = self.constants.get(name)
+        if constant is None or constant.data_type != _FLOAT:
+            return False
+        return bool(np.abs(numpy_helper.to_array(constant)).max(initial=0.0) > FLOAT16_MAX)
+
+
+def _type_of(formals: Iterable[OpSchema.FormalParameter], slot: int) -> str:
+    """The type variable of an input or output; the last one repeats when the operator takes any number."""
+    parameters = list(formals)
+    return parameters[min(slot, len(parameters) - 1)].type_str
+
+
+def _cast(source: str, target: str, dtype: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=dtype)
