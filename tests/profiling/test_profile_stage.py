@@ -1,0 +1,122 @@
+"""The profile node: real runtimes on a tiny graph, and devices that are elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.report import ProfileReport
+from edgekd.core.report_io import report_from_bundle
+from edgekd.core.stage import Context
+from edgekd.errors import UserError
+from edgekd.profiling.predict.nets import probe_nets
+from edgekd.profiling.stage import ProfileConfig, ProfileStage
+from edgekd.testing.harness import make_context, make_inputs, run_stage
+from edgekd.testing.toys import toy_bundle, toy_recipe
+from tests.profiling.cards import card
+
+QUICK = {"warmup_s": 0.0, "duration_s": 0.02}
+
+
+def onnx_bundle(ctx: Context, *, broken: bool = False) -> ModelBundle:
+    """A graph of 8 channels on 8 x 8 pixels."""
+    net = next(net for net in probe_nets("fp32") if net.name.startswith("overhead"))
+    path = ctx.scratch / "model.onnx"
+    onnx.save(net.model, path)
+    if broken:
+        path.write_bytes(b"no graph")
+    recipe = toy_recipe().model_copy(update={"preprocessing": EightChannels(size=(8, 8))})
+    return ModelBundle(
+        kind=BundleKind.ONNX,
+        inputs=(TensorSpec(name="images", shape=(1, 8, 8, 8)),),
+        outputs=(TensorSpec(name="logits", shape=(1, 8)),),
+        files={"model.onnx": ctx.blobs.add(path)},
+        recipe=recipe,
+        tags={"precision": "fp32"},
+    )
+
+
+class EightChannels(Preprocessing):
+    """Lets a test feed a graph that takes no images."""
+
+    @property
+    def channels(self) -> int:
+        return 8
+
+
+def profile(ctx: Context, candidates: list[tuple[str, ModelBundle]], config: ProfileConfig) -> ProfileReport:
+    result = run_stage(ProfileStage(config), make_inputs(candidates=candidates), ctx)
+    return report_from_bundle(result.bundle, ProfileReport, ctx, "profile")
+
+
+def test_every_candidate_is_measured_at_every_thread_count(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    candidates = [("a", onnx_bundle(ctx)), ("b", onnx_bundle(ctx))]
+    report = profile(ctx, candidates, ProfileConfig(threads=(1, 2), **QUICK))
+    assert report.measured
+    assert [(e.candidate, e.latency.threads) for e in report.entries if e.latency] == [
+        ("a", 1),
+        ("b", 1),
+        ("a", 2),
+        ("b", 2),
+    ]
+    latency = report.entries[0].latency
+    assert latency is not None
+    assert latency.provider == "CPUExecutionProvider"
+    assert {"machine", "before", "after", "session", "rounds"} <= set(latency.environment)
+    assert "onnxruntime" in report.device
+
+
+def test_a_candidate_that_cannot_be_opened_is_an_entry_with_a_reason(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    candidates = [("good", onnx_bundle(ctx)), ("bad", onnx_bundle(ctx, broken=True))]
+    report = profile(ctx, candidates, ProfileConfig(runtimes=("onnxruntime",), **QUICK))
+    good, bad = report.entries
+    assert good.latency is not None
+    assert bad.latency is None
+    assert bad.failure
+
+
+def test_torch_bundles_are_measured_in_torch_alone(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    candidates = [("model", toy_bundle(ctx.blobs, ctx.scratch)), ("graph", onnx_bundle(ctx))]
+    report = profile(ctx, candidates, ProfileConfig(runtimes=("onnxruntime", "torch"), **QUICK))
+    assert [(e.candidate, e.runtime) for e in report.entries] == [("model", "torch"), ("graph", "onnxruntime")]
+
+
+def test_a_device_elsewhere_is_predicted_and_says_so(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=False, runtime="tensorrt")})
+    bundle = toy_bundle(ctx.blobs, ctx.scratch)
+    result = run_stage(ProfileStage(ProfileConfig()), make_inputs(candidates=[("teacher", bundle)]), ctx)
+    report = report_from_bundle(result.bundle, ProfileReport, ctx, "profile")
+    latency = report.entries[0].latency
+    assert not report.measured
+    assert report.device == "toy-board"
+    assert latency is not None
+    assert (latency.origin, latency.n, latency.samples_ms) == ("predicted", 0, ())
+    assert latency.median_low_ms == pytest.approx(0.7 * latency.p50_ms)
+    assert "median error of 30%" in latency.region
+    assert "this machine is not toy-board" in result.decisions[0]
+
+
+def test_a_graph_without_a_module_is_neither_measured_nor_predicted_elsewhere(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=False)})
+    bundle = onnx_bundle(ctx)
+    bundle = bundle.model_copy(update={"recipe": bundle.model.model_copy(update={"builder": "onnx"})})
+    report = profile(ctx, [("graph", bundle)], ProfileConfig())
+    assert report.entries[0].failure == (
+        "not measured, since this machine is not toy-board; not predicted, since the layers of an ONNX graph are not "
+        "counted"
+    )
+
+
+def test_an_unknown_runtime_and_an_empty_port_are_refused_before_any_work(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    with pytest.raises(UserError, match="Did you mean 'openvino'"):
+        profile(ctx, [("a", onnx_bundle(ctx))], ProfileConfig(runtimes=("openvin",)))
+    with pytest.raises(UserError, match="nothing to profile"):
+        profile(ctx, [], ProfileConfig())
