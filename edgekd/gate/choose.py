@@ -1,0 +1,191 @@
+"""Chooses the engine that is deployed, and says of every other one why not.
+
+The rule: of the engines that keep every limit but latency, the fastest one; within the noise of the measurement, the
+more accurate one. INT8 has to earn its place: it is chosen only when it is measurably faster than its full-precision
+twin and not worse than it, whatever the limits say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgekd.core.report import METRIC_NAMES, Budget, Choice, Evaluation, LatencyReport, ProfileReport
+from edgekd.core.text import mib, ms, percent, significant
+from edgekd.errors import UserError
+from edgekd.gate.budget import BETTER, loss_from_evaluations, loss_text
+from edgekd.gate.candidates import INT8, Candidate, Row, limit_missed, rows_from_profile
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    profile: ProfileReport,
+    evaluations: Sequence[Evaluation],
+    budget: Budget,
+    *,
+    reference: str,
+    runtimes: Mapping[str, str],
+) -> Choice:
+    """The engine to deploy.
+
+    Args:
+        candidates: Everything that could be deployed.
+        profile: Latencies of all of them; decisions are taken at its first thread count.
+        evaluations: On the `select` split, per candidate and runtime; none at all where there is no data.
+        budget: Limits.
+        reference: Candidate that the drop is counted from (the teacher's FP32 engine).
+        runtimes: The target's runtime for each precision it runs, `{"fp16": "tensorrt"}`; decides where the choice runs
+            when nothing was measured.
+
+    Raises:
+        UserError: Nothing can be deployed: every candidate failed; the message lists the failures.
+    """
+    rows = rows_from_profile(candidates, profile, evaluations, budget, reference, runtimes)
+    against = _left_out(candidates, profile, runtimes)
+    limits = {row.name: limit_missed(row, budget, evaluated=bool(evaluations)) for row in rows}
+    unfit = {row.name: unfit_int8(row, rows, limits, budget) for row in rows}
+    deployable = [row for row in rows if unfit[row.name] is None]
+    if not deployable:
+        reasons = {**against, **{name: why for name, why in unfit.items() if why is not None}}
+        listed = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+        raise UserError(f"No engine can be deployed ({listed or 'there are no candidates'}).")
+    against |= {row.name: why for row in rows if (why := unfit[row.name] or limits[row.name])}
+    keeping = [row for row in rows if row.name not in against]
+    if not keeping:
+        # An INT8 engine whose twin is better stays out even now: shipping it would help nobody.
+        winner = min(deployable, key=lambda row: row.badness)
+        reason = f"no engine keeps every limit; {winner.name} comes nearest ({against.pop(winner.name)})"
+        return _choice(winner, reason, against, within_budget=False)
+    winner = _fastest(keeping) if profile.measured else min(keeping, key=_expected)
+    against |= {row.name: _why_not(row, winner) for row in keeping if row is not winner}
+    return _choice(winner, _why(winner, keeping, budget), against, within_budget=_in_time(winner, budget))
+
+
+def unfit_int8(row: Row, rows: Sequence[Row], limits: Mapping[str, str | None], budget: Budget) -> str | None:
+    """Why an INT8 row must not be deployed beside its twins; None when it may, or is not INT8.
+
+    Slower means that the 95 % intervals of the medians lie apart. When they overlap, the twin goes first unless it
+    misses a limit that the INT8 engine keeps.
+    """
+    if row.candidate.precision != INT8:
+        return None
+    mine = _measured(row)
+    if mine is None:
+        return "INT8 was not measured on the target, so it is not known to be faster there than full precision"
+    family = [other for other in rows if other.candidate.family == row.candidate.family]
+    twins = [(twin, time) for twin in family if twin.candidate.precision != INT8 and (time := _measured(twin))]
+    if not twins:
+        return None
+    twin, theirs = min(twins, key=lambda pair: pair[1].p50_ms)
+    pair = f"{ms(mine.p50_ms)} against {ms(theirs.p50_ms)} of its {twin.candidate.precision} twin {twin.name}"
+    if mine.median_low_ms > theirs.median_high_ms:
+        return f"INT8 is slower: {pair}"
+    if mine.median_high_ms >= theirs.median_low_ms and limits[twin.name] is None:
+        return f"INT8 is not measurably faster: {pair}"
+    return _worse_than_twin(row, [twin for twin, _ in twins], budget)
+
+
+def _worse_than_twin(row: Row, twins: Sequence[Row], budget: Budget) -> str | None:
+    """Why an INT8 row is too inaccurate beside its best twin; where no drop was limited, clearly worse is too much."""
+    best = max(twins, key=lambda twin: twin.value)
+    if row.accuracy is None or best.accuracy is None:
+        return None
+    gap = loss_from_evaluations(row.accuracy, best.accuracy, budget)
+    if gap is None or (gap.value <= budget.max_drop if budget.max_drop is not None else gap.low <= 0):
+        return None
+    return f"INT8 is worse than its {best.candidate.precision} twin {best.name}: {loss_text(gap, budget)}"
+
+
+def _left_out(candidates: Sequence[Candidate], profile: ProfileReport, runtimes: Mapping[str, str]) -> dict[str, str]:
+    """Why a candidate, or a candidate in a runtime, has no row."""
+    names = {candidate.name: candidate for candidate in candidates}
+    found = dict.fromkeys(names.keys() - {entry.candidate for entry in profile.entries}, "it was not profiled")
+    for entry in profile.entries:
+        if entry.candidate in names and profile.measured and entry.failure is not None:
+            found[f"{entry.candidate}@{entry.runtime}"] = f"no latency: {entry.failure}"
+        elif entry.candidate in names and not profile.measured and names[entry.candidate].precision not in runtimes:
+            found[entry.candidate] = f"no runtime of the target runs {names[entry.candidate].precision}"
+    return dict(sorted(found.items()))
+
+
+def _measured(row: Row) -> LatencyReport | None:
+    return row.latency if row.latency is not None and row.latency.origin == "measured" else None
+
+
+def _expected(row: Row) -> tuple[float, float]:
+    """Order by latency, measured or predicted, then by size; rows without a latency come last."""
+    return (row.latency.p50_ms if row.latency is not None else float("inf"), row.size_mib)
+
+
+def _fastest(rows: Sequence[Row]) -> Row:
+    """The fastest row; among those whose interval of the median overlaps the fastest one's, the most accurate."""
+    timed = [(row, row.latency) for row in rows if row.latency is not None]
+    ceiling = min(timed, key=lambda pair: pair[1].p50_ms)[1].median_high_ms
+    near = [(row, latency) for row, latency in timed if latency.median_low_ms <= ceiling]
+    return max(near, key=lambda pair: (pair[0].value, -pair[1].p50_ms))[0]
+
+
+def _why(winner: Row, keeping: Sequence[Row], budget: Budget) -> str:
+    kept = [
+        *([METRIC_NAMES[winner.accuracy.metric]] if winner.accuracy is not None else []),
+        *(["size"] if budget.max_size_mib is not None else []),
+    ]
+    many = len(keeping) > 1
+    rivals = f"one of {len(keeping)} engines" if many else "the one engine"
+    if kept:
+        rivals += f" that {'keep' if many else 'keeps'} {' and '.join(kept)}"
+    latency = winner.latency
+    if latency is None:
+        return f"{rivals}; nothing was measured on the target, so the smallest file was taken ({mib(winner.size_mib)})"
+    if latency.origin == "predicted":
+        return (
+            f"{rivals}; nothing was measured on the target, so the lowest predicted latency was taken "
+            f"({ms(latency.p50_ms)} predicted)"
+        )
+    low, high = significant(latency.median_low_ms), significant(latency.median_high_ms)
+    fast = f"median {ms(latency.p50_ms)} (95 % interval {low} to {high})"
+    place = ", the fastest of them" if many else ""
+    if any(row.latency is not None and row.latency.p50_ms < latency.p50_ms for row in keeping):
+        place = f", as fast as the fastest of them within the noise and {_better(winner)}"
+    return f"{rivals}{place}: {fast}; {_accuracy_text(winner, budget)}"
+
+
+def _accuracy_text(row: Row, budget: Budget) -> str:
+    if row.accuracy is None:
+        return "accuracy was not evaluated"
+    text = f"{percent(row.accuracy.value)} {METRIC_NAMES[row.accuracy.metric]} on {row.accuracy.n} images"
+    return text if row.loss is None else f"{text}, {loss_text(row.loss, budget)}"
+
+
+def _why_not(row: Row, winner: Row) -> str:
+    """Why a row that keeps every limit was not taken."""
+    if row.latency is None or winner.latency is None:
+        return f"larger than the chosen one: {mib(row.size_mib)}"
+    pair = f"{ms(row.latency.p50_ms)} against {ms(winner.latency.p50_ms)}"
+    if row.latency.origin == "predicted":
+        return f"predicted to be slower: {pair}"
+    if row.latency.median_low_ms > winner.latency.median_high_ms:
+        return f"slower: {pair}"
+    return f"not measurably faster ({pair}), and not {_better(winner)}"
+
+
+def _better(row: Row) -> str:
+    """What a row with a larger value of the metric is called."""
+    return "more accurate" if row.accuracy is None else BETTER[row.accuracy.metric]
+
+
+def _in_time(winner: Row, budget: Budget) -> bool:
+    if budget.max_latency_ms is None:
+        return True
+    latency = _measured(winner)
+    return latency is not None and latency.percentile_ms(budget.percentile) <= budget.max_latency_ms
+
+
+def _choice(winner: Row, reason: str, against: Mapping[str, str], *, within_budget: bool) -> Choice:
+    return Choice(
+        candidate=winner.candidate.name,
+        runtime=winner.runtime,
+        precision=winner.candidate.precision,
+        reason=reason,
+        rejected=dict(against),
+        within_budget=within_budget,
+    )
