@@ -1,0 +1,97 @@
+"""Writes the report: one HTML file with its styles and drawings inside, which needs no network, script or server."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import JsonValue
+
+from edgekd.core.blobs import disk_errors
+from edgekd.report.data import ReportData
+from edgekd.report.plots.graph import graph_picture
+from edgekd.report.plots.latency import latencies
+from edgekd.report.plots.marks import PRECISION_NAMES, marker, precision_name, runtime_name
+from edgekd.report.plots.pareto import pareto
+from edgekd.report.sources import sources
+from edgekd.report.svg import picture
+from edgekd.report.view import engine_rows, flattened, step_rows, tiles
+
+REPORT_FILE = "report.html"
+
+
+def html_from_report(data: ReportData) -> str:
+    """The whole page. Everything that comes from the run is escaped; only our own drawings are markup."""
+    environment = Environment(
+        loader=PackageLoader("edgekd.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, _, _ = environment.loader.get_source(environment, "report.css") if environment.loader else ("", None, None)
+    return environment.get_template("report.html").render(
+        data=data,
+        style=Markup(style),
+        created=_readable(data.created),
+        tiles=tiles(data),
+        steps=step_rows(data),
+        pareto=_markup(pareto(data)),
+        latencies=_markup(latencies(data)),
+        graph=_markup(graph_picture(data)),
+        keys=_keys(data),
+        engines=engine_rows(data),
+        decided=bool(data.decisions) or any(node.decisions for node in data.graph),
+        sources=sources(data),
+        environment=flattened({**_circumstances(data), **data.environment}),
+    )
+
+
+def write_report(data: ReportData, path: Path) -> None:
+    """Writes the page to `path`.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    page = html_from_report(data)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)
+
+
+def _circumstances(data: ReportData) -> dict[str, JsonValue]:
+    """What the profiler noted of the machine, the same beside every engine of a thread count."""
+    for entry in data.profile.entries if data.profile is not None else ():
+        if entry.latency is not None:
+            noted = entry.latency.environment
+            return {name: noted[name] for name in ("machine", "before", "after") if name in noted}
+    return {}
+
+
+def _readable(created: str) -> str:
+    """`2 March 2026, 14:05 UTC`; a text that is no date stays as it is."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{moment.day} {moment:%B %Y, %H:%M %Z}".strip()
+
+
+def _keys(data: ReportData) -> list[tuple[Markup, str]]:
+    """The legend: a (drawn mark, name) for each precision and each runtime that occurs."""
+    entries = data.profile.entries if data.profile is not None else ()
+    precisions = {entry.precision for entry in entries}
+    runtimes = dict.fromkeys(entry.runtime for entry in entries)
+    drawn = [
+        (marker(8, 8, "", precision, 5.5), precision_name(precision))
+        for precision in PRECISION_NAMES
+        if precision in precisions
+    ]
+    drawn += [(marker(8, 8, runtime, "any", 5.5), runtime_name(runtime)) for runtime in runtimes]
+    return [(Markup(picture(16, 16, name, mark, style="key")), name) for mark, name in drawn]
