@@ -1,0 +1,133 @@
+"""The engines of one model: its FP32 graph, FP16 and INT8 twins, each in the form the target's runtimes run fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from edgekd.pipeline.draft import Draft
+from edgekd.pipeline.request import SYNTHETIC, Options, Request
+from edgekd.pipeline.situation import Situation
+from edgekd.targets.schema import QuantScheme, Target
+
+SAMPLES = "calibration"
+AVX = frozenset({"avx2", "avx512f"})
+VNNI = frozenset({"avx_vnni", "avx512_vnni"})
+SHORT = {"ort-u8s8": "ort", "openvino": "openvino", "tensorrt-s8": "trt", "weight-only": "weights"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An engine that may be deployed.
+
+    Attributes:
+        node: Node that makes it.
+        runtimes: Runtimes it is meant for.
+    """
+
+    node: str
+    runtimes: tuple[str, ...]
+
+
+def draft_samples(draft: Draft, request: Request, options: Options, situation: Situation) -> str | None:
+    """The node with calibration and parity samples, or None when there is no data of any kind."""
+    if request.data == SYNTHETIC:
+        draft.say(
+            "Calibration images are generated from the teacher's BatchNorm statistics (--data synthetic): every figure "
+            "obtained on them is labelled synthetic. Nothing is searched, distilled or pruned, and accuracy is not "
+            "judged: that takes real images, --data FOLDER_OR_NPZ."
+        )
+        config: dict[str, JsonValue] = {} if options.calib_samples is None else {"samples": options.calib_samples}
+        return draft.add(SAMPLES, "synthetic-samples", config, {"model": "@teacher"})
+    if situation.dataset is None:
+        draft.say(
+            "No data was given, so only what needs none is done: export, FP16 where the target runs it, weight-only "
+            "INT8 on CPU targets. Images would add calibrated INT8, distillation, pruning and an accuracy verdict: "
+            "pass --data FOLDER_OR_NPZ, or --data synthetic for calibration images made from the model itself."
+        )
+        return None
+    card = situation.dataset.calibration
+    config = {"method": "stratified" if situation.dataset.labelled else "random"}
+    if card is not None:
+        # A calibration card says how its author wants it sampled; flags still come first.
+        config |= {"samples": card.samples} | ({"method": card.method} if situation.dataset.labelled else {})
+    if options.calib_samples is not None:
+        config["samples"] = options.calib_samples
+    return draft.add(SAMPLES, "calibration", config, {"model": "@teacher"})
+
+
+def draft_engines(
+    draft: Draft, options: Options, situation: Situation, label: str, model: str, samples: str | None
+) -> list[Candidate]:
+    """Nodes that turn a TORCH bundle into engines; the FP32 graph always comes first."""
+    runtimes = tuple(support.runtime for support in situation.runtimes)
+    exported = draft.add(
+        f"{label}-fp32",
+        "export",
+        {"opset": options.opset or _opset(situation.target), "atol": options.atol, "rtol": options.rtol},
+        {"model": model, "samples": samples},
+    )
+    found = [Candidate(node=exported, runtimes=runtimes)]
+    if "fp16" in options.precisions and situation.runs("fp16"):
+        half = draft.add(f"{label}-fp16", "fp16", {}, {"model": exported, "samples": samples})
+        found.append(Candidate(node=half, runtimes=_runtimes_with(situation, "fp16")))
+    if "int8" in options.precisions and situation.runs("int8"):
+        found += _draft_int8(draft, options, situation, label, exported, samples)
+    return _built(draft, situation, found)
+
+
+def _built(draft: Draft, situation: Situation, found: list[Candidate]) -> list[Candidate]:
+    """On a GPU with TensorRT at hand, the engines that TensorRT builds stand in the place of their graphs."""
+    if not situation.measured or situation.target.kind != "gpu":
+        return found
+    return [
+        Candidate(node=draft.add(f"{c.node}-engine", "build", {}, {"model": c.node}), runtimes=("tensorrt",))
+        for c in found
+    ]
+
+
+def _draft_int8(
+    draft: Draft, options: Options, situation: Situation, label: str, exported: str, samples: str | None
+) -> list[Candidate]:
+    runtimes = _runtimes_with(situation, "int8")
+    if samples is None:
+        if situation.target.kind != "cpu":
+            return []
+        name = draft.add(f"{label}-int8-weights", "quantize", {"scheme": "weight-only"}, {"model": exported})
+        return [Candidate(node=name, runtimes=runtimes)]
+    schemes: dict[QuantScheme, None] = {}
+    for support in situation.runtimes:
+        if support.scheme is not None:
+            schemes.setdefault(support.scheme)
+    return [
+        Candidate(
+            node=draft.add(
+                f"{label}-int8-{SHORT[scheme]}",
+                "quantize",
+                {
+                    "scheme": scheme,
+                    "calib_method": options.calib_method,
+                    "reduce_range": _saturates(situation.target),
+                },
+                {"model": exported, "calibration": samples},
+            ),
+            runtimes=runtimes,
+        )
+        for scheme in schemes
+    ]
+
+
+def _runtimes_with(situation: Situation, precision: str) -> tuple[str, ...]:
+    return tuple(support.runtime for support in situation.runtimes if precision in support.precisions)
+
+
+def _opset(target: Target) -> int:
+    """The newest opset that all runtimes of the target read; TensorRT 8.6 (JetPack 5 and 6.0) stops at 17."""
+    return 17 if target.support("tensorrt") is not None else 20
+
+
+def _saturates(target: Target) -> bool:
+    """Whether 8-bit products may overflow: x86 processors with AVX but without VNNI add pairs of them in 16 bits."""
+    features = set(target.features)
+    return target.kind == "cpu" and bool(features & AVX) and not features & VNNI

@@ -1,0 +1,128 @@
+"""Runs a recipe in a workspace: plan, run, deliver. Both `compress` and `run` end here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekd.core.blobs import disk_errors
+from edgekd.core.events import Reporter
+from edgekd.core.plan import Plan, RunReport
+from edgekd.core.report import Verdict
+from edgekd.core.runner import Runner, RunSettings
+from edgekd.core.stage import Execution
+from edgekd.core.store import LocalStore
+from edgekd.pipeline.compose import compose
+from edgekd.pipeline.deliver import Delivery, check_output, deliver
+from edgekd.pipeline.page import RESOLVED
+from edgekd.pipeline.prepare import prepare, resources_of
+from edgekd.pipeline.recipes import Recipe, write_recipe
+from edgekd.pipeline.request import Options, Request
+from edgekd.pipeline.situation import Situation
+from edgekd.pipeline.stages import STAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where and how a run works; nothing here changes a result.
+
+    Attributes:
+        out: Folder of the results.
+        store: Folder of reusable results.
+        rebuild: Nodes to run again.
+    """
+
+    out: Path
+    store: Path
+    reporter: Reporter
+    execution: Execution = field(default_factory=Execution)
+    rebuild: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run left behind."""
+
+    report: RunReport
+    verdict: Verdict
+    delivery: Delivery
+
+
+class Run:
+    """One request in a workspace, loaded and composed: look at its plan, then execute it.
+
+    Args:
+        workspace: Where.
+        request: What was asked; composed into a recipe with `options`.
+        options: How to try.
+        recipe: An existing recipe instead of a request.
+    """
+
+    def __init__(
+        self, workspace: Workspace, *, request: Request | None = None, options: Options | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:  # fmt: skip
+        if (request is None) == (recipe is None):
+            raise ValueError("give a request or a recipe")
+        self.workspace = workspace
+        self._check_writable()
+        self.store = LocalStore(workspace.store)
+        asked = request if request is not None else recipe.request  # type: ignore[union-attr]  # one of them is given
+        self.situation: Situation = prepare(asked, self.store, workspace.reporter)
+        self.recipe = recipe if recipe is not None else self._composed(asked, options or Options())
+
+    def plan(self) -> Plan:
+        """What `execute` would do, and why; changes nothing."""
+        return self._runner().plan(self.recipe.graph, {"teacher": self.situation.teacher}, self._settings())
+
+    def write_resolved(self) -> Path:
+        """Writes `resolved.yaml` and returns its path."""
+        path = self.workspace.out / RESOLVED
+        write_recipe(self.recipe, path)
+        return path
+
+    def execute(self) -> Outcome | None:
+        """Runs the graph and writes the results; None on the ranks of a distributed run that follow.
+
+        Raises:
+            EdgekdError: What a stage raised; everything finished before it is kept.
+        """
+        if rank() == 0:
+            self.write_resolved()
+        report = self._runner().run(self.recipe.graph, {"teacher": self.situation.teacher}, self._settings())
+        if rank() > 0:
+            return None
+        delivery = deliver(report, self.recipe, self.situation, self.store, self.workspace.out)
+        return Outcome(report=report, verdict=delivery.verdict, delivery=delivery)
+
+    def _composed(self, request: Request, options: Options) -> Recipe:
+        composition = compose(request, options, self.situation)
+        return Recipe(request=request, options=options, decisions=composition.decisions, graph=composition.graph)
+
+    def _runner(self) -> Runner:
+        return Runner(STAGES, self.store, role="follower" if rank() > 0 else "leader")
+
+    def _settings(self) -> RunSettings:
+        return RunSettings(
+            seed=self.recipe.request.seed,
+            resources=resources_of(self.situation),
+            execution=self.workspace.execution,
+            reporter=self.workspace.reporter,
+            rebuild=self.workspace.rebuild,
+        )
+
+    def _check_writable(self) -> None:
+        """A read-only or foreign output folder is found before an hour of training, not after it."""
+        check_output(self.workspace.out)
+        for folder in (self.workspace.out, self.workspace.store):
+            probe = folder / f".edgekd-probe-{os.getpid()}"
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                probe.touch()
+                probe.unlink(missing_ok=True)
+
+
+def rank() -> int:
+    """This process's rank under `torchrun`, 0 otherwise."""
+    return int(os.environ.get("RANK", "0"))

@@ -1,0 +1,93 @@
+"""What this machine can do: the findings behind `edgekd doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import Literal
+
+import torch
+
+from edgekd.core.schema import Schema
+from edgekd.pipeline.deliver import versions_here
+from edgekd.profiling.environment import state
+from edgekd.runtimes.session import RUNTIMES
+from edgekd.targets.load import load_target
+
+UNTRIED = "TensorRT engines were never built or run on hardware by this version's tests: treat that path as unproven"
+
+
+class Finding(Schema):
+    """One thing that is there, missing, or worth knowing.
+
+    Attributes:
+        fix: Command or advice, empty when there is nothing to do.
+    """
+
+    name: str
+    state: Literal["ok", "missing", "note"]
+    detail: str
+    fix: str = ""
+
+
+def examine() -> tuple[Finding, ...]:
+    """All findings about this machine; measures nothing and changes nothing."""
+    return (*_machine(), *_runtimes(), *_training(), *_clocks(), *_places())
+
+
+def _machine() -> list[Finding]:
+    host = load_target("host")
+    features = ", ".join(host.features) or "none known"
+    versions = ", ".join(f"{name} {version}" for name, version in versions_here().items())
+    return [
+        Finding(name="machine", state="ok", detail=host.description),
+        Finding(name="target host", state="ok", detail=f"{host.name}; instructions that matter: {features}"),
+        Finding(name="versions", state="ok", detail=versions),
+    ]
+
+
+def _runtimes() -> list[Finding]:
+    findings = []
+    for name in RUNTIMES:
+        found = RUNTIMES.get(name).availability()
+        if found.ok:
+            findings.append(Finding(name=name, state="ok", detail=f"version {found.version}"))
+        else:
+            findings.append(Finding(name=name, state="missing", detail=found.reason, fix=found.install))
+    trtexec = shutil.which("trtexec")
+    detail = f"{trtexec}" if trtexec else "not on the PATH; JetPack ships it, the pip wheel does not"
+    findings.append(Finding(name="trtexec", state="ok" if trtexec else "note", detail=detail))
+    findings.append(Finding(name="tensorrt path", state="note", detail=UNTRIED))
+    return findings
+
+
+def _training() -> list[Finding]:
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    found = [
+        Finding(name="cpu threads", state="ok", detail=f"{cores} usable cores, torch uses {torch.get_num_threads()}")
+    ]
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return [*found, Finding(name="cuda", state="ok", detail=names)]
+    return [*found, Finding(name="cuda", state="note", detail="no GPU that torch can use; training runs on the CPU")]
+
+
+def _clocks() -> list[Finding]:
+    now = state()
+    shown = ", ".join(
+        f"{key} {value}" for key, value in now.items() if value is not None and not isinstance(value, dict)
+    )
+    governor = now.get("governor")
+    if isinstance(governor, str) and governor != "performance":
+        fix = "for steady latencies: sudo cpupower frequency-set -g performance"
+        return [Finding(name="clocks", state="note", detail=shown, fix=fix)]
+    return [Finding(name="clocks", state="ok", detail=shown)]
+
+
+def _places() -> list[Finding]:
+    usage = shutil.disk_usage(".")
+    free_gib = usage.free / 2**30
+    fix = "" if free_gib > 5 else "free some space, or put the store elsewhere with --store"
+    state_: Literal["ok", "note"] = "ok" if free_gib > 5 else "note"
+    return [Finding(name="disk", state=state_, detail=f"{free_gib:.0f} GiB free here", fix=fix)]

@@ -1,0 +1,98 @@
+"""Loads what a request names (model, data, target) and checks that the three fit together, before any work."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from edgekd.core.bundle import ModelBundle
+from edgekd.core.events import Reporter
+from edgekd.core.stage import Resource
+from edgekd.core.store import Store
+from edgekd.data.dataset import Dataset
+from edgekd.data.sources import load_dataset
+from edgekd.errors import DeviceUnavailable
+from edgekd.nn.build import module_from_bundle
+from edgekd.nn.count import count_macs
+from edgekd.nn.load import load_model
+from edgekd.pipeline.request import SYNTHETIC, Request
+from edgekd.pipeline.situation import Situation, runtimes_of
+from edgekd.targets.load import load_target
+
+
+def prepare(request: Request, store: Store, reporter: Reporter) -> Situation:
+    """The situation of a request.
+
+    Raises:
+        UserError: A path, an architecture, a state dict, data or a target that cannot be used, or that do not fit.
+        DeviceUnavailable: The target is this machine, and none of its runtimes is installed.
+    """
+    target = load_target(request.target)
+    runtimes, missing = runtimes_of(target)
+    for sentence in missing:
+        reporter.message(sentence, level="warning")
+    if target.measured_here and not runtimes and target.kind == "gpu":
+        reporter.message(f"{target.name} cannot be measured here without TensorRT: the bundle is built on the device.")
+        target = target.model_copy(update={"measured_here": False})
+        runtimes = target.runtimes
+    if target.measured_here and not runtimes:
+        raise DeviceUnavailable(
+            f"None of the runtimes of {target.name} is installed: {'; '.join(missing)}.",
+            hint="edgekd doctor shows how to install them",
+        )
+    dataset = None if request.data in (None, SYNTHETIC) else load_dataset(str(request.data), seed=request.seed)
+    if dataset is not None and dataset.labelled and request.model.labels:
+        # Folders sort their classes by name; the model's order is the one that counts.
+        dataset = dataset.with_classes(request.model.labels)
+    teacher, trainable = _load_teacher(request, store, reporter)
+    if dataset is not None and dataset.labelled:
+        teacher = _with_class_names(teacher, dataset)
+    module = module_from_bundle(teacher, store.blobs)
+    return Situation(
+        teacher=teacher,
+        teacher_macs=count_macs(module, teacher.model.preprocessing.input_shape),
+        trainable=trainable,
+        dataset=dataset,
+        target=target,
+        runtimes=runtimes,
+    )
+
+
+def resources_of(situation: Situation) -> dict[str, Resource]:
+    """What stages may name in `reads`."""
+    resources: dict[str, Resource] = {"target": situation.target}
+    if situation.dataset is not None:
+        resources["data"] = situation.dataset
+    return resources
+
+
+def _load_teacher(request: Request, store: Store, reporter: Reporter) -> tuple[ModelBundle, bool]:
+    source = request.model
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+        loaded = load_model(
+            Path(source.path),
+            arch=source.arch,
+            arch_kwargs=source.arch_kwargs,
+            input_shape=source.input_shape,
+            preprocessing=source.preprocessing,
+            preprocessing_overrides=source.preprocessing_overrides,
+            labels=source.labels,
+            trust_pickle=source.trust_pickle,
+            blobs=store.blobs,
+            scratch=Path(scratch),
+        )
+    for note in loaded.notes:
+        reporter.message(note)
+    return loaded.bundle, loaded.trainable
+
+
+def _with_class_names(teacher: ModelBundle, dataset: Dataset) -> ModelBundle:
+    """The teacher with the data's class names where it has none of its own.
+
+    Raises:
+        UserError: The data has another number of classes than the model.
+    """
+    dataset.check_classes(int(teacher.outputs[0].shape[-1]))
+    if teacher.model.labels:
+        return teacher
+    return teacher.model_copy(update={"recipe": teacher.model.model_copy(update={"labels": dataset.classes})})

@@ -1,0 +1,118 @@
+"""What a user asked for, as data: the head of every `resolved.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.report import Budget
+from edgekd.core.schema import Schema
+from edgekd.nn.overrides import PreprocessingOverrides
+
+SYNTHETIC = "synthetic"
+
+Effort = Literal["quick", "standard", "thorough"]
+Student = Literal["search", "prune"]
+
+
+class ModelSource(Schema):
+    """Where the trained model is and how to read it.
+
+    Attributes:
+        path: The file, as given.
+        arch: `timm:NAME`, `package.module:factory` or `edgekd:FAMILY`; None for a `torch.export` program.
+        arch_kwargs: Arguments of the factory.
+        input_shape: (C, H, W); None takes the architecture's own.
+        preprocessing: None takes the architecture's own, which the log then states.
+        preprocessing_overrides: Values that come before those; what is left open stays as it is.
+        labels: Class names in the order of the logits; empty takes the data's.
+        trust_pickle: Allows a whole-module pickle, which can run any code when it is read.
+    """
+
+    path: str
+    arch: str | None = None
+    arch_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    input_shape: tuple[int, int, int] | None = None
+    preprocessing: Preprocessing | None = None
+    preprocessing_overrides: PreprocessingOverrides = Field(default_factory=PreprocessingOverrides)
+    labels: tuple[str, ...] = ()
+    trust_pickle: bool = False
+
+
+class Request(Schema):
+    """The question: this model, this device, this data, these limits.
+
+    Attributes:
+        data: An image folder, an `.npz`, a calibration card, `synthetic`, or None for no data at all.
+        target: A card's name or path.
+        seed: The only source of randomness of the whole run.
+    """
+
+    model: ModelSource
+    target: str
+    data: str | None = None
+    budget: Budget = Field(default_factory=Budget)
+    seed: int = Field(default=0, ge=0)
+
+
+class Options(Schema):
+    """How hard and in which way to try. Every field has a flag of the same name.
+
+    Attributes:
+        students: `search` looks for a small architecture and distils it, `prune` cuts the teacher and lets it recover;
+            empty leaves only what needs no training.
+        picks: How many searched students go on, each on a branch of its own.
+        evaluations: Architectures that the search scores.
+        space: Search space; None chooses by the input size.
+        proxy: How the search ranks architectures that fit the budget.
+        objective: Distillation objective.
+        effort: Training length, in images seen: see `edgekd.pipeline.training`.
+        epochs: Overrides `effort`.
+        recover_epochs: Epochs after pruning; None is half of `epochs`.
+        flip: Mirrors training images at random; switch it off where left and right differ (digits, text, signs).
+        teacher_views: Different augmented views of each training image; the teacher answers once for each.
+        lr: Peak learning rate of a student that starts from random weights; recovery takes a fifth of it.
+        prune_keep: Share of multiply-accumulates kept when a searched student is pruned; 1 leaves that stage out.
+        teacher_keep: The same when the teacher itself is pruned; None follows the latency budget.
+        weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.
+        precisions: Precisions to build, of those the target runs.
+        calib_samples: Calibration images; None takes 300 real ones, or 64 generated ones.
+        opset: ONNX opset; None takes the newest that the target's runtimes read.
+        atol: Largest absolute difference of logits that parity accepts, relative to the spread of the logits.
+        threads: CPU threads of the measurement.
+        duration_s: Measuring time per engine.
+    """
+
+    students: tuple[Student, ...] = ("search", "prune")
+    picks: int = Field(default=1, ge=1, le=8)
+    evaluations: int = Field(default=200, ge=1)
+    space: str | None = None
+    proxy: str | None = None
+    objective: str = "kd"
+    effort: Effort = "standard"
+    epochs: int | None = Field(default=None, ge=1)
+    recover_epochs: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    flip: bool = True
+    teacher_views: int = Field(default=4, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    prune_keep: float = Field(default=0.75, gt=0, le=1)
+    teacher_keep: float | None = Field(default=None, gt=0, lt=1)
+    weight_bits: Literal[2, 4, 8] | None = None
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    calib_samples: int | None = Field(default=None, ge=1)
+    calib_method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    opset: int | None = Field(default=None, ge=17)
+    atol: float = Field(default=1e-3, gt=0)
+    rtol: float = Field(default=1e-3, gt=0)
+    threads: tuple[int, ...] = (1,)
+    warmup_s: float = Field(default=1.0, ge=0)
+    duration_s: float = Field(default=5.0, gt=0)
+
+
+def absolute(path: str) -> str:
+    """The absolute form of a path given on the command line, so that a resolved recipe runs from anywhere."""
+    return str(Path(path).expanduser().resolve())

@@ -1,0 +1,171 @@
+"""One stage on finished bundles, outside any compression graph: what `evaluate` and `profile` do."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import JsonValue
+
+from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
+from edgekd.core.digest import Digest
+from edgekd.core.events import Reporter
+from edgekd.core.graph import Graph, Node
+from edgekd.core.plan import NodeReport
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.recipe import ModelRecipe
+from edgekd.core.report_io import REPORT_FILE, schema_from_json
+from edgekd.core.runner import Runner, RunSettings
+from edgekd.core.schema import Schema
+from edgekd.core.stage import Resource
+from edgekd.core.store import MemoryStore
+from edgekd.data.dataset import Dataset
+from edgekd.data.sources import load_dataset
+from edgekd.errors import UserError
+from edgekd.export.package import MANIFEST_FILE, Manifest, read_package
+from edgekd.pipeline.stages import STAGES
+from edgekd.runtimes.onnx_file import onnx_interface
+
+S = TypeVar("S", bound=Schema)
+
+
+class Origin(Schema):
+    """What a package says of the run that made it; None where it says nothing, as for a bare `.onnx` file.
+
+    Attributes:
+        seed: Of the run, and so of the split of its data.
+        data: Digest of the data set, split included.
+    """
+
+    seed: int | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """Finished bundles by name, their files in a temporary store.
+
+    Attributes:
+        origins: Of each bundle.
+    """
+
+    store: MemoryStore
+    bundles: Mapping[str, ModelBundle]
+    origins: Mapping[str, Origin]
+
+    def run(
+        self,
+        names: Sequence[str],
+        stage: str,
+        config: Mapping[str, JsonValue],
+        port: str,
+        kind: type[S],
+        *,
+        resources: Mapping[str, Resource],
+        reporter: Reporter,
+    ) -> tuple[S, NodeReport]:
+        """Runs a reporting stage on some of the bundles and returns its report.
+
+        Args:
+            names: The bundles; their names appear in the report.
+            port: Where they are connected.
+            kind: Schema of the report.
+        """
+        bundles = {name: self.bundles[name] for name in names}
+        node = Node(name=stage, stage=stage, config=dict(config), inputs={port: tuple(f"@{name}" for name in bundles)})
+        graph = Graph(inputs={name: bundle.kind for name, bundle in bundles.items()}, nodes=(node,))
+        settings = RunSettings(resources=resources, reporter=reporter)
+        done = Runner(STAGES, self.store).run(graph, bundles, settings).node(stage)
+        return schema_from_json(self.store.blobs.path(done.bundle.file(REPORT_FILE)), kind, stage), done
+
+
+@contextmanager
+def workbench(models: Sequence[tuple[str, Path]]) -> Iterator[Workbench]:
+    """The packages and `.onnx` files of (name, path) pairs, opened and verified.
+
+    Raises:
+        UserError: A path that is neither, or a package that was changed.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        store = MemoryStore(Path(folder))
+        opened = {name: _opened(path, store) for name, path in models}
+        yield Workbench(
+            store=store,
+            bundles={name: bundle for name, (bundle, _) in opened.items()},
+            origins={name: origin for name, (_, origin) in opened.items()},
+        )
+
+
+def data_for(bundle: ModelBundle, origin: Origin, spec: str, seed: int | None) -> tuple[Dataset, str | None]:
+    """The labelled data to judge a bundle on, its labels numbered as the bundle's logits.
+
+    Args:
+        spec: See `load_dataset`.
+        seed: Of the split; None takes the bundle's, so that what it was trained on is not what it is judged on.
+
+    Returns:
+        The data, and a warning where it is not the data, or not the split, that the bundle was made with.
+
+    Raises:
+        UserError: Data that cannot be read, has no labels, or has other classes than the bundle.
+    """
+    wanted = origin.seed if seed is None else seed
+    dataset = load_dataset(spec, seed=wanted or 0)
+    if not dataset.labelled:
+        raise UserError(f"{spec} has no labels, and accuracy needs them.", hint="one sub-folder per class")
+    if bundle.model.labels:
+        dataset = dataset.with_classes(bundle.model.labels)
+    classes = bundle.outputs[0].shape[-1]
+    if isinstance(classes, int):
+        dataset.check_classes(classes)
+    if origin.data is None or origin.data == dataset.digest:
+        return dataset, None
+    what = "other data" if wanted == origin.seed else f"another split (seed {wanted}) or other data"
+    return dataset, f"{what} than the bundle was made with: images that it was trained on may be among these."
+
+
+def _opened(path: Path, store: MemoryStore) -> tuple[ModelBundle, Origin]:
+    """The bundle of a package folder or a bare `.onnx` file, with its files in `store`."""
+    if path.is_dir():
+        folder = path / "bundle" if (path / "bundle").is_dir() else path
+        bundle, files = read_package(folder)
+        for digest in bundle.files.values():
+            store.blobs.add(files.path(Digest(digest)))
+        facts = schema_from_json(folder / MANIFEST_FILE, Manifest, MANIFEST_FILE).facts
+        known = {name: facts[name] for name in Origin.model_fields if name in facts}
+        return bundle, Origin.parse(known, f"{folder / MANIFEST_FILE}: facts")
+    if not path.exists():
+        raise UserError(f"No such file or folder: {path}.", hint="give a bundle folder or an .onnx file")
+    inputs, outputs = onnx_interface(path)
+    bundle = ModelBundle(
+        kind=BundleKind.ONNX,
+        inputs=inputs,
+        outputs=outputs,
+        files={"model.onnx": store.blobs.add(path)},
+        recipe=ModelRecipe(builder="onnx", preprocessing=_assumed_preprocessing(inputs, path)),
+        tags={"precision": "fp32", "scheme": ""},
+    )
+    return bundle, Origin()
+
+
+def _assumed_preprocessing(inputs: tuple[TensorSpec, ...], path: Path) -> Preprocessing:
+    """ImageNet's, or [-1, 1] for grey images, for a bare `.onnx` file carries none."""
+    shape: tuple[Any, ...] = inputs[0].shape if inputs else ()
+    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        raise UserError(
+            f"{path}: expected one image input (N, C, H, W) with known sizes, got {shape}.",
+            hint="export it with fixed height and width, or give an edgekd bundle",
+        )
+    channels, height, width = shape[1:]
+    if channels not in (1, 3):
+        raise UserError(
+            f"{path}: expected images of 1 or 3 channels, (N, C, H, W), got {shape}.",
+            hint="edgekd works on grey and colour images; export with the channels as the second axis",
+        )
+    if channels == 1:
+        return Preprocessing(size=(height, width), mean=(0.5,), std=(0.5,))
+    return Preprocessing(size=(height, width))

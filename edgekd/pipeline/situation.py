@@ -1,0 +1,54 @@
+"""What is known before any work: the teacher, the data, the target and what is installed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekd.core.bundle import ModelBundle
+from edgekd.data.dataset import Dataset
+from edgekd.runtimes.session import RUNTIMES
+from edgekd.targets.schema import Precision, RuntimeSupport, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """Facts that shape a graph.
+
+    Attributes:
+        teacher: The loaded model, a TORCH bundle.
+        teacher_macs: Its multiply-accumulates for one image.
+        trainable: Whether it was rebuilt into trainable layers; otherwise it can teach and be quantized, not pruned.
+        dataset: None without data and for synthetic data.
+        target: The device's card.
+        runtimes: The target's runtimes that can measure here; all of them, unmeasured, when the target is elsewhere.
+    """
+
+    teacher: ModelBundle
+    teacher_macs: int
+    trainable: bool
+    dataset: Dataset | None
+    target: Target
+    runtimes: tuple[RuntimeSupport, ...]
+
+    @property
+    def measured(self) -> bool:
+        """Whether latencies can be measured on the target in this run."""
+        return self.target.measured_here and bool(self.runtimes)
+
+    def runs(self, precision: Precision) -> bool:
+        """Whether some runtime of the target runs the precision."""
+        return any(precision in support.precisions for support in self.runtimes)
+
+
+def runtimes_of(target: Target) -> tuple[tuple[RuntimeSupport, ...], tuple[str, ...]]:
+    """The target's usable runtimes, and a sentence for each one that is missing on this machine."""
+    if not target.measured_here:
+        return target.runtimes, ()
+    usable, missing = [], []
+    for support in target.runtimes:
+        found = RUNTIMES.get(support.runtime).availability()
+        if found.ok:
+            usable.append(support)
+        else:
+            missing.append(f"{support.runtime} is not measured: {found.reason} ({found.install})")
+    return tuple(usable), tuple(missing)

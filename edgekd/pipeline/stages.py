@@ -1,0 +1,31 @@
+"""The registry of stages: the names that recipes use, and where each one lives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekd.core.registry import Registry
+from edgekd.core.stage import Stage
+
+STAGES: Registry[type[Stage[Any]]] = Registry(
+    "stage",
+    {
+        "calibration": "edgekd.quant.calibration_stage:CalibrationStage",
+        "synthetic-samples": "edgekd.quant.calibration_stage:SyntheticSamplesStage",
+        "latency-model": "edgekd.profiling.predict.stage:LatencyModelStage",
+        "search": "edgekd.search.stage:SearchStage",
+        "pick": "edgekd.search.stage:PickStage",
+        "teach": "edgekd.distill.teach_stage:TeachStage",
+        "distill": "edgekd.distill.stage:DistillStage",
+        "quantized-distill": "edgekd.quant.qd_stage:QuantizedDistillStage",
+        "prune": "edgekd.prune.stage:PruneStage",
+        "export": "edgekd.export.stage:ExportStage",
+        "fp16": "edgekd.export.precision:Fp16Stage",
+        "quantize": "edgekd.quant.ptq_stage:QuantizeStage",
+        "build": "edgekd.export.engine:BuildStage",
+        "evaluate": "edgekd.evaluate.stage:EvaluateStage",
+        "profile": "edgekd.profiling.stage:ProfileStage",
+        "select": "edgekd.gate.stage:SelectStage",
+        "gate": "edgekd.gate.stage:GateStage",
+    },
+)

@@ -1,0 +1,148 @@
+"""One row per engine: what each stage on the way to it bought, in accuracy, size and time."""
+
+from __future__ import annotations
+
+from edgekd.core.graph import Graph, Node
+from edgekd.core.plan import Action
+from edgekd.core.report import METRIC_NAMES, Metric
+from edgekd.core.text import mib, ms, percent, significant
+from edgekd.pipeline.compose import FINAL, PROFILE
+from edgekd.pipeline.draft import TEACHER
+from edgekd.pipeline.results import EXPORT, Results
+from edgekd.report.data import Step
+
+MADE_OF = ("model", "student")
+"""Ports that take the network which a stage changes; a stage without them (`pick`) starts a new one."""
+DONE = {"distill": "distilled", "recover": "pruned and recovered"}
+QUANTIZED = "qd"
+
+
+def steps_of(results: Results) -> tuple[Step, ...]:
+    """A step per deployable engine, the teacher's FP32 engine first."""
+    nodes = {node.name: node for node in results.graph.nodes}
+    parents = parents_of(results.graph)
+    seen: set[str] = set()
+    steps = []
+    for name, parent in parents.items():
+        ancestors = [n for n in _ancestors(name, results.graph) if n not in seen]
+        seen |= set(ancestors)
+        steps.append(_step(name, parent, ancestors, nodes, results))
+    return tuple(steps)
+
+
+def parents_of(graph: Graph) -> dict[str, str]:
+    """The engine that each deployable engine is compared with, in the order of the candidates.
+
+    A twin is compared with its model's FP32 engine; that one with the FP32 engine of the network that the model was
+    made from, or of the teacher where it began from nothing. The teacher's FP32 engine has no parent, "".
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    full: dict[str, str] = {}
+    parents: dict[str, str] = {}
+    for name in nodes[FINAL].inputs["candidates"]:
+        model = _trained_source(nodes[name], nodes)
+        if model in full:
+            parents[name] = full[model]
+            continue
+        # The FP32 engine comes first among the engines of a model, and a model after what it was made from.
+        full[model] = name
+        while model != TEACHER and full.get(model) in (None, name):
+            model = _made_of(nodes[model])
+        parents[name] = "" if full.get(model) in (None, name) else full[model]
+    return parents
+
+
+def table_of(steps: tuple[Step, ...], metric: Metric | None) -> tuple[str, list[str], list[list[str]]]:
+    """(title, columns, rows) of the table on the console; the metric is None when nothing was evaluated."""
+    first = steps[0].latency_ms
+    rows = []
+    for step in steps:
+        faster = "" if not (first and step.latency_ms) else f"{significant(first / step.latency_ms, 2)}x"
+        latency = "" if step.latency_ms is None else ms(step.latency_ms)
+        if latency and step.latency_origin == "predicted":
+            latency = f"~{latency} predicted"
+        rows.append(
+            [
+                ("→ " if step.chosen else "  ") + step.name,
+                "" if step.accuracy is None else percent(step.accuracy.value),
+                "" if step.size_mib is None else mib(step.size_mib),
+                latency,
+                faster,
+                step.runtime,
+            ]
+        )
+    said = "accuracy" if metric is None else METRIC_NAMES[metric]
+    columns = ["model", said, "size", "latency", "vs teacher", "runtime"]
+    what = "median latency" if metric is None else f"{said} on the select split, median latency"
+    return f"What each model buys ({what})", columns, rows
+
+
+def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node], results: Results) -> Step:
+    trained = _trained_source(nodes[name], nodes)
+    run = results.run.node(name)
+    counted = results.run.node(_exported(nodes[name], nodes)).metrics
+    latency = results.latency(name)
+    chosen = name == results.choice.candidate
+    runtime = results.choice.runtime if chosen else latency.runtime if latency is not None else ""
+    precision = str(run.bundle.tags.get("precision", "fp32")).upper()
+    scheme = run.bundle.tags.get("scheme")
+    return Step(
+        name=f"{_title(trained)}, {precision}" + (f" ({scheme})" if scheme else ""),
+        detail=name,
+        branch="teacher" if trained == TEACHER else trained.rsplit("-", 1)[0],
+        parent=parent,
+        accuracy=results.accuracy(name, "select", runtime or None) or results.accuracy(name, "select"),
+        params_m=_number(counted.get("params_m")),
+        macs_m=_number(counted.get("macs_m")),
+        size_mib=results.size_mib(name),
+        latency_ms=None if latency is None else latency.p50_ms,
+        latency_origin="measured" if latency is None else latency.origin,
+        runtime=runtime,
+        seconds=sum(results.run.node(n).seconds for n in made_for_it),
+        reused=all(results.run.node(n).action is Action.REUSE for n in made_for_it) and bool(made_for_it),
+        chosen=chosen,
+    )
+
+
+def _trained_source(node: Node, nodes: dict[str, Node]) -> str:
+    """The TORCH model an engine was made from: a node's name or the teacher."""
+    return nodes[_exported(node, nodes)].inputs["model"][0]
+
+
+def _made_of(node: Node) -> str:
+    """The TORCH model that a node changed; the teacher for a node that starts a new one, for it is to do the same."""
+    return next((node.inputs[port][0] for port in MADE_OF if port in node.inputs), TEACHER)
+
+
+def _exported(node: Node, nodes: dict[str, Node]) -> str:
+    """The export node that an engine goes back to; it counts what the network holds."""
+    while node.stage != EXPORT:
+        node = nodes[node.inputs["model"][0]]
+    return node.name
+
+
+def _title(trained: str) -> str:
+    """`Student 2, distilled`, from the name of the node that trained it."""
+    if trained == TEACHER:
+        return "Teacher"
+    label, _, last = trained.rpartition("-")
+    bits = last.removeprefix(QUANTIZED)
+    done = f"{bits}-bit weights" if bits.isdecimal() else DONE.get(last, last)
+    return f"{label.replace('-', ' ').capitalize()}, {done}"
+
+
+def _ancestors(name: str, graph: Graph) -> list[str]:
+    """The node and everything before it, in the graph's order."""
+    nodes = {node.name: node for node in graph.nodes}
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current not in found and current in nodes and current != PROFILE:
+            found.add(current)
+            waiting += nodes[current].sources
+    return [node.name for node in graph.nodes if node.name in found]
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

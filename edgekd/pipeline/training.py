@@ -1,0 +1,54 @@
+"""Training schedules from an effort and a data set: how many epochs, which learning rate, which augmentation.
+
+Effort counts images seen, not epochs, so that "standard" takes about the same time on small and on large sets.
+"""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from edgekd.pipeline.request import Effort, Options
+
+IMAGES_SEEN: dict[Effort, int] = {"quick": 100_000, "standard": 1_000_000, "thorough": 5_000_000}
+MAX_EPOCHS = 240
+DEFAULT_LR = 0.1
+
+
+def epochs_for(options: Options, images: int) -> int:
+    """Epochs over `images` training images, at least 2 and at most 240 (the CIFAR recipe's length)."""
+    if options.epochs is not None:
+        return options.epochs
+    return max(2, min(MAX_EPOCHS, round(IMAGES_SEEN[options.effort] / max(1, images))))
+
+
+def recover_epochs_for(options: Options, images: int) -> int:
+    """Epochs after pruning: half of a full training unless asked otherwise."""
+    return options.recover_epochs or max(1, epochs_for(options, images) // 2)
+
+
+def train_config(
+    options: Options, *, epochs: int, fresh: bool, size: tuple[int, int], images: int
+) -> dict[str, JsonValue]:
+    """Config of a distill node.
+
+    Args:
+        epochs: Length of this training.
+        fresh: The student starts from random weights; otherwise from trained ones, with a fifth of the learning rate.
+        size: (H, W) of the input, pixels; small images are padded and cropped, photographs cropped at random scale.
+        images: Size of the training set, which bounds the batch.
+    """
+    peak = options.lr or DEFAULT_LR
+    small = min(size) <= 64
+    return {
+        "epochs": epochs,
+        "batch_size": min(options.batch_size, max(2, images // 4)),
+        "lr": peak if fresh else peak / 5,
+        "warmup_epochs": 1 if fresh and epochs >= 5 else 0,
+        "objective": options.objective,
+        "teacher_views": options.teacher_views,
+        "augment": {
+            "pad_px": min(size) // 8 if small else 0,
+            "flip": options.flip,
+            "crop_scale_min": 1.0 if small else 0.25,
+        },
+    }

@@ -1,0 +1,151 @@
+"""The shape of graphs: what is drafted, what is left out, and that both are said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekd.core.blobs import FolderBlobs
+from edgekd.core.graph import validate_graph
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.recipe import ModelRecipe
+from edgekd.core.report import Budget
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.nn.build import module_from_recipe
+from edgekd.nn.count import count_macs
+from edgekd.nn.save import bundle_from_module
+from edgekd.pipeline.compose import Composition, compose
+from edgekd.pipeline.request import SYNTHETIC, ModelSource, Options, Request
+from edgekd.pipeline.situation import Situation, runtimes_of
+from edgekd.pipeline.stages import STAGES
+from edgekd.targets.load import load_target
+from edgekd.testing.toy_data import toy_dataset
+
+LARGE = ModelRecipe(
+    builder="edgekd:residual",
+    kwargs={"depths": [3, 3, 3], "widths": [16, 16, 32, 64], "classes": 4, "in_channels": 3},
+    preprocessing=Preprocessing(size=(32, 32)),
+)
+
+
+def composed(
+    folder: Path,
+    *,
+    dataset: Dataset | None = None,
+    data: str | None = "data.npz",
+    target: str = "host",
+    trainable: bool = True,
+    budget: Budget | None = None,
+    **options: object,
+) -> Composition:
+    card = load_target(target)
+    module = module_from_recipe(LARGE)
+    situation = Situation(
+        teacher=bundle_from_module(module, recipe=LARGE, blobs=FolderBlobs(folder / "blobs"), scratch=folder),
+        teacher_macs=count_macs(module, (3, 32, 32)),
+        trainable=trainable,
+        dataset=dataset,
+        target=card,
+        runtimes=runtimes_of(card)[0],
+    )
+    request = Request(model=ModelSource(path="m.pt"), target=target, data=data, budget=budget or Budget())
+    found = compose(request, Options.parse(options, "test"), situation)
+    validate_graph(found.graph, STAGES)
+    return found
+
+
+def names(found: Composition) -> set[str]:
+    return {node.name for node in found.graph.nodes}
+
+
+def labelled(n: int = 640) -> Dataset:
+    return toy_dataset(n=n, size=32)
+
+
+def test_the_whole_chain_stands_for_labelled_data(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled())
+    chain = {
+        "search",
+        "pick",
+        "student-distill",
+        "student-prune",
+        "student-recover",
+        "teacher-prune",
+        "teacher-recover",
+    }
+    assert chain | {"teacher-fp32", "student-pruned-int8-ort", "profile", "chosen", "test-chosen", "gate"} <= names(
+        found
+    )
+
+
+def test_each_pick_has_a_branch_of_its_own(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), picks=2, students=["search"])
+    assert {"student-1-recover", "student-2-recover", "pick-1", "pick-2"} <= names(found)
+    assert "teacher-prune" not in names(found)
+
+
+def test_no_data_leaves_what_needs_none_and_says_what_data_would_add(tmp_path: Path) -> None:
+    found = composed(tmp_path, data=None, target="jetson")
+    assert names(found) == {"teacher-fp32", "teacher-fp16", "profile", "chosen", "gate"}
+    assert any("--data" in sentence for sentence in found.decisions)
+
+
+def test_no_data_on_a_cpu_gives_weight_only_int8(tmp_path: Path) -> None:
+    assert "teacher-int8-weights" in names(composed(tmp_path, data=None))
+
+
+def test_synthetic_images_calibrate_and_judge_no_accuracy(tmp_path: Path) -> None:
+    found = composed(tmp_path, data=SYNTHETIC)
+    assert {"calibration", "teacher-int8-ort"} <= names(found)
+    assert not any(name.startswith(("accuracy-", "test-")) for name in names(found))
+    assert any("labelled synthetic" in sentence for sentence in found.decisions)
+
+
+def test_unlabelled_images_are_judged_by_agreement_with_the_teacher(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=toy_dataset(n=640, size=32, labelled=False))
+    accuracy = next(node for node in found.graph.nodes if node.name == "accuracy-student-fp32")
+    assert accuracy.inputs["teacher"] == ("@teacher",)
+
+
+def test_an_objective_that_needs_labels_is_refused_without_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs labels") as refused:
+        composed(tmp_path, dataset=toy_dataset(n=640, size=32, labelled=False), objective="dkd")
+    assert "--objective kd" in str(refused.value)
+
+
+def test_a_frozen_teacher_is_not_pruned_and_that_is_said(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), trainable=False)
+    assert "teacher-prune" not in names(found)
+    assert any("not pruned" in sentence for sentence in found.decisions)
+
+
+def test_too_few_images_leave_the_search_out(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(n=80))
+    assert "search" not in names(found)
+    assert any("too few" in sentence for sentence in found.decisions)
+
+
+def test_an_objective_that_looks_inside_the_teacher_shares_no_answers(tmp_path: Path) -> None:
+    assert "teacher-answers" in names(composed(tmp_path, dataset=labelled()))
+    assert "teacher-answers" not in names(composed(tmp_path, dataset=labelled(), objective="kdpp"))
+
+
+def test_a_latency_budget_reaches_search_and_pruning(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), budget=Budget(max_latency_ms=2.0))
+    configs = {node.name: node.config for node in found.graph.nodes}
+    assert configs["search"]["budget_ms"] == 2.0
+    assert configs["teacher-prune"]["budget_ms"] == 2.0
+
+
+def test_a_distant_target_takes_its_latency_model_from_the_card(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), target="jetson", budget=Budget(max_latency_ms=2.0))
+    search = next(node for node in found.graph.nodes if node.name == "search")
+    assert isinstance(search.config["latency_model"], dict)
+    assert "latency-model" not in names(found)
+
+
+def test_quantized_distillation_ends_a_branch(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), weight_bits=4)
+    assert {"student-qd4", "teacher-qd4", "student-w4-fp32"} <= names(found)
