@@ -1,0 +1,212 @@
+"""`edgekd compress`: the main job in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekd.cli.options import (
+    SectionedCommand,
+    parse_assignments,
+    parse_counts,
+    parse_input_shape,
+    parse_names,
+    parse_numbers,
+    running,
+    section,
+    shared,
+)
+from edgekd.core.report import Budget
+from edgekd.errors import UserError
+from edgekd.nn.overrides import PreprocessingOverrides
+from edgekd.pipeline.request import SYNTHETIC, ModelSource, Options, Request, absolute
+
+model_options = section(
+    "Model",
+    click.option(
+        "--arch", help="timm:NAME, package.module:factory or edgekd:FAMILY; not needed for a torch.export file."
+    ),
+    click.option(
+        "--arch-arg", "arch_args", multiple=True, metavar="KEY=VALUE", help="Argument of the factory; repeat."
+    ),
+    click.option("--input-shape", metavar="CxHxW", help="Input of the network, 3x224x224 or images:1x3x224x224."),
+    click.option("--mean", metavar="R,G,B", help="Per channel, of pixels in [0, 1]. Default: the architecture's own."),
+    click.option("--std", metavar="R,G,B", help="Per channel, of pixels in [0, 1]. Default: the architecture's own."),
+    click.option(
+        "--interpolation",
+        type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
+        help="How images are resized.",
+    ),
+    click.option("--crop-fraction", type=float, help="Input size over resized size, 0.875 for 224 of 256."),
+    click.option(
+        "--channel-order", type=click.Choice(["RGB", "BGR"]), help="Order of channels that the network expects."
+    ),
+    click.option(
+        "--labels", type=click.Path(path_type=Path), help="Class names in the order of the logits, one a line."
+    ),
+    click.option(
+        "--trust-pickle", is_flag=True, help="Read a whole-module pickle: it can run any code on this machine."
+    ),
+)
+budget_options = section(
+    "Budget",
+    click.option("--max-latency-ms", type=float, help="Limit of the latency at batch 1."),
+    click.option("--percentile", type=click.Choice(["50", "90", "95", "99"]), default="50", show_default=True,
+                 help="Which percentile the latency limit is for."),
+    click.option("--max-drop", type=float, help="Largest loss of accuracy against the teacher: 0.01 is one point."),
+    click.option("--drop-type", type=click.Choice(["absolute", "relative"]), default="absolute", show_default=True,
+                 help="What --max-drop counts: points, or a share of the teacher's accuracy."),
+    click.option("--max-size-mib", type=float, help="Limit of the deployed model file."),
+)  # fmt: skip
+student_options = section(
+    "Students",
+    click.option("--students", default="search,prune", show_default=True, metavar="LIST",
+                 help="search: find and distil a small network; prune: cut the teacher. none: only quantize."),
+    click.option("--space", help="Search space; default: residual up to 64 px, inverted above."),
+    click.option("--proxy", help="How the search ranks what fits the budget."),
+    click.option("--evaluations", type=click.IntRange(1), help="Architectures to score."),
+    click.option("--picks", type=click.IntRange(1, 8), help="Searched students that go on, each on its own branch."),
+    click.option("--prune-keep", type=float, help="Share of MACs a searched student keeps; 1 does not prune it."),
+    click.option("--teacher-keep", type=float, help="Share of MACs the pruned teacher keeps; default: by the budget."),
+    click.option("--weight-bits", type=click.Choice(["2", "4", "8"]), help="Add quantized distillation at this width."),
+)  # fmt: skip
+training_options = section(
+    "Training",
+    click.option("--objective", help="Distillation objective; see `edgekd objectives`."),
+    click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), help="0.1, 1 or 5 million images."),
+    click.option("--epochs", type=click.IntRange(1), help="Passes over the images, instead of --effort."),
+    click.option("--recover-epochs", type=click.IntRange(1), help="After pruning; default: half of the epochs."),
+    click.option("--batch-size", type=click.IntRange(2), help="Images per step."),
+    click.option("--lr", type=float, help="Peak learning rate of a new student; recovery takes a fifth."),
+    click.option("--teacher-views", type=click.IntRange(1), help="Augmented views of each image."),
+    click.option("--flip/--no-flip", default=None, help="Mirror training images; not for digits, text, signs."),
+)  # fmt: skip
+engine_options = section(
+    "Engines",
+    click.option(
+        "--precision", "precisions", metavar="LIST", help="Of fp32, fp16, int8: which to build. Default: all."
+    ),
+    click.option("--calib-samples", type=click.IntRange(1), help="Calibration images."),
+    click.option(
+        "--calib-method",
+        type=click.Choice(["minmax", "entropy", "percentile"]),
+        help="How activation ranges are found.",
+    ),
+    click.option("--opset", type=click.IntRange(17), help="ONNX opset."),
+    click.option("--atol", type=float, help="Parity with PyTorch: tolerance relative to the spread of the logits."),
+    click.option("--rtol", type=float, help="Parity with PyTorch: added tolerance relative to each logit."),
+    click.option("--threads", metavar="LIST", help="CPU threads of the measurement, 1 or 1,2."),
+    click.option("--warmup", "warmup_s", type=float, help="Seconds before measuring."),
+    click.option("--duration", "duration_s", type=float, help="Seconds of measuring per engine."),
+)
+
+
+@click.command(cls=SectionedCommand, short_help="Compress a model for a device within a latency budget.")
+@click.argument("model", metavar="MODEL.PT")
+@section(
+    "Main",
+    click.option("--target", required=True, help="Device: a name from `edgekd targets`, or a card (YAML)."),
+    click.option("--data", help="Image folder, .npz, calibration card, or `synthetic`. Without: what needs no data."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The only source of randomness."),
+    *running("out"),
+)
+@budget_options
+@model_options
+@student_options
+@training_options
+@engine_options
+@shared
+def compress(**flags: object) -> int:
+    """Compress MODEL.PT for a device: search, distil, prune, quantize, export, measure and judge.
+
+    MODEL.PT is a torch.export program (.pt2), or a state dict (torch.save or safetensors) with --arch. Results:
+    OUT/bundle (what deploys), OUT/report.html, OUT/metrics.json and OUT/resolved.yaml, which `edgekd run` takes.
+    """
+    from edgekd.cli.work import Job, start
+
+    request = request_from_flags(flags)
+    options = options_from_flags(flags)
+    return start(Job.from_flags(flags), request=request, options=options)
+
+
+def request_from_flags(flags: dict[str, object]) -> Request:
+    """The request that the flags spell.
+
+    Raises:
+        UserError: A value of the wrong form.
+    """
+    shape = flags["input_shape"]
+    model = ModelSource(
+        path=absolute(str(flags["model"])),
+        arch=_text(flags["arch"]),
+        arch_kwargs=parse_assignments(_texts(flags["arch_args"]), "--arch-arg"),
+        input_shape=parse_input_shape(str(shape)) if shape else None,
+        preprocessing_overrides=_preprocessing_overrides(flags),
+        labels=_labels(flags["labels"]),
+        trust_pickle=bool(flags["trust_pickle"]),
+    )
+    budget = {
+        "max_latency_ms": flags["max_latency_ms"],
+        "percentile": int(str(flags["percentile"])),
+        "max_drop": flags["max_drop"],
+        "drop_type": flags["drop_type"],
+        "max_size_mib": flags["max_size_mib"],
+    }
+    data = _text(flags["data"])
+    if data is not None and data != SYNTHETIC and Path(data).expanduser().exists():
+        data = absolute(data)
+    target = str(flags["target"])
+    if target.endswith((".yaml", ".yml")):
+        target = absolute(target)
+    return Request(
+        model=model,
+        target=target,
+        data=data,
+        budget=Budget.parse(budget, "the budget flags"),
+        seed=int(str(flags["seed"])),
+    )
+
+
+def options_from_flags(flags: dict[str, object]) -> Options:
+    """The options that the flags spell; those that were not given keep their defaults.
+
+    Raises:
+        UserError: A value that does not fit.
+    """
+    given = {name: flags[name] for name in Options.model_fields if flags.get(name) is not None}
+    given["students"] = parse_names(str(flags["students"]), "--students", ("search", "prune"))
+    if flags["precisions"]:
+        given["precisions"] = parse_names(str(flags["precisions"]), "--precision", ("fp32", "fp16", "int8"))
+    if flags["threads"]:
+        given["threads"] = parse_counts(str(flags["threads"]), "--threads")
+    if flags["weight_bits"]:
+        given["weight_bits"] = int(str(flags["weight_bits"]))
+    return Options.parse(given, "the flags")
+
+
+def _preprocessing_overrides(flags: dict[str, object]) -> PreprocessingOverrides:
+    """What the preprocessing flags say; the rest stays the architecture's own."""
+    given: dict[str, object] = {
+        name: flags[name] for name in ("interpolation", "crop_fraction", "channel_order") if flags[name] is not None
+    }
+    given |= {name: parse_numbers(str(flags[name]), f"--{name}") for name in ("mean", "std") if flags[name]}
+    return PreprocessingOverrides.parse(given, "the preprocessing flags")
+
+
+def _labels(path: object) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        lines = Path(str(path)).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise UserError(f"--labels {path}: cannot be read ({err}).", hint="a text file, one class name a line") from err
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, tuple) else ()

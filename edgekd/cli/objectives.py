@@ -1,0 +1,29 @@
+"""`edgekd objectives`: what a student can be distilled with."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edgekd.cli.console import print_table
+from edgekd.cli.options import SectionedCommand
+
+
+@click.command(cls=SectionedCommand, short_help="List the distillation objectives.")
+@click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text", help="Output.")
+def objectives(output_format: str) -> int:
+    """List the distillation objectives: formula, source, and whether labels are needed."""
+    from edgekd.train.objective import OBJECTIVES
+
+    found = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
+    if output_format == "json":
+        listed = [
+            {"name": name, "formula": o.formula, "source": o.source, "needs": sorted(o.needs)}
+            for name, o in found.items()
+        ]
+        click.echo(json.dumps(listed, indent=2))
+        return 0
+    rows = [[name, "yes" if o.needs_labels else "no", o.formula, o.source] for name, o in found.items()]
+    print_table("", ["objective", "labels", "formula", "source"], rows, numeric_from=4)
+    return 0
