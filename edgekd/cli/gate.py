@@ -31,7 +31,7 @@ LIMITS = ("max_latency_ms", "max_drop", "max_size_mib")
 def gate(**flags: Any) -> int:
     """Judge the results in OUT (a folder of `compress` or `run`) against limits.
 
-    Without limits the ones of the run apply. Exit codes: 0 PASS, 1 FAIL, 5 INCONCLUSIVE (too noisy, predicted, or
+    Limits that are not given are those of the run. Exit codes: 0 PASS, 1 FAIL, 5 INCONCLUSIVE (too noisy, predicted, or
     another device than the baseline's).
     """
     run = read_run(flags["out"])
@@ -52,14 +52,17 @@ def gate(**flags: Any) -> int:
 
 
 def _budget(flags: dict[str, Any], run: RunMetrics) -> Budget:
-    """The limits given, or those of the run when none was given."""
+    """The limits of the run, with those that were given in their place."""
     given = {name: flags[name] for name in LIMITS if flags[name] is not None}
-    if not given:
-        if flags["percentile"] != "50" or flags["drop_type"] != "absolute":
-            raise UserError("--percentile and --drop-type need a limit to apply to.", hint="add --max-latency-ms 5")
-        return run.budget
-    rest = {"percentile": int(flags["percentile"]), "drop_type": flags["drop_type"]}
-    return Budget.parse(given | rest, "the budget flags")
+    if flags["max_latency_ms"] is not None:
+        given["percentile"] = int(flags["percentile"])
+    elif flags["percentile"] != "50":
+        raise UserError("--percentile needs a latency limit to apply to.", hint="add --max-latency-ms 5")
+    if flags["max_drop"] is not None:
+        given["drop_type"] = flags["drop_type"]
+    elif flags["drop_type"] != "absolute":
+        raise UserError("--drop-type needs a drop to apply to.", hint="add --max-drop 0.01")
+    return Budget.parse(run.budget.plain() | given, "the budget flags")
 
 
 def _exit_code(status: str, budget: Budget, against_baseline: bool) -> int:

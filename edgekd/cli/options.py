@@ -43,15 +43,15 @@ def section(heading: str, *options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def running(default_out: str) -> tuple[Callable[[F], F], ...]:
+def running(default_out: str | None) -> tuple[Callable[[F], F], ...]:
     """Flags of the verbs that run a graph."""
     return (
         click.option(
             "-o",
             "--out",
             type=click.Path(path_type=Path),
-            default=Path(default_out),
-            show_default=True,
+            default=None if default_out is None else Path(default_out),
+            show_default=default_out or "the recipe's folder",
             help="Folder of results.",
         ),
         click.option("--dry-run", is_flag=True, help="Print what would run and why, write resolved.yaml, stop."),

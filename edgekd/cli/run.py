@@ -12,7 +12,7 @@ from edgekd.cli.options import SectionedCommand, running, section, shared
 @click.command(cls=SectionedCommand, short_help="Run a resolved recipe again.")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@section("Main", *running("out"))
+@section("Main", *running(None))
 @shared
 def run(**flags: object) -> int:
     """Run RECIPE (the resolved.yaml of an earlier run) and write the same results.
@@ -26,6 +26,7 @@ def run(**flags: object) -> int:
     overrides = flags["overrides"]
     texts = [str(item) for item in overrides] if isinstance(overrides, tuple) else []
     recipe, composes = read_recipe(Path(str(flags["recipe"])), texts)
+    flags["out"] = flags["out"] or Path(str(flags["recipe"])).parent
     if composes:
         return start(Job.from_flags(flags), request=recipe.request, options=recipe.options)
     return start(Job.from_flags(flags), recipe=recipe)

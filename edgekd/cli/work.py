@@ -96,7 +96,7 @@ def _start(
 
 def _print_plan(job: Job, run: Any) -> int:
     plan = run.plan()
-    path = run.write_resolved()
+    path = run.write_planned()
     if job.output_format == "json":
         click.echo(json.dumps({**plan.plain(), "resolved": str(path)}, indent=1))
         return 0

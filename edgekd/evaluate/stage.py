@@ -21,7 +21,8 @@ from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, 
 from edgekd.data.batches import eval_batches
 from edgekd.data.dataset import Dataset, Split
 from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
-from edgekd.runtimes.session import RUNTIMES, open_bundle
+from edgekd.runtimes.onnxruntime import emulated
+from edgekd.runtimes.session import RUNTIMES, Session, open_bundle
 from edgekd.tasks.classification import predictions, wilson_interval
 
 SplitName = Literal["select", "test"]
@@ -37,12 +38,15 @@ class EvaluateConfig(StageConfig):
             usual one of the bundle's kind where there is none in the tags or that one cannot run it here.
         splits: `select` for choosing, `test` for the verdict.
         batch: Images per call.
+        exact: Rounds exactly where the graph says, in float32, instead of using this CPU's 8-bit kernels; for graphs
+            that another device will run. On x86 without VNNI those kernels saturate. For ONNX in ONNX Runtime only.
     """
 
     candidate: str
     runtimes: tuple[str, ...] = ()
     splits: tuple[SplitName, ...] = Field(default=("select", "test"), min_length=1)
     batch: int = Field(default=64, ge=1)
+    exact: bool = False
 
 
 class EvaluateStage(Stage[EvaluateConfig]):
@@ -117,13 +121,18 @@ class EvaluateStage(Stage[EvaluateConfig]):
         batch = min(self.config.batch, len(split))
         answers: list[NDArray[np.int64]] = []
         done = 0
-        with open_bundle(model, ctx.blobs, runtime, threads=ctx.execution.threads, batch=batch) as session:
+        with self._open(model, runtime, batch, ctx) as session:
             for images in _full_batches(split, model.model.preprocessing, batch):
                 logits = session.infer({model.inputs[0].name: images})[model.outputs[0].name]
                 answers.append(predictions(logits))
                 done = min(done + batch, len(split))
                 ctx.reporter.progress(f"evaluate {self.config.candidate} in {runtime}", done, len(split))
         return np.concatenate(answers)[: len(split)]
+
+    def _open(self, model: ModelBundle, runtime: str, batch: int, ctx: Context) -> Session:
+        if self.config.exact and model.kind is BundleKind.ONNX and runtime == "onnxruntime":
+            return emulated(ctx.path(model, "model.onnx"))
+        return open_bundle(model, ctx.blobs, runtime, threads=ctx.execution.threads, batch=batch)
 
     def _evaluation(self, runtime: str, split: SplitName, metric: Metric, right: NDArray[np.bool_]) -> Evaluation:
         hits, n = int(right.sum()), len(right)

@@ -66,6 +66,8 @@ def amount_text(value: float, budget: Budget) -> str:
 
 def loss_text(loss: Loss, budget: Budget) -> str:
     """`0.6 points lost (95 % interval -0.5 to 1.7)`."""
-    interval = f"95 % interval {100 * loss.low:.1f} to {100 * loss.high:.1f}"
+    # A gain is a negative loss: its interval turns around with it.
+    low, high = (-loss.high, -loss.low) if loss.value < 0 else (loss.low, loss.high)
+    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}"
     word = "gained" if loss.value < 0 else "lost"
     return f"{amount_text(abs(loss.value), budget)} {word} ({interval})"

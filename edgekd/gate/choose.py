@@ -131,15 +131,19 @@ def _why(winner: Row, keeping: Sequence[Row], budget: Budget) -> str:
     ]
     many = len(keeping) > 1
     rivals = f"one of {len(keeping)} engines" if many else "the one engine"
-    if kept:
+    measured = winner.latency is not None and winner.latency.origin == "measured"
+    if kept and measured:
         rivals += f" that {'keep' if many else 'keeps'} {' and '.join(kept)}"
     latency = winner.latency
     if latency is None:
-        return f"{rivals}; nothing was measured on the target, so the smallest file was taken ({mib(winner.size_mib)})"
+        return (
+            f"{rivals} that may be chosen without a measurement, which INT8 may not; the smallest file was taken "
+            f"({mib(winner.size_mib)}), as nothing was measured on the target"
+        )
     if latency.origin == "predicted":
         return (
-            f"{rivals}; nothing was measured on the target, so the lowest predicted latency was taken "
-            f"({ms(latency.p50_ms)} predicted)"
+            f"{rivals} that may be chosen without a measurement, which INT8 may not; nothing was measured on the "
+            f"target, so the lowest predicted latency was taken ({ms(latency.p50_ms)} predicted)"
         )
     low, high = significant(latency.median_low_ms), significant(latency.median_high_ms)
     fast = f"median {ms(latency.p50_ms)} (95 % interval {low} to {high})"

@@ -117,7 +117,12 @@ def _draft_judgement(
                 "test-chosen",
                 "evaluate",
                 # On the device itself the chosen runtime is in the bundle's tags; elsewhere it cannot run here.
-                {"splits": ["test"], "runtimes": [] if situation.measured else elsewhere, "candidate": FINAL},
+                {
+                    "splits": ["test"],
+                    "runtimes": [] if situation.measured else elsewhere,
+                    "candidate": FINAL,
+                    "exact": not situation.measured,
+                },
                 {"model": FINAL, "teacher": _agreement_teacher(situation)},
             ),
         ]
@@ -140,6 +145,7 @@ def _draft_evaluations(draft: Draft, situation: Situation, candidates: list[Cand
                 "splits": ["select"],
                 "runtimes": list(candidate.runtimes) if situation.measured else [EVALUATED_IN],
                 "candidate": candidate.node,
+                "exact": not situation.measured,
             },
             {"model": candidate.node, "teacher": _agreement_teacher(situation)},
         )

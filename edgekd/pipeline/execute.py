@@ -13,6 +13,7 @@ from edgekd.core.report import Verdict
 from edgekd.core.runner import Runner, RunSettings
 from edgekd.core.stage import Execution
 from edgekd.core.store import LocalStore
+from edgekd.gate.artifacts import METRICS_FILE
 from edgekd.pipeline.compose import compose
 from edgekd.pipeline.deliver import Delivery, check_output, deliver
 from edgekd.pipeline.page import RESOLVED
@@ -21,6 +22,8 @@ from edgekd.pipeline.recipes import Recipe, write_recipe
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.stages import STAGES
+
+PLANNED = "planned.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,13 @@ class Run:
     def plan(self) -> Plan:
         """What `execute` would do, and why; changes nothing."""
         return self._runner().plan(self.recipe.graph, {"teacher": self.situation.teacher}, self._settings())
+
+    def write_planned(self) -> Path:
+        """Writes the recipe of a run that was only planned; beside a finished run it gets a name of its own."""
+        finished = (self.workspace.out / METRICS_FILE).exists()
+        path = self.workspace.out / (PLANNED if finished else RESOLVED)
+        write_recipe(self.recipe, path)
+        return path
 
     def write_resolved(self) -> Path:
         """Writes `resolved.yaml` and returns its path."""

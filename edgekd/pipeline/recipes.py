@@ -111,7 +111,9 @@ def _inside(place: Any, part: str, override: str) -> Any:
     if isinstance(place, dict) and part in place:
         return place[part]
     known = list(place) if isinstance(place, dict) else []
-    raise UserError(f"The override {override!r}: no key {part!r}.{suggest(part, map(str, known))}")
+    names = [str(name) for name in known]
+    hint = f"keys there: {', '.join(names)}" if names else None
+    raise UserError(f"The override {override!r}: no key {part!r}.{suggest(part, names)}", hint=hint)
 
 
 def _index(place: list[Any], part: str, override: str) -> int:

@@ -99,7 +99,9 @@ class ProfileStage(Stage[ProfileConfig]):
         if not target.measured_here:
             return _predicted(candidates, target, self.config.threads, ctx)
         runtimes, decisions = _installed(self.config.runtimes or tuple(s.runtime for s in target.runtimes))
-        versions = {name: str(RUNTIMES.get(name).availability().version) for name in runtimes}
+        # PyTorch is timed for reference: its version must not make two profiles of engines incomparable.
+        deployable = [name for name in runtimes if name != "torch"] or list(runtimes)
+        versions = {name: str(RUNTIMES.get(name).availability().version) for name in deployable}
         entries: list[CandidateLatency] = []
         facts = machine()
         for threads in self.config.threads:

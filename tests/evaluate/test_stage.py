@@ -196,3 +196,23 @@ def test_it_is_an_error_when_no_runtime_can_run_the_model(tmp_path: Path, monkey
     opens(monkeypatch, {"onnxruntime": UserError("no kernel")})
     with pytest.raises(UserError, match="student was not evaluated in onnxruntime: no kernel"):
         evaluate(context(tmp_path, toy_dataset()), graph(), EvaluateConfig(candidate="student"))
+
+
+def test_a_graph_for_another_device_is_judged_with_exact_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens(monkeypatch, {"onnxruntime": ByDarkness()})
+    opened: list[Path] = []
+
+    def exact(path: Path) -> ByBrightness:
+        opened.append(path)
+        return ByBrightness()
+
+    monkeypatch.setattr(stage_module, "emulated", exact)
+    ctx = make_context(tmp_path, resources={"data": toy_dataset()})
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"graph")
+    bundle = graph().model_copy(update={"files": {"model.onnx": ctx.blobs.add(model)}})
+    stage = EvaluateStage(EvaluateConfig(candidate="x", runtimes=("onnxruntime",), splits=("select",), exact=True))
+    run_stage(stage, make_inputs(model=bundle), ctx)
+    assert opened == [ctx.path(bundle, "model.onnx")]

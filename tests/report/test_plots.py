@@ -55,7 +55,7 @@ def test_the_trade_off_marks_the_chosen_engine_once_and_shows_the_limits() -> No
     assert drawing is not None
     assert drawing.count('class="halo"') == 1
     assert "limit 0.5 ms" in drawing
-    assert "largest drop allowed: 88.7 %" in drawing
+    assert "lowest allowed: 88.7 %" in drawing
     assert f">{CHOSEN}</text>" in drawing, "the chosen engine is always named"
 
 

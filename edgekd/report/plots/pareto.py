@@ -148,7 +148,7 @@ def _limits(x: Scale, y: Scale, budget: Budget, floor: float | None) -> str:
         parts.append(label(right - 6, BOTTOM - 8, f"limit {budget.max_latency_ms:g} ms", "limit-text", "end"))
     if floor is not None:
         parts.append(line(LEFT, bottom, RIGHT, bottom, "limit"))
-        parts.append(label(RIGHT - 6, bottom + 16, f"largest drop allowed: {percent(floor)}", "limit-text", "end"))
+        parts.append(label(RIGHT - 6, bottom + 16, f"lowest allowed: {percent(floor)}", "limit-text", "end"))
     return tag("g", {}, *parts)
 
 
