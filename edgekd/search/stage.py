@@ -33,8 +33,8 @@ from edgekd.targets.schema import Precision
 
 CHECKPOINT_FILE = "search.json"
 WHY_SIZE = (
-    "Students within the limit are ranked by size: on the published accuracies of distilled residual students (the 64 "
-    "ResNets of DisWOT) the number of parameters ranks better than any training-free proxy here."
+    "Students within the limit are ranked by size: no training-free proxy here has been shown to rank them better. "
+    "Another ranking is one flag away: --proxy diswot+params."
 )
 
 
