@@ -71,7 +71,7 @@ def module_from_recipe(recipe: ModelRecipe, *, program: Path | None = None, seed
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = _built(recipe, program)
-    replay_edits_(module, recipe.edits)
+        replay_edits_(module, recipe.edits)
     return module.eval()
 
 

@@ -2,7 +2,8 @@
 
 An edit `resize` holds the new shapes of tensors and the new values of the numbers that modules keep beside them
 (`out_channels`, `normalized_shape`, `num_heads`). It is found by comparing two modules, so it needs no list of layer
-types, and covers bare parameters and layers of other libraries as well.
+types, and covers bare parameters and layers of other libraries as well. An edit `replace` puts a block of
+`edgekd.nn.blocks` in the place of a submodule: a shallower network, or a cheaper block.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import Field, JsonValue, NonNegativeInt
 from torch import Tensor, nn
 
 from edgekd.core.recipe import Edit
 from edgekd.core.schema import Schema
 from edgekd.errors import EdgekdError, UserError
+from edgekd.nn.blocks import BLOCKS
 
 Number = bool | int | float | tuple[int, ...]
 
@@ -30,6 +32,25 @@ class Resize(Schema):
 
     tensors: dict[str, tuple[NonNegativeInt, ...]]
     numbers: dict[str, dict[str, Number]]
+
+
+class Replace(Schema):
+    """Arguments of a `replace` edit.
+
+    Attributes:
+        path: Of the submodule that goes.
+        block: A name in `edgekd.nn.blocks.BLOCKS`.
+        kwargs: Of the block.
+    """
+
+    path: str = Field(min_length=1)
+    block: str
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def replace_edit(path: str, block: str, kwargs: Mapping[str, JsonValue] | None = None) -> Edit:
+    """The edit that puts a new, randomly initialised block in the place of the submodule at `path`."""
+    return Edit(kind="replace", args=Replace(path=path, block=block, kwargs=dict(kwargs or {})).plain())
 
 
 def resize_edit(before: nn.Module, after: nn.Module) -> Edit:
@@ -68,12 +89,23 @@ def replay_edits_(module: nn.Module, edits: Iterable[Edit]) -> None:
         UserError: An edit of an unknown kind, or one that does not fit the module.
     """
     for edit in edits:
-        if edit.kind != "resize":
+        if edit.kind == "resize":
+            _resize_(module, Resize.parse(edit.args, "edit 'resize'"))
+        elif edit.kind == "replace":
+            _replace_(module, Replace.parse(edit.args, "edit 'replace'"))
+        else:
             raise UserError(
-                f"This edgekd cannot replay the edit {edit.kind!r}; it knows: resize.",
+                f"This edgekd cannot replay the edit {edit.kind!r}; it knows: resize, replace.",
                 hint="the bundle was made by another version of edgekd",
             )
-        _resize_(module, Resize.parse(edit.args, "edit 'resize'"))
+
+
+def _replace_(module: nn.Module, replace: Replace) -> None:
+    parent_path, _, name = replace.path.rpartition(".")
+    parts = dict(module.named_modules())
+    if replace.path not in parts:
+        raise _changed(f"replaces {replace.path} by {replace.block!r}", "no such submodule")
+    setattr(parts[parent_path], name, BLOCKS.get(replace.block)(replace.kwargs))
 
 
 def _resize_(module: nn.Module, resize: Resize) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgekd.nn.mode import evaluating
+
 
 def example_images(module: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> Tensor:
     """Zeros (N, C, H, W) on the device and in the type of the module's weights.
@@ -16,3 +18,9 @@ def example_images(module: nn.Module, input_shape: tuple[int, int, int], *, batc
     """
     weight = next(module.parameters(), torch.empty(0))
     return torch.zeros(batch, *input_shape, device=weight.device, dtype=weight.dtype)
+
+
+def class_count(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """K, from one forward pass over zeros; `module` is left as it was."""
+    with evaluating(module), torch.inference_mode():
+        return int(module(example_images(module, input_shape)).shape[-1])

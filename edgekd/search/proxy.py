@@ -1,50 +1,93 @@
-"""How good an untrained student promises to be: the contract of proxies, and the sum of their ranks.
+"""How good an untrained student promises to be: the contract of proxies.
 
-A proxy sees networks with random weights and one batch of images without labels. Its values mean nothing by
-themselves: they order students of one search, teacher and batch.
+A proxy sees networks with random weights and one labelled batch. Its values mean nothing by themselves: they order
+students of one search, teacher and batch. `edgekd.search.ranking` makes one order of the values of several.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from edgekd.core.registry import Registry
+from edgekd.errors import EdgekdError
 
 ScoreStudent = Callable[[nn.Module], float]
 """From a student with the weights it is to be judged by to a number; higher promises more."""
 
 
-class Proxy(ABC):
-    """Ranks untrained students for a teacher.
+class Unscorable(EdgekdError):
+    """A network that a proxy can say nothing about, with the reason: no path from input to output, for example."""
 
-    The score is a pure function of the networks, their weights and the images; it does not depend on the order of the
-    images, and no student scores higher than the teacher's own copy when the proxy measures a distance to it. The
-    networks are left as they were, except that statistics of BatchNorm may have moved.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """What every network of a search sees.
+
+    Attributes:
+        images: (N, C, H, W), preprocessed, N >= 2.
+        labels: (N,) int64 in [0, K). Where the data has none they are drawn: an untrained network knows no classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+
+def batch_from_images(images: Tensor, labels: Tensor | None, *, classes: int, seed: int = 0) -> Batch:
+    """A batch, with labels drawn uniformly from the seed where there are none."""
+    if labels is None:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(classes, (len(images),), generator=generator)
+    return Batch(images=images, labels=labels)
+
+
+class Proxy(ABC):
+    """Ranks untrained students, for a teacher where it compares with one.
+
+    The score is a pure function of the networks, their weights and the batch; it does not depend on the order of the
+    samples, and no student scores higher than the teacher's own copy when the proxy measures a distance to it. The
+    networks are left as they were (weights, gradients, modes, hooks), except that statistics of BatchNorm may have
+    moved. Randomness of its own comes from fixed seeds. Any classifier of images is scored, whatever its layers are.
 
     Attributes:
         uses_weights: Whether the score depends on the weights, so that it is averaged over several random draws.
+        uses_teacher: Whether it depends on the teacher, which is drawn at random as well.
+        formula: One line.
+        source: Authors, year, arXiv id.
     """
 
     uses_weights: ClassVar[bool]
+    uses_teacher: ClassVar[bool] = False
+    formula: ClassVar[str]
+    source: ClassVar[str]
 
     @abstractmethod
-    def bind(self, teacher: nn.Module, images: Tensor) -> ScoreStudent:
+    def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
         """Does the teacher's half of the work once.
 
         Args:
             teacher: Its weights drawn at random, once for all students.
-            images: (N, C, H, W), preprocessed, N >= 2.
+            batch: Shared by all students.
+
+        Returns:
+            A function that raises `Unscorable` for a student it can say nothing about. A value that is not finite
+            counts as that too.
         """
 
-    def score(self, student: nn.Module, teacher: nn.Module, images: Tensor) -> float:
+    def score(self, student: nn.Module, teacher: nn.Module, batch: Batch) -> float:
         """The score of one student."""
-        return self.bind(teacher, images)(student)
+        return self.bind(teacher, batch)(student)
 
 
 PROXIES: Registry[type[Proxy]] = Registry(
@@ -57,17 +100,10 @@ PROXIES: Registry[type[Proxy]] = Registry(
 )
 
 
-def rank_sums(values: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
-    """The sum over proxies of each candidate's rank in [0, 1], 1 for the best; ties share their mean rank.
+def proxy_from_name(name: str) -> Proxy:
+    """A registered proxy.
 
-    Ranks, not values: proxies have units that do not add, and heavy tails.
-
-    Args:
-        values: (candidates, proxies), higher is better.
+    Raises:
+        UserError: Unknown; the message suggests the near one.
     """
-    table = np.asarray(values, dtype=np.float64)
-    below = (table[:, None] > table[None, :]).sum(1)
-    equal = (table[:, None] == table[None, :]).sum(1) - 1
-    ranks = (below + equal / 2) / max(1, len(table) - 1)
-    sums: npt.NDArray[np.float64] = ranks.sum(1)
-    return sums
+    return PROXIES.get(name)()

@@ -13,7 +13,7 @@ from typing import Protocol
 from pydantic import Field
 
 from edgekd.core.schema import Schema
-from edgekd.search.proxy import rank_sums
+from edgekd.search.ranking import rank_sums
 from edgekd.search.space import Arch, SearchSpace
 
 _ATTEMPTS = 100

@@ -23,9 +23,10 @@ from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle, modu
 from edgekd.nn.count import count_macs, count_params
 from edgekd.nn.save import bundle_from_module
 from edgekd.search.limit import Costs, Limit, reachable_limit, student_limit
-from edgekd.search.proxy import PROXIES, rank_sums
+from edgekd.search.proxy import PROXIES, batch_from_images
+from edgekd.search.ranking import rank_sums
 from edgekd.search.report import Candidate, Pick, SearchReport
-from edgekd.search.score import Scorer
+from edgekd.search.scoring import Scorer
 from edgekd.search.searcher import AgingEvolution, EvolutionState
 from edgekd.search.space import SPACES, Arch, GridSpace, Task
 from edgekd.targets.latency import LatencyModel
@@ -189,8 +190,9 @@ class SearchStage(Stage[SearchConfig]):
     def _scorer(self, teacher: nn.Module, task: Task, ctx: Context) -> Scorer:
         data, config = ctx.resource("data", Dataset), self.config
         samples = calibration_samples(data, task.preprocessing, samples=config.batch_size, seed=ctx.seed)
-        seeds = range(ctx.seed, ctx.seed + config.seeds)
-        return Scorer(teacher, torch.from_numpy(samples.images), proxies=config.proxies, seeds=seeds)
+        labels = None if samples.labels is None else torch.from_numpy(samples.labels)
+        batch = batch_from_images(torch.from_numpy(samples.images), labels, classes=task.classes, seed=ctx.seed)
+        return Scorer(teacher, batch, proxies=config.proxies, seeds=range(ctx.seed, ctx.seed + config.seeds))
 
     def _report(
         self, space: GridSpace, costs: Costs, checkpoint: SearchCheckpoint, relative_error: float | None

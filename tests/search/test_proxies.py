@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from edgekd.nn.count import count_macs, count_params
 from edgekd.search.proxies.diswot import correlation
-from edgekd.search.proxy import PROXIES, rank_sums
+from edgekd.search.proxy import PROXIES, batch_from_images
 from edgekd.testing.conformance_proxy import DistanceProxyConformance, ProxyConformance
 from edgekd.testing.toys import toy_cnn
 
@@ -77,23 +77,14 @@ class NoMap(nn.Module):
 @pytest.mark.parametrize("kind", [HeadBetween, NoMap])
 def test_diswot_compares_networks_of_other_kinds(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    images = torch.randn(6, 3, 8, 8)
-    score = PROXIES.get("diswot")().bind(toy_cnn(), images)
+    batch = batch_from_images(torch.randn(6, 3, 8, 8), None, classes=4)
+    score = PROXIES.get("diswot")().bind(toy_cnn(), batch)
     network = kind()
     assert -2 * 2**0.5 <= score(network) < 0
-    assert PROXIES.get("diswot")().score(network, network, images) == pytest.approx(0, abs=1e-6)
+    assert PROXIES.get("diswot")().score(network, network, batch) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_size_proxies_count() -> None:
-    student, images = toy_cnn(), torch.zeros(2, 3, 8, 8)
-    assert PROXIES.get("params")().score(student, toy_cnn(), images) == count_params(student)
-    assert PROXIES.get("macs")().score(student, toy_cnn(), images) == count_macs(student, (3, 8, 8))
-
-
-def test_ranks_add_over_proxies_and_ties_share_their_mean() -> None:
-    sums = rank_sums([(1.0, 10.0), (1.0, 30.0), (5.0, 20.0)])
-    assert sums.tolist() == [0.25 + 0.0, 0.25 + 1.0, 1.0 + 0.5]
-
-
-def test_the_rank_of_a_single_candidate_is_finite() -> None:
-    assert rank_sums([(3.0,)]).tolist() == [0.0]
+    student, batch = toy_cnn(), batch_from_images(torch.zeros(2, 3, 8, 8), None, classes=4)
+    assert PROXIES.get("params")().score(student, toy_cnn(), batch) == count_params(student)
+    assert PROXIES.get("macs")().score(student, toy_cnn(), batch) == count_macs(student, (3, 8, 8))

@@ -15,7 +15,7 @@ from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs, layer_costs
 from edgekd.nn.save import bundle_from_module
 from edgekd.search.report import SearchReport
-from edgekd.search.score import Scorer
+from edgekd.search.scoring import Scorer
 from edgekd.search.stage import PickConfig, PickStage, SearchConfig, SearchStage
 from edgekd.targets.latency import LatencyModel
 from edgekd.testing.harness import make_context, make_inputs, run_stage

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekd.nn.taps import EMBEDDING, FEATURE_MAP, Taps, find_tap_points
-from edgekd.search.proxy import Proxy, ScoreStudent
+from edgekd.search.proxy import Batch, Proxy, ScoreStudent
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,12 @@ class DisWOT(Proxy):
     """`-(M_semantic + M_relation)`: 0 for a student that equals the teacher, negative for all others."""
 
     uses_weights: ClassVar[bool] = True
+    uses_teacher: ClassVar[bool] = True
+    formula: ClassVar[str] = "-(||Gc_T - Gc_S||_F + ||Ac_T - Ac_S||_F)"
+    source: ClassVar[str] = "Dong, Li and Wei 2023, CVPR"
 
-    def bind(self, teacher: nn.Module, images: Tensor) -> ScoreStudent:
+    def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
+        images = batch.images
         reference = _view(teacher, images)
 
         def score(student: nn.Module) -> float:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.nn.count import count_macs, count_params
-from edgekd.search.proxy import Proxy, ScoreStudent
+from edgekd.search.proxy import Batch, Proxy, ScoreStudent
 
 
 class Params(Proxy):
     """`score = number of parameters`. Capacity to store; the budget keeps it from growing without bound."""
 
     uses_weights: ClassVar[bool] = False
+    formula: ClassVar[str] = "number of parameters"
+    source: ClassVar[str] = "counting"
 
-    def bind(self, teacher: nn.Module, images: Tensor) -> ScoreStudent:
+    def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
         return lambda student: float(count_params(student))
 
 
@@ -27,7 +29,8 @@ class Macs(Proxy):
     """`score = multiply-accumulates of one image`. Work done per image, whatever the resolution it is done at."""
 
     uses_weights: ClassVar[bool] = False
+    formula: ClassVar[str] = "multiply-accumulates of one image"
+    source: ClassVar[str] = "counting"
 
-    def bind(self, teacher: nn.Module, images: Tensor) -> ScoreStudent:
-        channels, height, width = images.shape[1:]
-        return lambda student: float(count_macs(student, (channels, height, width)))
+    def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
+        return lambda student: float(count_macs(student, batch.input_shape))
