@@ -18,7 +18,7 @@ from edgekd.cli.options import SectionedCommand, names_for, section, shared, ver
     "Main",
     click.option("--data", required=True, help="Labelled image folder, .npz or calibration card."),
     click.option("--runtime", "runtimes", multiple=True, help="Where to run; default: the one it was chosen for."),
-    click.option("--split", type=click.Choice(["select", "test"]), default="test", show_default=True,
+    click.option("--split", type=click.Choice(["select", "test", "both"]), default="test", show_default=True,
                  help="Part of the data: test is the one that no decision was taken on."),
     click.option("--seed", type=click.IntRange(0), help="Of the split of the data; default: the bundle's, or 0."),
 )  # fmt: skip
@@ -45,9 +45,8 @@ def evaluate(**flags: Any) -> int:
                 warning = f"the file carries no preprocessing; assumed are mean {assumed.mean} and std {assumed.std}."
             if warning:
                 reporter.message(f"{name}: {warning}", level="warning")
-            config: dict[str, Any] = {
-                "candidate": name, "runtimes": list(flags["runtimes"]), "splits": [flags["split"]]
-            }  # fmt: skip
+            splits = ["select", "test"] if flags["split"] == "both" else [flags["split"]]
+            config: dict[str, Any] = {"candidate": name, "runtimes": list(flags["runtimes"]), "splits": splits}
             report, _ = bench.run(
                 [name], "evaluate", config, "model", EvaluationReport, resources={"data": dataset}, reporter=reporter
             )
@@ -56,10 +55,16 @@ def evaluate(**flags: Any) -> int:
         click.echo(json.dumps([evaluation.plain() for evaluation in found], indent=2))
         return 0
     rows = [
-        [e.candidate, e.runtime, f"{100 * e.value:.2f} %", f"{100 * e.low:.2f} to {100 * e.high:.2f} %", str(e.n)]
+        [
+            e.candidate,
+            e.runtime,
+            e.split,
+            f"{100 * e.value:.2f} %",
+            f"{100 * e.low:.2f} to {100 * e.high:.2f} %",
+            str(e.n),
+        ]
         for e in found
     ]
-    print_table(
-        "", ["model", "runtime", METRIC_NAMES[found[0].metric], "95 % interval", "images"], rows, numeric_from=2
-    )
+    columns = ["model", "runtime", "split", METRIC_NAMES[found[0].metric], "95 % interval", "images"]
+    print_table("", columns, rows, numeric_from=3)
     return 0

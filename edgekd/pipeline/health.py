@@ -53,6 +53,8 @@ def _runtimes() -> list[Finding]:
         found = RUNTIMES.get(name).availability()
         if found.ok:
             findings.append(Finding(name=name, state="ok", detail=f"version {found.version}"))
+        elif name == "tensorrt" and not torch.cuda.is_available():
+            findings.append(Finding(name=name, state="note", detail=f"{found.reason}; it needs an NVIDIA GPU anyway"))
         else:
             findings.append(Finding(name=name, state="missing", detail=found.reason, fix=found.install))
     trtexec = shutil.which("trtexec")
@@ -73,11 +75,18 @@ def _training() -> list[Finding]:
     return [*found, Finding(name="cuda", state="note", detail="no GPU that torch can use; training runs on the CPU")]
 
 
+_CLOCK_FACTS = {
+    "frequency_mhz": "{} MHz now",
+    "governor": "governor {}",
+    "temperature_c": "{} °C",
+    "busy_share": "{:.0%} of the processor time busy",
+    "load_1m": "load {} over the last minute",
+}
+
+
 def _clocks() -> list[Finding]:
     now = state()
-    shown = ", ".join(
-        f"{key} {value}" for key, value in now.items() if value is not None and not isinstance(value, dict)
-    )
+    shown = ", ".join(text.format(now[key]) for key, text in _CLOCK_FACTS.items() if now.get(key) is not None)
     governor = now.get("governor")
     if isinstance(governor, str) and governor != "performance":
         fix = "for steady latencies: sudo cpupower frequency-set -g performance"

@@ -127,7 +127,7 @@ class ProfileStage(Stage[ProfileConfig]):
     ) -> tuple[list[CandidateLatency], list[str]]:
         """Entries of one thread count, and what may have disturbed them."""
         plan = MeasurePlan(warmup_s=self.config.warmup_s, duration_s=self.config.duration_s)
-        task = f"profile {len(trials)} engines"
+        task = f"profile {len(trials)} engines, percent"
         outcomes: dict[str, LatencyReport | EdgekdError] = {}
         subjects: dict[str, Subject] = {}
         before, began = state(), time.perf_counter()
@@ -151,10 +151,10 @@ class ProfileStage(Stage[ProfileConfig]):
                 subjects,
                 plan,
                 seed=ctx.seed,
-                on_round=lambda done: ctx.reporter.progress(task, round(1000 * done), 1000),
+                on_round=lambda done: ctx.reporter.progress(task, round(100 * done), 100),
             )
         took_s, after = time.perf_counter() - began, state()
-        ctx.reporter.progress(task, 1000, 1000)
+        ctx.reporter.progress(task, 100, 100)
         entries = [trial.entry(outcomes[trial.label]) for trial in trials]
         context: dict[str, JsonValue] = {"machine": facts, "before": before, "after": after}
         return [_with_environment(entry, context) for entry in entries], warnings_from_states(before, after, took_s)

@@ -12,6 +12,7 @@ from edgekd.core.report import LatencyReport
 from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError, UserError
 from edgekd.nn.build import PROGRAM_FILE, module_from_recipe
 from edgekd.nn.count import layer_costs
+from edgekd.nn.reparam import reparameterised
 from edgekd.targets.latency import LatencyModel, latency_model_from_target
 from edgekd.targets.schema import Precision, Target
 
@@ -33,7 +34,7 @@ def predicted_latency(
     if recipe.builder == "onnx":
         return DeviceUnavailable(f"{away}; not predicted, since the layers of an ONNX graph are not counted")
     try:
-        module = module_from_recipe(recipe, program=_program(bundle, blobs))
+        module = reparameterised(module_from_recipe(recipe, program=_program(bundle, blobs)))
         costs = layer_costs(module, recipe.preprocessing.input_shape)
         value = model.predict_ms(costs, cast(Precision, precision))
     except (UserError, BuildFailed) as err:

@@ -86,9 +86,9 @@ class LatencyModelStage(Stage[LatencyModelConfig]):
                 subjects,
                 plan,
                 seed=ctx.seed,
-                on_round=lambda done: ctx.reporter.progress("time small networks", round(1000 * done), 1000),
+                on_round=lambda done: ctx.reporter.progress("time small networks, percent", round(100 * done), 100),
             )
-        ctx.reporter.progress("time small networks", 1000, 1000)
+        ctx.reporter.progress("time small networks, percent", 100, 100)
         timed = [(net, latency) for net in nets if isinstance(latency := found[net.name], LatencyReport)]
         failed = [f"{name} was not timed: {err.message}" for name, err in found.items() if isinstance(err, EdgekdError)]
         return [Timing(costs=n.costs, precision=n.precision, p50_ms=latency.p50_ms) for n, latency in timed], failed
