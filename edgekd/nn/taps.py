@@ -1,4 +1,4 @@
-"""What a classifier computes on its way to the logits: the embedding and the last feature map.
+"""What a classifier computes on its way to the logits: the embedding, the last feature map, and the map of each class.
 
 The places are found by running the network once, not by the names of layers, so they exist for models of any library.
 """
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from edgekd.core.schema import Schema
 from edgekd.errors import UserError
@@ -20,6 +21,7 @@ from edgekd.nn.shapes import example_images
 
 EMBEDDING = "embedding"
 FEATURE_MAP = "feature_map"
+CLASS_MAPS = "class_maps"
 
 
 class TapPoints(Schema):
@@ -29,10 +31,12 @@ class TapPoints(Schema):
         classifier: The last layer that gives K values: a Linear or a 1x1 convolution. Its input is the embedding.
         feature_map: The last module in front of it whose output is (N, C, H, W) with more than one pixel; None for
             networks without one, such as vision transformers.
+        reads_map: Whether each input of the classifier is one channel of that map, pooled and perhaps normalised.
     """
 
     classifier: str
     feature_map: str | None
+    reads_map: bool = False
 
 
 class TapOutput(NamedTuple):
@@ -42,11 +46,14 @@ class TapOutput(NamedTuple):
         logits: (N, K), unnormalised.
         embedding: (N, D), the classifier's input; averaged over pixels or tokens where it has them. None if unasked.
         feature_map: (N, C, H, W), None if unasked.
+        class_maps: (N, K, H, W): the classifier's weights applied to each pixel of the feature map, without its bias
+            (class activation maps, Zhou et al. 2016). None if unasked.
     """
 
     logits: Tensor
     embedding: Tensor | None
     feature_map: Tensor | None
+    class_maps: Tensor | None = None
 
 
 class Taps(nn.Module):
@@ -56,7 +63,7 @@ class Taps(nn.Module):
 
     Args:
         module: Images (N, C, H, W) to logits (N, K); `taps.module` is the same object.
-        want: Any of `"embedding"` and `"feature_map"`.
+        want: Any of `"embedding"`, `"feature_map"` and `"class_maps"`.
         input_shape: (C, H, W) of one image, for the pass that finds the places; none runs when nothing is wanted.
 
     Raises:
@@ -67,21 +74,43 @@ class Taps(nn.Module):
         super().__init__()
         self.module = module
         self.want = frozenset(str(name) for name in want)
-        unknown = self.want - {EMBEDDING, FEATURE_MAP}
+        unknown = self.want - {EMBEDDING, FEATURE_MAP, CLASS_MAPS}
         if unknown:
-            raise UserError(f"A tap is {EMBEDDING!r} or {FEATURE_MAP!r}, not {sorted(unknown)}.")
+            raise UserError(f"A tap is {EMBEDDING!r}, {FEATURE_MAP!r} or {CLASS_MAPS!r}, not {sorted(unknown)}.")
         self.points = find_tap_points(module, input_shape) if self.want else None
-        if FEATURE_MAP in self.want and self.points is not None and self.points.feature_map is None:
-            raise UserError(
-                f"No layer of this {type(module).__name__} gives a feature map (N, C, H, W).",
-                hint="choose an objective that needs logits or embeddings only: edgekd objectives",
-            )
+        if self.points is not None:
+            self._check(self.points)
 
     def forward(self, images: Tensor) -> TapOutput:
         heard: dict[str, Tensor] = {}
         with self._listening(heard):
             logits = self.module(images)
-        return TapOutput(logits, heard.get(EMBEDDING), heard.get(FEATURE_MAP))
+        feature_map = heard.get(FEATURE_MAP)
+        return TapOutput(
+            logits,
+            heard.get(EMBEDDING),
+            feature_map if FEATURE_MAP in self.want else None,
+            self._class_maps(feature_map) if feature_map is not None and CLASS_MAPS in self.want else None,
+        )
+
+    def _check(self, points: TapPoints) -> None:
+        name = type(self.module).__name__
+        if self.want & {FEATURE_MAP, CLASS_MAPS} and points.feature_map is None:
+            raise UserError(
+                f"No layer of this {name} gives a feature map (N, C, H, W).",
+                hint="choose an objective that needs logits or embeddings only: edgekd objectives",
+            )
+        if CLASS_MAPS in self.want and not points.reads_map:
+            raise UserError(
+                f"The classifier {points.classifier!r} of this {name} does not read its last feature map "
+                f"({points.feature_map!r}) channel by channel, so its classes have no activation maps.",
+                hint="choose an objective that needs no class maps: edgekd objectives",
+            )
+
+    def _class_maps(self, feature_map: Tensor) -> Tensor:
+        assert self.points is not None
+        weight: Any = self.module.get_submodule(self.points.classifier).weight
+        return torch.einsum("kc,nchw->nkhw", weight.flatten(1), feature_map)
 
     @contextmanager
     def _listening(self, heard: dict[str, Tensor]) -> Iterator[None]:
@@ -93,7 +122,8 @@ class Taps(nn.Module):
 
             classifier = self.module.get_submodule(self.points.classifier)
             handles.append(classifier.register_forward_pre_hook(hear_input))
-        if self.points is not None and self.points.feature_map is not None and FEATURE_MAP in self.want:
+        maps = self.want & {FEATURE_MAP, CLASS_MAPS}
+        if self.points is not None and self.points.feature_map is not None and maps:
 
             def hear_output(_: nn.Module, args: object, output: Tensor) -> None:
                 heard[FEATURE_MAP] = output
@@ -132,7 +162,13 @@ def find_tap_points(module: nn.Module, input_shape: tuple[int, int, int]) -> Tap
             hint="choose an objective that needs logits only: edgekd objectives",
         )
     classifier = trace[heads[-1]]
-    return TapPoints(classifier=classifier.path, feature_map=_last_map(trace[: heads[-1]], classifier.width))
+    before = trace[: heads[-1]]
+    place = _last_map(before, classifier.width)
+    if place is None:
+        return TapPoints(classifier=classifier.path, feature_map=None)
+    mixed = any(call.mixes for call in before[place + 1 :])
+    reads_map = before[place].shape[1] == classifier.width and not mixed
+    return TapPoints(classifier=classifier.path, feature_map=before[place].path, reads_map=reads_map)
 
 
 @dataclass(frozen=True)
@@ -144,12 +180,14 @@ class _Call:
         heads: Output values of a Linear or 1x1 convolution, else None.
         width: Its input values.
         shape: Of the output, empty when it is no tensor.
+        mixes: Whether the module is a layer that mixes channels.
     """
 
     path: str
     heads: int | None
     width: int | None
     shape: tuple[int, ...]
+    mixes: bool
 
 
 def _recorder(path: str, trace: list[_Call]) -> Callable[[nn.Module, Any, Any], None]:
@@ -157,21 +195,22 @@ def _recorder(path: str, trace: list[_Call]) -> Callable[[nn.Module, Any, Any], 
         heads = width = None
         if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)):
             heads, width = part.weight.shape[:2]
-        trace.append(_Call(path, heads, width, tuple(output.shape) if isinstance(output, Tensor) else ()))
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        trace.append(_Call(path, heads, width, shape, isinstance(part, nn.Linear | _ConvNd)))
 
     return record
 
 
-def _last_map(trace: list[_Call], width: int | None) -> str | None:
-    """The last call that gives several positions, when they are the pixels of (N, C, H, W).
+def _last_map(trace: list[_Call], width: int | None) -> int | None:
+    """Number of the last call that gives several positions, when they are the pixels of (N, C, H, W).
 
     They are tokens in (N, T, D), and pixels of another layout in (N, H, W, D), with D the width of the embedding.
     """
-    for call in reversed(trace):
+    for place, call in reversed(list(enumerate(trace))):
         if len(call.shape) == 3 and call.shape[1] > 1:
             return None
         if len(call.shape) == 4 and 1 not in (call.shape[1] * call.shape[2], call.shape[2] * call.shape[3]):
-            return None if call.shape[3] == width != call.shape[1] else call.path
+            return None if call.shape[3] == width != call.shape[1] else place
     return None
 
 

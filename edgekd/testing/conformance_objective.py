@@ -6,6 +6,7 @@ class TestMine(ObjectiveConformance):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -14,9 +15,10 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from edgekd.errors import UserError
-from edgekd.train.objective import OBJECTIVES, Objective, Signal, Signals, SignalSpec, build_objective
+from edgekd.train.objective import OBJECTIVES, Objective, Signal, Signals, SignalSpec, build_objective, present
 
 _N, _K, _WIDTH = 12, 5, 6
+_SIGNALS = ("logits", "embedding", "feature_map", "class_maps")
 
 
 class ObjectiveConformance:
@@ -34,7 +36,10 @@ class ObjectiveConformance:
         """Bound and prepared, in evaluation mode."""
         torch.manual_seed(0)
         objective = build_objective(self.name, dict(self.args))
-        objective.bind(SignalSpec(classes=_K, width=student_width), SignalSpec(classes=_K, width=_WIDTH))
+        objective.bind(
+            SignalSpec(classes=_K, width=student_width, channels=student_width),
+            SignalSpec(classes=_K, width=_WIDTH, channels=_WIDTH),
+        )
         if objective.needs_class_means:
             objective.prepare(torch.randn(_K, _WIDTH))
         return objective.eval()
@@ -46,6 +51,7 @@ class ObjectiveConformance:
             logits=scale * torch.randn(_N, _K, generator=rng),
             embedding=torch.randn(_N, width, generator=rng),
             feature_map=torch.randn(_N, width, 4, 4, generator=rng),
+            class_maps=torch.randn(_N, _K, 4, 4, generator=rng),
         )
 
     def labels(self) -> Tensor:
@@ -72,15 +78,15 @@ class ObjectiveConformance:
         with pytest.raises(UserError, match="unknown key 'no_such_argument'"):
             build_objective(self.name, {**self.args, "no_such_argument": 1})
 
-    def test_the_value_is_a_finite_scalar_with_a_gradient_to_the_student_only(self) -> None:
+    def test_the_value_is_a_finite_scalar_with_a_gradient_to_all_that_it_reads_of_the_student(self) -> None:
         student, teacher = self.signals(1), self.signals(2)
-        student.logits.requires_grad_()
+        read = self._read(student)
         loss = self.value(student, teacher)
         assert loss.shape == ()
         assert loss.dtype == torch.float32
-        gradient = _gradient(loss, student)
-        assert torch.isfinite(gradient).all()
-        assert gradient.abs().sum() > 0
+        for gradient in torch.autograd.grad(loss, read):
+            assert torch.isfinite(gradient).all()
+            assert gradient.abs().sum() > 0
 
     def test_the_order_of_the_batch_does_not_matter(self) -> None:
         student, teacher = self.signals(1), self.signals(2)
@@ -96,11 +102,11 @@ class ObjectiveConformance:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision_signals_with_large_logits_stay_finite(self, dtype: torch.dtype) -> None:
         student, teacher = (_cast(self.signals(seed, scale=300.0), dtype) for seed in (1, 2))
-        student.logits.requires_grad_()
+        read = self._read(student)
         loss = self.value(student, teacher)
         assert loss.dtype == torch.float32
         assert torch.isfinite(loss)
-        assert torch.isfinite(_gradient(loss, student)).all()
+        assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(loss, read))
 
     def test_a_student_that_equals_its_teacher_has_the_least_loss(self) -> None:
         teacher = self.signals(2)
@@ -108,30 +114,26 @@ class ObjectiveConformance:
         others = [self.value(self.signals(seed), teacher) for seed in range(3, 8)]
         assert all(least < other for other in others)
 
-    def test_all_equal_logits_give_no_nan(self) -> None:
-        flat = Signals(logits=torch.zeros(_N, _K, requires_grad=True), embedding=torch.zeros(_N, _WIDTH))
+    def test_a_student_that_says_the_same_of_every_sample_gives_no_nan(self) -> None:
+        flat = _each(self.signals(1), torch.zeros_like)
+        read = self._read(flat)
         loss = self.value(flat, self.signals(2))
         assert torch.isfinite(loss)
-        assert torch.isfinite(_gradient(loss, flat)).all()
+        assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(loss, read))
+
+    def _read(self, student: Signals) -> list[Tensor]:
+        """The student's signals that the objective declares, made to ask for a gradient."""
+        needs = OBJECTIVES.get(self.name).needs
+        return [present(getattr(student, name), name).requires_grad_() for name in _SIGNALS if name in needs]
 
 
-def _gradient(loss: Tensor, student: Signals) -> Tensor:
-    return torch.autograd.grad(loss, student.logits)[0]
+def _each(signals: Signals, change: Callable[[Tensor], Tensor]) -> Signals:
+    return Signals(**{name: change(present(getattr(signals, name), name)) for name in _SIGNALS})
 
 
 def _picked(signals: Signals, rows: Tensor) -> Signals:
-    embedding, feature_map = signals.embedding, signals.feature_map
-    return Signals(
-        logits=signals.logits[rows],
-        embedding=None if embedding is None else embedding[rows],
-        feature_map=None if feature_map is None else feature_map[rows],
-    )
+    return _each(signals, lambda x: x[rows])
 
 
 def _cast(signals: Signals, dtype: torch.dtype) -> Signals:
-    embedding, feature_map = signals.embedding, signals.feature_map
-    return Signals(
-        logits=signals.logits.to(dtype),
-        embedding=None if embedding is None else embedding.to(dtype),
-        feature_map=None if feature_map is None else feature_map.to(dtype),
-    )
+    return _each(signals, lambda x: x.to(dtype))

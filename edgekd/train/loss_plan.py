@@ -73,6 +73,12 @@ def _check_label_free(config: TrainConfig, objective: Objective[Any]) -> None:
             f"The objective {objective.name!r} needs labels, and the data has none.",
             hint=f"objectives that do not need labels: {', '.join(label_free_objectives())}",
         )
+    if not objective.teaches_classes:
+        raise UserError(
+            f"The objective {objective.name!r} compares features alone, and the data has no labels: nothing would "
+            "train the student's classifier.",
+            hint=f"objectives that do not need labels: {', '.join(label_free_objectives())}",
+        )
     if config.supervised_weight:
         raise UserError(
             f"supervised_weight is {config.supervised_weight:g}, but the data has no labels.",

@@ -29,10 +29,12 @@ class Signal(StrEnum):
     """(N, D): the input of the classifier."""
     FEATURE_MAP = "feature_map"
     """(N, C, H, W): the last map before global pooling."""
+    CLASS_MAPS = "class_maps"
+    """(N, K, H, W): the classifier's weights applied to each pixel of that map."""
     LABELS = "labels"
 
 
-TAPPED = frozenset({Signal.EMBEDDING, Signal.FEATURE_MAP})
+TAPPED = frozenset({Signal.EMBEDDING, Signal.FEATURE_MAP, Signal.CLASS_MAPS})
 """Signals that a plain forward pass does not return."""
 
 
@@ -44,11 +46,13 @@ class Signals:
         logits: (N, K), unnormalised.
         embedding: (N, D), when some objective asked for it.
         feature_map: (N, C, H, W), when some objective asked for it.
+        class_maps: (N, K, H, W), when some objective asked for it.
     """
 
     logits: Tensor
     embedding: Tensor | None = None
     feature_map: Tensor | None = None
+    class_maps: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +62,12 @@ class SignalSpec:
     Attributes:
         classes: K.
         width: D of the embedding, None when it is not tapped.
+        channels: C of the feature map, None when it is not tapped.
     """
 
     classes: int
     width: int | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,8 @@ class Objective(nn.Module, ABC, Generic[C]):
         Config: Its arguments.
         needs: Signals it reads, of the student and of the teacher, and whether it reads labels.
         needs_labels: Whether `needs` holds `Signal.LABELS`; derived.
+        teaches_classes: Whether `needs` holds `Signal.LOGITS`; derived. One that does not leaves the classifier to the
+            cross-entropy, so it cannot train without labels either.
         needs_class_means: Whether `prepare` must be given the teacher's mean embedding per class.
         t_squared: Whether the temperature's square multiplies the loss, which keeps gradients comparable across T.
         default_weights: Used where a training config leaves the weights open.
@@ -109,6 +117,7 @@ class Objective(nn.Module, ABC, Generic[C]):
     Config: ClassVar[type[Schema]]
     needs: ClassVar[frozenset[Signal]]
     needs_labels: ClassVar[bool]
+    teaches_classes: ClassVar[bool]
     needs_class_means: ClassVar[bool] = False
     t_squared: ClassVar[bool]
     default_weights: ClassVar[LossWeights]
@@ -118,6 +127,7 @@ class Objective(nn.Module, ABC, Generic[C]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.needs_labels = Signal.LABELS in cls.needs
+        cls.teaches_classes = Signal.LOGITS in cls.needs
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -165,6 +175,12 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "dkd": "edgekd.distill.objectives.dkd:DKD",
         "dist": "edgekd.distill.objectives.dist:DIST",
         "kdpp": "edgekd.distill.objectives.kdpp:KDPlusPlus",
+        "sp": "edgekd.distill.objectives.sp:SP",
+        "pkt": "edgekd.distill.objectives.pkt:PKT",
+        "rkd": "edgekd.distill.objectives.rkd:RKD",
+        "at": "edgekd.distill.objectives.at:AT",
+        "fitnet": "edgekd.distill.objectives.fitnet:FitNet",
+        "diswot": "edgekd.distill.objectives.diswot:DisWOT",
     },
 )
 
@@ -180,5 +196,6 @@ def build_objective(name: str, args: Mapping[str, JsonValue]) -> Objective[Any]:
 
 
 def label_free_objectives() -> tuple[str, ...]:
-    """Names of the objectives that work without labels."""
-    return tuple(name for name in OBJECTIVES if not OBJECTIVES.get(name).needs_labels)
+    """Names of the objectives that train a student without labels."""
+    kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
+    return tuple(name for name, kind in kinds.items() if kind.teaches_classes and not kind.needs_labels)

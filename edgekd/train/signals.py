@@ -30,7 +30,9 @@ class SignalSource(nn.Module):
 
     def forward(self, images: Tensor) -> Signals:
         out = self.taps(images)
-        return Signals(logits=out.logits, embedding=out.embedding, feature_map=out.feature_map)
+        return Signals(
+            logits=out.logits, embedding=out.embedding, feature_map=out.feature_map, class_maps=out.class_maps
+        )
 
     @torch.no_grad()
     def example(self) -> Signals:
@@ -40,7 +42,10 @@ class SignalSource(nn.Module):
         return out
 
     def spec(self) -> SignalSpec:
-        """K and, where the embedding is tapped, D."""
+        """K and, of what is tapped, D and C."""
         out = self.example()
-        width = None if out.embedding is None else out.embedding.shape[1]
-        return SignalSpec(classes=out.logits.shape[1], width=width)
+        return SignalSpec(
+            classes=out.logits.shape[1],
+            width=None if out.embedding is None else out.embedding.shape[1],
+            channels=None if out.feature_map is None else out.feature_map.shape[1],
+        )

@@ -78,5 +78,10 @@ class Teacher:
         return (sums / counts.clamp_min(1)[:, None]).float()
 
     def _named(self, out: Signals) -> dict[Signal, Tensor]:
-        found = {Signal.LOGITS: out.logits, Signal.EMBEDDING: out.embedding, Signal.FEATURE_MAP: out.feature_map}
+        found = {
+            Signal.LOGITS: out.logits,
+            Signal.EMBEDDING: out.embedding,
+            Signal.FEATURE_MAP: out.feature_map,
+            Signal.CLASS_MAPS: out.class_maps,
+        }
         return {signal: full_precision(present(found[signal], signal)) for signal in sorted(self._needs)}

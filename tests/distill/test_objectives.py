@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -51,6 +52,31 @@ class TestKDPlusPlus(ObjectiveConformance):
     def test_a_network_without_embedding_is_an_error(self) -> None:
         with pytest.raises(UserError, match="needs the embeddings of both networks"):
             build_objective("kdpp", {}).bind(SignalSpec(classes=3), SignalSpec(classes=3, width=2))
+
+
+class TestSP(ObjectiveConformance):
+    name = "sp"
+
+
+class TestPKT(ObjectiveConformance):
+    name = "pkt"
+
+
+class TestRKD(ObjectiveConformance):
+    name = "rkd"
+
+
+class TestAT(ObjectiveConformance):
+    name = "at"
+
+
+class TestFitNet(ObjectiveConformance):
+    name = "fitnet"
+
+
+class TestDisWOT(ObjectiveConformance):
+    name = "diswot"
+    args: ClassVar = {"relation_weight": 1.0}  # the paper's own weight falls with the size of the batch
 
 
 def test_every_registered_objective_has_a_conformance_suite() -> None:
@@ -156,7 +182,7 @@ def test_an_unknown_argument_suggests_the_near_one() -> None:
 
 
 def test_the_objectives_without_labels_are_known_by_name() -> None:
-    assert label_free_objectives() == ("kd", "dist")
+    assert label_free_objectives() == ("kd", "dist", "diswot")
 
 
 def test_a_signal_that_was_declared_and_not_given_is_our_error() -> None:
@@ -168,4 +194,4 @@ def test_the_arguments_of_every_objective_have_defaults() -> None:
     for name in OBJECTIVES:
         config = OBJECTIVES.get(name).Config()
         assert isinstance(config, Schema)
-        assert config.plain()
+        assert type(config).parse(config.plain(), name) == config

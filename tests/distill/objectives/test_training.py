@@ -1,0 +1,50 @@
+"""The objectives on features in the training engine: networks of different widths, stored teachers, no labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekd.core.recipe import ModelRecipe
+from edgekd.errors import UserError
+from edgekd.nn.build import module_from_recipe
+from edgekd.testing.harness import make_context
+from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toys import toy_cnn, toy_recipe
+from edgekd.train.config import TrainConfig
+from edgekd.train.fit import distil_
+
+FEATURES = ("sp", "pkt", "rkd", "at", "fitnet")
+
+
+def wide() -> ModelRecipe:
+    recipe = toy_recipe()
+    return recipe.model_copy(update={"kwargs": {**recipe.kwargs, "widths": [12, 12, 24], "depths": [1, 2]}})
+
+
+def config(objective: str) -> TrainConfig:
+    return TrainConfig(epochs=3, batch_size=16, lr=0.01, objective=objective, teacher_views=2)
+
+
+@pytest.mark.parametrize("objective", [*FEATURES, "diswot"])
+def test_a_student_learns_from_a_wider_teacher(objective: str, tmp_path: Path) -> None:
+    student, teacher = toy_cnn(seed=1), module_from_recipe(wide(), seed=2)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    p = toy_recipe().preprocessing
+    report = distil_(student, teacher, toy_dataset(), p, config(objective), make_context(tmp_path))
+    assert report.distill_loss is not None
+    assert report.distill_loss > 0
+    after = student.state_dict()
+    assert set(after) == set(before)  # a regressor is not part of the student
+    assert not torch.equal(after["stem.0.weight"], before["stem.0.weight"])
+
+
+@pytest.mark.parametrize("objective", FEATURES)
+def test_features_alone_do_not_train_a_classifier_so_labels_are_asked_for(objective: str, tmp_path: Path) -> None:
+    student, teacher = toy_cnn(seed=1), toy_cnn(seed=2)
+    p, data = toy_recipe().preprocessing, toy_dataset(labelled=False)
+    with pytest.raises(UserError, match=f"'{objective}' compares features alone.*nothing would train") as caught:
+        distil_(student, teacher, data, p, config(objective), make_context(tmp_path))
+    assert caught.value.hint == "objectives that do not need labels: kd, dist, diswot"
