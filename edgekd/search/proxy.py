@@ -57,8 +57,8 @@ class Proxy(ABC):
 
     The score is a pure function of the networks, their weights and the batch; it does not depend on the order of the
     samples, and no student scores higher than the teacher's own copy when the proxy measures a distance to it. The
-    networks are left as they were (weights, gradients, modes, hooks), except that statistics of BatchNorm may have
-    moved. Randomness of its own comes from fixed seeds. Any classifier of images is scored, whatever its layers are.
+    networks are left as they were (weights, statistics, gradients, modes, hooks). Randomness of its own comes from
+    fixed seeds. Any classifier of images is scored, whatever its layers are.
 
     Attributes:
         uses_weights: Whether the score depends on the weights, so that it is averaged over several random draws.
@@ -93,17 +93,45 @@ class Proxy(ABC):
 PROXIES: Registry[type[Proxy]] = Registry(
     "proxy",
     {
-        "diswot": "edgekd.search.proxies.diswot:DisWOT",
         "params": "edgekd.search.proxies.size:Params",
         "macs": "edgekd.search.proxies.size:Macs",
+        "activations": "edgekd.search.proxies.size:Activations",
+        "capacity": "edgekd.search.proxies.size:Capacity",
+        "depth": "edgekd.search.proxies.depth:Depth",
+        "naswot": "edgekd.search.proxies.naswot:NASWOT",
+        "jacobcov": "edgekd.search.proxies.jacobcov:JacobCov",
+        "synflow": "edgekd.search.proxies.synflow:SynFlow",
+        "zen": "edgekd.search.proxies.zen:Zen",
+        "gradnorm": "edgekd.search.proxies.gradients:GradNorm",
+        "snip": "edgekd.search.proxies.gradients:SNIP",
+        "zico": "edgekd.search.proxies.zico:ZiCo",
+        "meco": "edgekd.search.proxies.meco:MeCo",
+        "vkdnw": "edgekd.search.proxies.vkdnw:VKDNW",
+        "expressivity": "edgekd.search.proxies.aznas:Expressivity",
+        "progressivity": "edgekd.search.proxies.aznas:Progressivity",
+        "trainability": "edgekd.search.proxies.aznas:Trainability",
+        "isotropy": "edgekd.search.proxies.isotropy:Isotropy",
+        "diswot": "edgekd.search.proxies.diswot:DisWOT",
+        "diswot-semantic": "edgekd.search.proxies.diswot:DisWOTSemantic",
+        "diswot-relation": "edgekd.search.proxies.diswot:DisWOTRelation",
+        "diswot-code": "edgekd.search.proxies.diswot_code:DisWOTCode",
+        "diswot-code-semantic": "edgekd.search.proxies.diswot_code:DisWOTCodeSemantic",
+        "diswot-code-relation": "edgekd.search.proxies.diswot_code:DisWOTCodeRelation",
     },
 )
+"""Proxies of their own; every distillation objective is one more, under its name with `OBJECTIVE_PREFIX` in front."""
+
+OBJECTIVE_PREFIX = "loss-"
 
 
 def proxy_from_name(name: str) -> Proxy:
-    """A registered proxy.
+    """A registered proxy, or `loss-NAME` for the objective NAME.
 
     Raises:
         UserError: Unknown; the message suggests the near one.
     """
+    if name.startswith(OBJECTIVE_PREFIX):
+        from edgekd.search.proxies.objective import objective_proxy
+
+        return objective_proxy(name.removeprefix(OBJECTIVE_PREFIX))
     return PROXIES.get(name)()

@@ -40,7 +40,7 @@ class RankSum:
         return rank_sums(values)
 
 
-RANKINGS: Registry[type[Ranking]] = Registry("ranking", {})
+RANKINGS: Registry[type[Ranking]] = Registry("ranking", {"combined": "edgekd.search.combined:Combined"})
 """Combinations that are more than a sum of ranks."""
 
 

@@ -1,21 +1,16 @@
+"""Every registered proxy runs the conformance suite, and every objective as a proxy does."""
+
 from __future__ import annotations
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-from edgekd.nn.count import count_macs, count_params
-from edgekd.search.proxies.diswot import correlation
-from edgekd.search.proxy import PROXIES, batch_from_images
-from edgekd.testing.conformance_proxy import DistanceProxyConformance, ProxyConformance
-from edgekd.testing.toys import toy_cnn
+from edgekd.errors import UserError
+from edgekd.search.proxy import PROXIES, proxy_from_name
+from edgekd.testing.conformance_proxy import FAMILIES, DistanceProxyConformance, ProxyConformance
+from edgekd.train.objective import OBJECTIVES
 
-FEATURES_STUDENT = torch.tensor([[1.0, 2, 2], [0, 3, 4], [1, 0, -1]])
-FEATURES_TEACHER = torch.tensor([[2.0, 1, 2], [3, -1, 4], [0, 1, 0]])
-
-
-class TestDisWOT(DistanceProxyConformance):
-    name = "diswot"
+WITHOUT_FEATURE_MAP = frozenset({"vit"})
+WITHOUT_CLASS_MAPS = frozenset({"vit", "mobilenetv3"})
 
 
 class TestParams(ProxyConformance):
@@ -26,65 +21,152 @@ class TestMacs(ProxyConformance):
     name = "macs"
 
 
-def test_every_registered_proxy_runs_the_conformance_suite() -> None:
-    assert {suite.name for suite in (TestDisWOT, TestParams, TestMacs)} == set(PROXIES)
+class TestActivations(ProxyConformance):
+    name = "activations"
 
 
-def test_the_relation_distance_equals_the_golden_value() -> None:
-    distance = torch.linalg.norm(correlation(FEATURES_TEACHER) - correlation(FEATURES_STUDENT))
-    assert float(distance) == pytest.approx(0.163027, abs=1e-6)
+class TestCapacity(ProxyConformance):
+    name = "capacity"
 
 
-def test_correlation_ignores_scale_and_rotation_of_the_features() -> None:
-    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0))).Q
-    changed = 7 * FEATURES_STUDENT @ rotation
-    assert torch.allclose(correlation(changed), correlation(FEATURES_STUDENT), atol=1e-6)
+class TestDepth(ProxyConformance):
+    name = "depth"
 
 
-def test_dead_features_correlate_to_zero_and_not_to_nan() -> None:
-    assert torch.equal(correlation(torch.zeros(3, 5)), torch.zeros(3, 3, dtype=torch.float64))
+class TestNASWOT(ProxyConformance):
+    name = "naswot"
 
 
-class HeadBetween(nn.Module):
-    """A 1x1 head between the pooled map and the classifier, as in MobileNetV3."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
-        self.head = nn.Conv2d(6, 10, 1)
-        self.classifier = nn.Linear(10, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = self.conv(x).relu().mean((2, 3), keepdim=True)
-        logits: Tensor = self.classifier(self.head(pooled).flatten(1))
-        return logits
+class TestJacobCov(ProxyConformance):
+    name = "jacobcov"
 
 
-class NoMap(nn.Module):
-    """Tokens instead of a feature map, as in a vision transformer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(3 * 4, 5)
-        self.classifier = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-        logits: Tensor = self.classifier(self.embed(tokens).mean(1))
-        return logits
+class TestSynFlow(ProxyConformance):
+    name = "synflow"
 
 
-@pytest.mark.parametrize("kind", [HeadBetween, NoMap])
-def test_diswot_compares_networks_of_other_kinds(kind: type[nn.Module]) -> None:
-    torch.manual_seed(0)
-    batch = batch_from_images(torch.randn(6, 3, 8, 8), None, classes=4)
-    score = PROXIES.get("diswot")().bind(toy_cnn(), batch)
-    network = kind()
-    assert -2 * 2**0.5 <= score(network) < 0
-    assert PROXIES.get("diswot")().score(network, network, batch) == pytest.approx(0, abs=1e-6)
+class TestZen(ProxyConformance):
+    name = "zen"
 
 
-def test_the_size_proxies_count() -> None:
-    student, batch = toy_cnn(), batch_from_images(torch.zeros(2, 3, 8, 8), None, classes=4)
-    assert PROXIES.get("params")().score(student, toy_cnn(), batch) == count_params(student)
-    assert PROXIES.get("macs")().score(student, toy_cnn(), batch) == count_macs(student, (3, 8, 8))
+class TestGradNorm(ProxyConformance):
+    name = "gradnorm"
+
+
+class TestSNIP(ProxyConformance):
+    name = "snip"
+
+
+class TestZiCo(ProxyConformance):
+    name = "zico"
+
+
+class TestMeCo(ProxyConformance):
+    name = "meco"
+
+
+class TestVKDNW(ProxyConformance):
+    name = "vkdnw"
+
+
+class TestExpressivity(ProxyConformance):
+    name = "expressivity"
+
+
+class TestProgressivity(ProxyConformance):
+    name = "progressivity"
+
+
+class TestTrainability(ProxyConformance):
+    name = "trainability"
+
+
+class TestIsotropy(ProxyConformance):
+    name = "isotropy"
+
+
+class TestDisWOT(DistanceProxyConformance):
+    name = "diswot"
+
+
+class TestDisWOTSemantic(DistanceProxyConformance):
+    name = "diswot-semantic"
+
+
+class TestDisWOTRelation(DistanceProxyConformance):
+    name = "diswot-relation"
+
+
+class TestDisWOTCode(DistanceProxyConformance):
+    name = "diswot-code"
+    refuses = frozenset(FAMILIES)  # none of them is as wide as the teacher at its classifier
+
+
+class TestDisWOTCodeSemantic(DistanceProxyConformance):
+    name = "diswot-code-semantic"
+    refuses = frozenset(FAMILIES)
+
+
+class TestDisWOTCodeRelation(DistanceProxyConformance):
+    name = "diswot-code-relation"
+
+
+class TestLossKD(DistanceProxyConformance):
+    name = "loss-kd"
+
+
+class TestLossDKD(DistanceProxyConformance):
+    name = "loss-dkd"
+
+
+class TestLossDIST(DistanceProxyConformance):
+    name = "loss-dist"
+    tolerance = 1e-2  # its correlations divide by more than the product of the norms
+
+
+class TestLossKDPlusPlus(DistanceProxyConformance):
+    name = "loss-kdpp"
+    tolerance = 0.1  # an embedding is not the mean of its class
+
+
+class TestLossSP(DistanceProxyConformance):
+    name = "loss-sp"
+    refuses = WITHOUT_FEATURE_MAP
+
+
+class TestLossPKT(DistanceProxyConformance):
+    name = "loss-pkt"
+
+
+class TestLossRKD(DistanceProxyConformance):
+    name = "loss-rkd"
+
+
+class TestLossAT(DistanceProxyConformance):
+    name = "loss-at"
+    refuses = WITHOUT_FEATURE_MAP
+
+
+class TestLossFitNet(DistanceProxyConformance):
+    name = "loss-fitnet"
+    refuses = WITHOUT_FEATURE_MAP
+
+
+class TestLossDisWOT(DistanceProxyConformance):
+    name = "loss-diswot"
+    refuses = WITHOUT_CLASS_MAPS
+
+
+def test_every_registered_proxy_and_objective_runs_the_conformance_suite() -> None:
+    suites = {
+        suite.name
+        for suite in (*ProxyConformance.__subclasses__(), *DistanceProxyConformance.__subclasses__())
+        if hasattr(suite, "name")
+    }
+    assert suites == {*PROXIES, *(f"loss-{name}" for name in OBJECTIVES)}
+
+
+@pytest.mark.parametrize(("name", "near"), [("diswto", "diswot"), ("loss-kdd", "kd"), ("synflo", "synflow")])
+def test_an_unknown_proxy_is_answered_with_the_near_one(name: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"Did you mean '{near}'"):
+        proxy_from_name(name)

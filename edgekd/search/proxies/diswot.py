@@ -1,4 +1,4 @@
-"""DisWOT: how alike a random student and a random teacher see one batch (Dong, Li and Wei 2023, CVPR).
+"""DisWOT, the paper's form: how alike a random student and a random teacher see one batch.
 
     score = -(||Gc_T - Gc_S||_F + ||Ac_T - Ac_S||_F)
 
@@ -6,30 +6,24 @@ Gc is the K x K correlation of class activation maps (classifier weights times t
 correlation of the samples' feature maps; both are Gram matrices divided by their Frobenius norm, so that teacher and
 student may differ in width and resolution.
 
-This is the form of the paper. The authors' code computes another one, which needs equal widths and compares channels
-that have nothing to do with each other. Deviations: where the classifier does not read the feature map itself (a 1x1
-head stands between them, or there is no map) its own input takes the place of the map.
+The authors' code computes other expressions: see `edgekd.search.proxies.diswot_code`. The two terms differ in size, so
+their plain sum follows one of them; `diswot-semantic+diswot-relation` adds the ranks instead. Deviation: where the
+classifier does not read the feature map itself (a 1x1 head stands between them, or there is no map) its own input takes
+the place of the map.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekd.nn.taps import EMBEDDING, FEATURE_MAP, Taps, find_tap_points
+from edgekd.search.proxies.views import View, check_classes, view
 from edgekd.search.proxy import Batch, Proxy, ScoreStudent
 
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """What is compared: class correlation (K, K) and sample correlation (N, N)."""
-
-    classes: Tensor
-    samples: Tensor
+_SOURCE = "Dong, Li and Wei 2023, arXiv 2303.15678"
 
 
 class DisWOT(Proxy):
@@ -38,19 +32,34 @@ class DisWOT(Proxy):
     uses_weights: ClassVar[bool] = True
     uses_teacher: ClassVar[bool] = True
     formula: ClassVar[str] = "-(||Gc_T - Gc_S||_F + ||Ac_T - Ac_S||_F)"
-    source: ClassVar[str] = "Dong, Li and Wei 2023, CVPR"
+    source: ClassVar[str] = _SOURCE
 
     def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
-        images = batch.images
-        reference = _view(teacher, images)
+        return _negated_distance(teacher, batch, class_correlation, sample_correlation)
 
-        def score(student: nn.Module) -> float:
-            view = _view(student, images)
-            semantic = torch.linalg.norm(view.classes - reference.classes)
-            relation = torch.linalg.norm(view.samples - reference.samples)
-            return -float(semantic + relation)
 
-        return score
+class DisWOTSemantic(Proxy):
+    """`-M_semantic`: whether student and teacher see the classes in the same places."""
+
+    uses_weights: ClassVar[bool] = True
+    uses_teacher: ClassVar[bool] = True
+    formula: ClassVar[str] = "-||Gc_T - Gc_S||_F, Gc the K x K correlation of class activation maps"
+    source: ClassVar[str] = _SOURCE
+
+    def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
+        return _negated_distance(teacher, batch, class_correlation)
+
+
+class DisWOTRelation(Proxy):
+    """`-M_relation`: whether student and teacher find the same samples alike."""
+
+    uses_weights: ClassVar[bool] = True
+    uses_teacher: ClassVar[bool] = True
+    formula: ClassVar[str] = "-||Ac_T - Ac_S||_F, Ac the N x N correlation of feature maps"
+    source: ClassVar[str] = _SOURCE
+
+    def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
+        return _negated_distance(teacher, batch, sample_correlation)
 
 
 def correlation(rows: Tensor) -> Tensor:
@@ -67,32 +76,26 @@ def correlation(rows: Tensor) -> Tensor:
     return normalised
 
 
-def _view(module: nn.Module, images: Tensor) -> _View:
-    channels, height, width = images.shape[1:]
-    points = find_tap_points(module, (channels, height, width))
-    want = {EMBEDDING} if points.feature_map is None else {EMBEDDING, FEATURE_MAP}
-    taps = Taps(module, want, (channels, height, width))
-    with _batch_statistics(module), torch.inference_mode():
-        seen = taps(images)
-    assert seen.embedding is not None
-    embedding = seen.embedding[:, :, None, None]
-    maps = embedding if seen.feature_map is None else seen.feature_map
-    weight = module.get_parameter(f"{points.classifier}.weight").detach().flatten(1)
-    activation = maps if maps.shape[1] == weight.shape[1] else embedding
-    class_maps = torch.einsum("kc,nchw->knhw", weight, activation)
-    return _View(classes=correlation(class_maps.flatten(1)), samples=correlation(maps.flatten(1)))
+def class_correlation(seen: View) -> Tensor:
+    """Gc, (K, K)."""
+    maps = torch.einsum("kc,nchw->knhw", seen.weight, seen.read)
+    return correlation(maps.flatten(1))
 
 
-class _batch_statistics:  # noqa: N801 - reads as a statement
-    """Evaluation mode, except that BatchNorm normalises by the batch: random networks have no running statistics."""
+def sample_correlation(seen: View) -> Tensor:
+    """Ac, (N, N)."""
+    return correlation(seen.features.flatten(1))
 
-    def __init__(self, module: nn.Module) -> None:
-        self.before = [(part, part.training) for part in module.modules()]
 
-    def __enter__(self) -> None:
-        for part, _ in self.before:
-            part.training = isinstance(part, _BatchNorm)
+def _negated_distance(teacher: nn.Module, batch: Batch, *parts: Callable[[View], Tensor]) -> ScoreStudent:
+    """Scores by the negated sum of the Frobenius distances between the parts of the two views."""
+    seen = view(teacher, batch.images)
+    references = [part(seen) for part in parts]
 
-    def __exit__(self, *_: object) -> None:
-        for part, training in self.before:
-            part.training = training
+    def score(student: nn.Module) -> float:
+        found = view(student, batch.images)
+        check_classes(found.weight, seen.weight)
+        distances = [torch.linalg.norm(part(found) - other) for part, other in zip(parts, references, strict=True)]
+        return -float(sum(distances))
+
+    return score
