@@ -37,6 +37,7 @@ PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.
 OPTIONS = Options(
     students=("search", "prune"),
     evaluations=200,
+    proxy="params+macs",
     epochs=12,
     recover_epochs=3,
     prune_keep=0.75,
