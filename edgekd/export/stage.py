@@ -18,6 +18,7 @@ from edgekd.export.parity import Tolerance, require_parity
 from edgekd.nn.build import PROGRAM_FILE, module_from_bundle
 from edgekd.nn.count import count_macs, count_params
 from edgekd.nn.onnx import onnx_from_module
+from edgekd.nn.reparam import fusable_blocks, reparameterised
 from edgekd.runtimes.compare import Comparison
 from edgekd.runtimes.onnx_file import (
     MODEL_FILE,
@@ -53,6 +54,8 @@ class ExportConfig(StageConfig):
 class ExportStage(Stage[ExportConfig]):
     """TORCH to ONNX with a dynamic batch; parity is proven through ONNX Runtime on the samples.
 
+    Blocks that train with more branches than they need are deployed fused: see `edgekd.nn.reparam`.
+
     Two tags go along to every engine made from the graph: `model`, the content digest of the bundle it came from, and
     `program`, the digest of the program file where there is one.
     """
@@ -68,16 +71,19 @@ class ExportStage(Stage[ExportConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         model = inputs.one("model")
-        module = module_from_bundle(model, ctx.blobs)
+        module, shape = module_from_bundle(model, ctx.blobs), model.model.preprocessing.input_shape
         images, origin = parity_images(model, inputs.maybe("samples"), ctx)
         raw = ctx.scratch / "exported.onnx"
-        onnx_from_module(module, model.model.preprocessing.input_shape, raw, opset=self.config.opset)
+        deployed = reparameterised(module)
+        onnx_from_module(deployed, shape, raw, opset=self.config.opset)
+        # Compared with the branches, so that parity proves the fusing too.
         path, comparison, decisions = self._written(module, raw, images, ctx.scratch)
+        if fused := len(fusable_blocks(module)):
+            decisions += (f"The branches of {fused} blocks became one convolution each.",)
         bundle = bundle_from_graph(path, carry=model, tags=_tags(model), blobs=ctx.blobs)
-        shape = model.model.preprocessing.input_shape
         metrics = {
-            "params_m": count_params(module) / 1e6,
-            "macs_m": count_macs(module, shape) / 1e6,
+            "params_m": count_params(deployed) / 1e6,
+            "macs_m": count_macs(deployed, shape) / 1e6,
             "size_mib": size_mib(path),
             **parity_metrics(comparison, inputs.maybe("samples")),
         }

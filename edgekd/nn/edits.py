@@ -3,12 +3,14 @@
 An edit `resize` holds the new shapes of tensors and the new values of the numbers that modules keep beside them
 (`out_channels`, `normalized_shape`, `num_heads`). It is found by comparing two modules, so it needs no list of layer
 types, and covers bare parameters and layers of other libraries as well. An edit `replace` puts a block of
-`edgekd.nn.blocks` in the place of a submodule: a shallower network, or a cheaper block.
+`edgekd.nn.blocks` in the place of a submodule: a shallower network, or a cheaper block. An edit `fuse` turns branches
+into the form they are deployed in (`edgekd.nn.reparam`). An edit `split` gives the flat graph of a rebuilt program the
+parts that can be replaced (`edgekd.nn.split`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from pydantic import Field, JsonValue, NonNegativeInt
@@ -18,6 +20,8 @@ from edgekd.core.recipe import Edit
 from edgekd.core.schema import Schema
 from edgekd.errors import EdgekdError, UserError
 from edgekd.nn.blocks import BLOCKS
+from edgekd.nn.reparam import FUSE, fuse_
+from edgekd.nn.split import split_
 
 Number = bool | int | float | tuple[int, ...]
 
@@ -46,6 +50,21 @@ class Replace(Schema):
     path: str = Field(min_length=1)
     block: str
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Split(Schema):
+    """Arguments of a `split` edit.
+
+    Attributes:
+        cuts: Names of the nodes of the program's graph after which a part ends.
+    """
+
+    cuts: tuple[str, ...] = Field(min_length=1)
+
+
+def split_edit(cuts: Sequence[str]) -> Edit:
+    """The edit that splits a rebuilt program into `part0`, `part1` and so on."""
+    return Edit(kind="split", args=Split(cuts=tuple(cuts)).plain())
 
 
 def replace_edit(path: str, block: str, kwargs: Mapping[str, JsonValue] | None = None) -> Edit:
@@ -93,9 +112,13 @@ def replay_edits_(module: nn.Module, edits: Iterable[Edit]) -> None:
             _resize_(module, Resize.parse(edit.args, "edit 'resize'"))
         elif edit.kind == "replace":
             _replace_(module, Replace.parse(edit.args, "edit 'replace'"))
+        elif edit.kind == "split":
+            split_(module, Split.parse(edit.args, "edit 'split'").cuts)
+        elif edit == FUSE:
+            fuse_(module)
         else:
             raise UserError(
-                f"This edgekd cannot replay the edit {edit.kind!r}; it knows: resize, replace.",
+                f"This edgekd cannot replay the edit {edit.kind!r}; it knows: resize, replace, fuse, split.",
                 hint="the bundle was made by another version of edgekd",
             )
 

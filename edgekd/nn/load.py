@@ -124,7 +124,7 @@ def _from_state(request: _Request, state: Mapping[str, Tensor], notes: tuple[str
             f"{request.path} holds {len(state)} weights, such as {next(iter(state))}, and no architecture.",
             hint="name it: --arch timm:NAME, --arch edgekd:residual or --arch package.module:factory",
         )
-    builder, kwargs = _builder(request.arch), dict(request.arch_kwargs)
+    builder, kwargs = builder_from_arch(request.arch), dict(request.arch_kwargs)
     if builder.startswith("timm:"):
         names = {bare_name(name): value for name, value in state.items()}
         found = kwargs_from_weights(builder.removeprefix("timm:"), names, kwargs)
@@ -200,8 +200,12 @@ def _from_pickle(request: _Request) -> LoadedModel:
     return LoadedModel(bundle=loaded.bundle, trainable=loaded.trainable, notes=(note, *loaded.notes))
 
 
-def _builder(arch: str) -> str:
-    """`timm:NAME` and `edgekd:FAMILY` as they are, `package.module:factory` as a builder of the scheme `module`."""
+def builder_from_arch(arch: str) -> str:
+    """`timm:NAME` and `edgekd:FAMILY` as they are, `package.module:factory` as a builder of the scheme `module`.
+
+    Raises:
+        UserError: Another form.
+    """
     scheme, _, name = arch.partition(":")
     if not scheme or not name:
         raise UserError(

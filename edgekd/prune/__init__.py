@@ -1,1 +1,1 @@
-"""Structured pruning: which channels go together, which ones matter least, and how many go for the compute asked."""
+"""Structured pruning: how many channels go for the compute asked, out of the groups of `edgekd.nn.channels`."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from edgekd.core.cost import OpCost
-from edgekd.prune.apply import Removal, channels_along, part_at
-from edgekd.prune.groups import Axis, ChannelGroup
+from edgekd.nn.channels.apply import Removal, channels_along, part_at
+from edgekd.nn.channels.groups import Axis, ChannelGroup
 
 LEAST_KEPT = 0.1
 """No group loses more than nine tenths of its units: a layer of one channel passes nothing on."""

@@ -16,12 +16,13 @@ from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, 
 from edgekd.core.text import ms, percent
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
+from edgekd.nn.channels.analysis import Analysis, analyse
+from edgekd.nn.channels.apply import Removal, remove_channels_
+from edgekd.nn.channels.importance import Importance, has_scale, unit_scores
 from edgekd.nn.count import count_macs, count_params, layer_costs
 from edgekd.nn.edits import resize_edit
+from edgekd.nn.reparam import reparameterised
 from edgekd.nn.save import bundle_from_module
-from edgekd.prune.analysis import Analysis, analyse
-from edgekd.prune.apply import Removal, remove_channels_
-from edgekd.prune.importance import Importance, has_scale, unit_scores
 from edgekd.prune.schedule import MacModel, plan_removals
 from edgekd.targets.latency import LatencyModel
 from edgekd.targets.schema import Precision
@@ -44,7 +45,7 @@ class PruneConfig(StageConfig):
             even that misses the budget, `macs_keep` is kept.
         channel_multiple: Widths that shrink end at a multiple of this, which the device likes; halved, and said so,
             when the network cannot reach `macs_keep` with it.
-        importance: How units are ranked: see `edgekd.prune.importance`.
+        importance: How units are ranked: see `edgekd.nn.channels.importance`.
         scope: `uniform` shrinks all groups by about the same share; `global` lets them compete by importance.
         exclude: Paths or glob patterns of modules whose output channels all stay.
     """
@@ -63,7 +64,7 @@ class PruneConfig(StageConfig):
 class PruneStage(Stage[PruneConfig]):
     """Removes whole channels and attention heads, with everything that is coupled to them.
 
-    Only groups that are proved to be removable are touched (`edgekd.prune.proof`); the others are named in the
+    Only groups that are proved to be removable are touched (`edgekd.nn.channels.proof`); the others are named in the
     decisions. The output rebuilds from its recipe without the pruner, bit for bit.
     """
 
@@ -162,7 +163,7 @@ class PruneStage(Stage[PruneConfig]):
     ) -> float:
         cut = copy.deepcopy(module)
         remove_channels_(cut, removals)
-        return model.predict_ms(layer_costs(cut, shape), self.config.precision)
+        return model.predict_ms(layer_costs(reparameterised(cut), shape), self.config.precision)
 
     def _plan(
         self, module: nn.Module, shape: tuple[int, int, int], analysis: Analysis, keep: float

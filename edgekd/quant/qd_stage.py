@@ -15,6 +15,7 @@ from edgekd.core.stage import Context, Inputs, Stage, StageResult
 from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed
 from edgekd.nn.build import module_from_bundle
+from edgekd.nn.reparam import FUSE, fusable_blocks, reparameterised
 from edgekd.quant.bucket import Bits, Granularity, Quantized, WeightGrid
 from edgekd.quant.codes import CODES_FILE, code_counts, huffman_bits, packed_bytes, read_codes, write_codes
 from edgekd.quant.quantized_distillation import QuantizedWeights, outer_layers
@@ -57,7 +58,8 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
     """The student of the port `student`, trained at quantized weights.
 
     The bundle's `weights.safetensors` holds the weights on the grid as float32, its `codes.safetensors` the same
-    numbers packed; its tags say `weights_bits` and `weights_granularity`.
+    numbers packed; its tags say `weights_bits` and `weights_granularity`. A student with branches to fuse is fused
+    first (`edgekd.nn.reparam`): sums of weights on a grid would not lie on it.
     """
 
     name = "quantized-distill"
@@ -73,7 +75,10 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         config, before = self.config, inputs.one("student")
-        student, teacher = networks(inputs, ctx)
+        branches, teacher = networks(inputs, ctx)
+        student = reparameterised(branches)
+        if student is not branches:
+            before = before.model_copy(update={"recipe": before.model.with_edit(FUSE)})
         preprocessing = before.model.preprocessing
         exclude = outer_layers(student, preprocessing.input_shape) if config.exclude is None else config.exclude
         weights = QuantizedWeights(config.grid, exclude)
@@ -90,6 +95,8 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
             f"Weights of {len(coded)} layers have {config.bits} bits per {config.granularity}; "
             f"{', '.join(exclude) or 'no layer'} stayed float32."
         )
+        if fused := len(fusable_blocks(branches)):
+            said += f" The branches of {fused} blocks became one convolution each before that."
         return StageResult(bundle=bundle, metrics=metrics, decisions=(*report.decisions, said))
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:

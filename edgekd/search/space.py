@@ -6,18 +6,22 @@ an architecture that is too slow towards a faster one.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import JsonValue
 
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Arch = tuple[int, ...]
 """The position chosen on each axis of a space; 0 is the cheapest choice."""
@@ -34,17 +38,38 @@ class SearchSpace(Protocol):
     def cheapest(self) -> Arch:
         """The architecture that takes the cheapest choice everywhere."""
 
+    def architectures(self) -> Iterator[Arch]:
+        """All of them, the cheapest first."""
+
     def sample(self, rng: random.Random) -> Arch:
         """An architecture, uniform over the space."""
 
     def mutate(self, arch: Arch, rng: random.Random) -> Arch:
         """A neighbour of `arch`: another choice on one axis. `arch` itself when it is the only architecture."""
 
+    def dearer(self, arch: Arch) -> Iterator[Arch]:
+        """Every architecture one step up from `arch` on one axis."""
+
     def cheaper(self, arch: Arch, rng: random.Random) -> Arch | None:
         """`arch` one step down on an axis chosen at random; None when it is the cheapest."""
 
     def recipe(self, arch: Arch) -> ModelRecipe:
         """How to build it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Teacher:
+    """The network that students are cut out of, for spaces that need one.
+
+    Attributes:
+        recipe: Builds its architecture.
+        module: With its weights; left as it was.
+        images: (N, C, H, W), preprocessed; what is left out of the teacher is chosen on them. None decides without.
+    """
+
+    recipe: ModelRecipe
+    module: nn.Module
+    images: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +81,14 @@ class Task:
         labels: Class names, may be empty.
         classes: K.
         channel_multiple: Every width is a multiple of this.
+        teacher: For spaces that need it.
     """
 
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     classes: int
     channel_multiple: int
+    teacher: Teacher | None = None
 
     @property
     def side(self) -> int:
@@ -80,17 +107,25 @@ class Task:
 class GridSpace(ABC):
     """A space whose axes are independent.
 
-    Subclasses set the builder and say what the axes are and what a choice on each of them means.
+    Subclasses set the builder and say what the axes are and what a choice on each of them means. Every architecture
+    builds, trains, prunes, exports and reloads: `edgekd.testing.conformance_space` checks it.
 
     Args:
         task: What is fixed.
 
     Attributes:
         builder: Of the recipes.
+        summary: One line for listings.
+        follows_target: Whether widths are multiples of the task's `channel_multiple`; the networks of a benchmark stay
+            what they were published as.
+        needs_teacher: Whether the task must hold the teacher.
         axes: Choices by axis, each from cheap to expensive.
     """
 
     builder: ClassVar[str]
+    summary: ClassVar[str]
+    follows_target: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -102,7 +137,27 @@ class GridSpace(ABC):
 
     @abstractmethod
     def _kwargs(self, choices: Mapping[str, int]) -> dict[str, JsonValue]:
-        """The builder's arguments, `classes` and `in_channels` excepted."""
+        """The builder's arguments, those of `_fixed` excepted."""
+
+    def _fixed(self) -> dict[str, JsonValue]:
+        """The builder's arguments that all architectures share."""
+        return {"classes": self.task.classes, "in_channels": self.task.preprocessing.channels}
+
+    @classmethod
+    def initialise_(cls, module: nn.Module, teacher: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """Gives a student of this space the weights it starts its training from.
+
+        Most spaces leave the random ones; students that are cut out of the teacher take its weights over.
+
+        Args:
+            module: Built from a recipe of this space.
+            teacher: With its weights; left as it was.
+            input_shape: (C, H, W) of both.
+
+        Returns:
+            Decisions: sentences on what was taken over; none where nothing was.
+        """
+        return ()
 
     @property
     def size(self) -> int:
@@ -111,6 +166,9 @@ class GridSpace(ABC):
     @property
     def cheapest(self) -> Arch:
         return (0,) * len(self.axes)
+
+    def architectures(self) -> Iterator[Arch]:
+        return itertools.product(*(range(len(axis)) for axis in self.axes.values()))
 
     def sample(self, rng: random.Random) -> Arch:
         return tuple(rng.randrange(len(axis)) for axis in self.axes.values())
@@ -124,6 +182,11 @@ class GridSpace(ABC):
         others = [choice for choice in range(lengths[place]) if choice != arch[place]]
         return (*arch[:place], rng.choice(others), *arch[place + 1 :])
 
+    def dearer(self, arch: Arch) -> Iterator[Arch]:
+        for place, (choice, axis) in enumerate(zip(arch, self.axes.values(), strict=True)):
+            if choice + 1 < len(axis):
+                yield (*arch[:place], choice + 1, *arch[place + 1 :])
+
     def cheaper(self, arch: Arch, rng: random.Random) -> Arch | None:
         above = [place for place, choice in enumerate(arch) if choice > 0]
         if not above:
@@ -133,13 +196,9 @@ class GridSpace(ABC):
 
     def recipe(self, arch: Arch) -> ModelRecipe:
         choices = {name: axis[choice] for (name, axis), choice in zip(self.axes.items(), arch, strict=True)}
-        fixed: dict[str, JsonValue] = {
-            "classes": self.task.classes,
-            "in_channels": self.task.preprocessing.channels,
-        }
         return ModelRecipe(
             builder=self.builder,
-            kwargs={**self._kwargs(choices), **fixed},
+            kwargs={**self._kwargs(choices), **self._fixed()},
             preprocessing=self.task.preprocessing,
             labels=self.task.labels,
         )
@@ -150,5 +209,11 @@ SPACES: Registry[type[GridSpace]] = Registry(
     {
         "residual": "edgekd.search.spaces.residual:ResidualSpace",
         "inverted": "edgekd.search.spaces.inverted:InvertedSpace",
+        "resnet": "edgekd.search.spaces.resnet:ResNetSpace",
+        "repvgg": "edgekd.search.spaces.repvgg:RepVggSpace",
+        "vit": "edgekd.search.spaces.vit:VitSpace",
+        "children": "edgekd.search.spaces.children:ChildrenSpace",
+        "diswot-s0": "edgekd.search.spaces.diswot_s0:DisWotS0Space",
+        "nasbench201": "edgekd.search.spaces.nasbench201:NasBench201Space",
     },
 )

@@ -15,6 +15,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
 from edgekd.nn.count import count_macs, count_params
+from edgekd.nn.reparam import reparameterised
 from edgekd.nn.save import bundle_from_module
 from edgekd.train.answers import Answers, answers_from_bundle, answers_spec
 from edgekd.train.config import TrainConfig
@@ -101,11 +102,15 @@ def trained_bundle(
 def training_metrics(
     student: nn.Module, teacher: nn.Module | None, bundle: ModelBundle, report: FitReport, ctx: Context
 ) -> dict[str, Json]:
-    """Numbers for the run's report; accuracy is measured on the `select` split, after the last epoch."""
+    """Numbers for the run's report; accuracy is measured on the `select` split, after the last epoch.
+
+    Parameters and multiply-accumulates are those of the deployed form (`edgekd.nn.reparam`).
+    """
     dataset, preprocessing = ctx.resource("data", Dataset), bundle.model.preprocessing
+    deployed = reparameterised(student)
     metrics: dict[str, Json] = {
-        "params_m": count_params(student) / 1e6,
-        "macs_m": count_macs(student, preprocessing.input_shape) / 1e6,
+        "params_m": count_params(deployed) / 1e6,
+        "macs_m": count_macs(deployed, preprocessing.input_shape) / 1e6,
         "size_mib": ctx.path(bundle, WEIGHTS_FILE).stat().st_size / _MIB,
         "seconds": report.seconds,
         "images_per_s": report.images_per_s,

@@ -12,8 +12,19 @@ from tests.nn.zoo import images
 RESIDUAL = {"depths": [1, 2], "widths": [4, 6, 8], "classes": 5}
 INVERTED = {"stages": [{"channels": 8, "depth": 2, "stride": 2}], "stem": 4, "classes": 5, "head": 12, "stem_stride": 1}
 
+RESNET = {"depths": [1, 1], "widths": [8, 16], "inner": [4, 8], "stem": 8, "classes": 5}
+REPVGG = {"depths": [1, 2], "widths": [4, 6, 8], "strides": [1, 1, 2], "classes": 5}
+NASBENCH201 = {"operations": ["nor_conv_3x3", "none", "skip_connect"] * 2, "width": 4, "cells": 1, "classes": 5}
+FAMILIES = {
+    "residual": RESIDUAL,
+    "inverted": INVERTED,
+    "resnet": RESNET,
+    "repvgg": REPVGG,
+    "nasbench201": NASBENCH201,
+}
 
-@pytest.mark.parametrize(("family", "kwargs"), [("residual", RESIDUAL), ("inverted", INVERTED)])
+
+@pytest.mark.parametrize(("family", "kwargs"), FAMILIES.items())
 def test_every_family_maps_images_to_logits_and_trains(family: str, kwargs: dict) -> None:
     module = BUILDERS.get(family)(kwargs)
     logits = module(images())
@@ -23,7 +34,7 @@ def test_every_family_maps_images_to_logits_and_trains(family: str, kwargs: dict
 
 
 def test_every_family_is_listed_in_this_test() -> None:
-    assert set(BUILDERS) == {"residual", "inverted"}
+    assert set(BUILDERS) == set(FAMILIES)
 
 
 def test_the_cifar_resnet20_has_the_size_of_the_paper() -> None:
@@ -67,6 +78,8 @@ def test_an_expansion_of_one_has_no_expanding_convolution() -> None:
         ("residual", {**RESIDUAL, "widths": [4, 6]}, "3 values for depths [1, 2], got [4, 6]"),
         ("residual", {**RESIDUAL, "kernel": 4}, "kernel must be odd, got 4"),
         ("inverted", {**INVERTED, "stages": []}, "'stages'"),
+        ("resnet", {**RESNET, "inner": [4]}, "2 values for depths [1, 1], got [8, 16] and [4]"),
+        ("repvgg", {**REPVGG, "strides": [1, 2]}, "3 values for depths [1, 2], got [4, 6, 8] and [1, 2]"),
         ("inverted", {**INVERTED, "stages": [{"channels": 8, "kernel": 2}]}, "must be odd"),
     ],
 )

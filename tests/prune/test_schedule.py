@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from edgekd.nn.channels.analysis import analyse
+from edgekd.nn.channels.apply import Removal, remove_channels_
+from edgekd.nn.channels.importance import unit_scores
 from edgekd.nn.count import count_macs, layer_costs
-from edgekd.prune.analysis import analyse
-from edgekd.prune.apply import Removal, remove_channels_
-from edgekd.prune.importance import unit_scores
 from edgekd.prune.schedule import LEAST_KEPT, MacModel, plan_removals
 from edgekd.testing.toys import toy_cnn
 from tests.prune.nets import Dense, PaddedShortcut, Transformer, seeded

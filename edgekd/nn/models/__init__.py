@@ -17,6 +17,9 @@ BUILDERS: Registry[Builder] = Registry(
     {
         "residual": "edgekd.nn.models.residual:residual_from_kwargs",
         "inverted": "edgekd.nn.models.inverted:inverted_from_kwargs",
+        "resnet": "edgekd.nn.models.resnet:resnet_from_kwargs",
+        "repvgg": "edgekd.nn.models.repvgg:repvgg_from_kwargs",
+        "nasbench201": "edgekd.nn.models.nasbench201:nasbench201_from_kwargs",
     },
 )
 """The families behind `edgekd:FAMILY` recipes."""

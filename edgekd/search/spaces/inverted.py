@@ -13,15 +13,18 @@ _WIDTH_FACTORS = (0.5, 0.75, 1, 1.25, 1.5)
 _DEPTHS = (1, 2, 3, 4)
 _EXPANSIONS = (2, 3, 4, 6)
 _KERNELS = (3, 5)
+_SQUEEZE_EXCITE = (0, 1)
 
 
 class InvertedSpace(GridSpace):
-    """Width, depth, expansion and kernel of each stage, stem and head, around MobileNetV2 (arXiv 1801.04381).
+    """Width, depth, expansion, kernel and squeeze-and-excite of each stage, stem and head.
 
+    Around MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) and MobileNetV3 (Howard et al. 2019, arXiv 1905.02244).
     Images up to 64 pixels get three stages that halve the resolution twice, larger ones five stages.
     """
 
     builder: ClassVar[str] = "edgekd:inverted"
+    summary: ClassVar[str] = "inverted residuals as in MobileNetV2 and V3: few multiply-accumulates"
 
     def _axes(self) -> Mapping[str, Sequence[int]]:
         small, task = self._small, self.task
@@ -34,6 +37,7 @@ class InvertedSpace(GridSpace):
             axes[f"depth{stage}"] = _DEPTHS
             axes[f"expansion{stage}"] = _EXPANSIONS
             axes[f"kernel{stage}"] = _KERNELS
+            axes[f"squeeze_excite{stage}"] = _SQUEEZE_EXCITE
         axes["head"] = task.widths(self._stages[-1][0], (2, 4, 8))
         return axes
 
@@ -45,6 +49,7 @@ class InvertedSpace(GridSpace):
                 "expansion": choices[f"expansion{stage}"],
                 "kernel": choices[f"kernel{stage}"],
                 "stride": stride,
+                "squeeze_excite": bool(choices[f"squeeze_excite{stage}"]),
             }
             for stage, (_, stride) in enumerate(self._stages)
         ]
@@ -53,6 +58,7 @@ class InvertedSpace(GridSpace):
             "stem": choices["stem"],
             "stages": stages,
             "head": choices["head"],
+            "squeeze_multiple": self.task.channel_multiple,
         }
 
     @property

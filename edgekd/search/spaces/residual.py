@@ -8,49 +8,37 @@ from typing import ClassVar
 from pydantic import JsonValue
 
 from edgekd.search.space import GridSpace
+from edgekd.search.spaces.pyramid import Pyramid
 
-_WIDTH_FACTORS = (0.5, 1, 1.5, 2, 3, 4)
-_GROWTHS = (2, 3, 4, 6)
-"""Width of a stage over the one before it, in halves."""
-_DEPTHS = (1, 2, 3, 4)
+_DEPTHS = (1, 2, 3, 4, 5, 7)
 
 
 class ResidualSpace(GridSpace):
     """Depth of each stage, first width and its growth, stride of the stem, around the CIFAR and ImageNet ResNets.
 
-    The number of stages follows the input: 2 up to 16 pixels, 3 up to 64, 4 above. Stages never get narrower: proxies
-    that count would otherwise squeeze the early ones to afford wide late ones.
+    The number of stages follows the input: 2 up to 16 pixels, 3 up to 64, 4 above. For images of CIFAR's size, the
+    networks of `diswot-s0` lie inside.
     """
 
     builder: ClassVar[str] = "edgekd:residual"
+    summary: ClassVar[str] = "residual networks of basic blocks, for small and medium images"
 
     def _axes(self) -> Mapping[str, Sequence[int]]:
-        base, stages, strides = self._frame()
-        axes: dict[str, Sequence[int]] = {
-            "stem_stride": strides,
-            "width": self.task.widths(base, _WIDTH_FACTORS),
-        }
-        for stage in range(stages):
-            axes[f"depth{stage}"] = _DEPTHS
-            if stage > 0:
-                axes[f"growth{stage}"] = _GROWTHS
-        return axes
+        pyramid, strides = self._frame()
+        return {"stem_stride": strides, **pyramid.axes(self.task)}
 
     def _kwargs(self, choices: Mapping[str, int]) -> dict[str, JsonValue]:
-        stages = self._frame()[1]
-        widths = [choices["width"]] * 2  # stem and first stage
-        for stage in range(1, stages):
-            widths.append(self.task.width(widths[-1] * choices[f"growth{stage}"] / 2))
+        pyramid, _ = self._frame()
         return {
             "stem_stride": choices["stem_stride"],
-            "depths": [choices[f"depth{stage}"] for stage in range(stages)],
-            "widths": [*widths],
+            "depths": [*pyramid.depths_of(choices)],
+            "widths": [choices["width"], *pyramid.widths_of(self.task, choices)],
         }
 
-    def _frame(self) -> tuple[int, int, tuple[int, ...]]:
-        """(channels of the first stage, stages, strides of the stem from cheap to expensive)."""
+    def _frame(self) -> tuple[Pyramid, tuple[int, ...]]:
+        """(stages, strides of the stem from cheap to expensive)."""
         if self.task.side <= 16:
-            return 16, 2, (1,)
+            return Pyramid(stages=2, base=16, depths=_DEPTHS), (1,)
         if self.task.side <= 64:
-            return 16, 3, (2, 1)
-        return 32, 4, (4, 2)
+            return Pyramid(stages=3, base=16, depths=_DEPTHS), (2, 1)
+        return Pyramid(stages=4, base=32, depths=_DEPTHS), (4, 2)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.errors import BuildFailed
-from edgekd.prune.apply import is_channelwise
-from edgekd.prune.groups import Axis, ChannelGroup, Member
+from edgekd.nn.channels.apply import is_channelwise
+from edgekd.nn.channels.groups import Axis, ChannelGroup, Member
 
 
 def proposed_groups(module: nn.Module, images: Tensor) -> list[ChannelGroup]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from edgekd.errors import BuildFailed
-from edgekd.prune.apply import (
+from edgekd.nn.channels.apply import (
     Removal,
     channels_along,
     keep_channels_,
@@ -24,7 +24,7 @@ from edgekd.prune.apply import (
     part_at,
     remove_channels_,
 )
-from edgekd.prune.groups import ChannelGroup, Member
+from edgekd.nn.channels.groups import ChannelGroup, Member
 
 SMALL_SIDE_PX = 128
 """Images at least this large are shrunk for the proof."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from edgekd.prune.groups import Axis, ChannelGroup
+from edgekd.nn.channels.groups import Axis, ChannelGroup
 
 Removal = tuple[ChannelGroup, Tensor]
 """A group and the units that leave it, int64."""
@@ -110,6 +110,22 @@ def channels_along(part: nn.Module | nn.Parameter, axis: Axis) -> int:
     weight = part.weight
     assert isinstance(weight, Tensor)
     return len(weight)
+
+
+def made_by(module: nn.Module, group: ChannelGroup, among: Container[str] | None = None) -> str | None:
+    """Path of a layer whose output channels are those of the group, all of them and no others.
+
+    Args:
+        module: Holds the members' paths.
+        group: Found in it.
+        among: Paths to choose from; None takes any.
+    """
+    for member in group.members:
+        if member.axis == "out" and (among is None or member.path in among):
+            part = part_at(module, member.path)
+            if not isinstance(part, nn.Parameter) and channels_along(part, "out") == len(member.channels):
+                return member.path
+    return None
 
 
 def parameter_axis(parameter: Tensor) -> int:

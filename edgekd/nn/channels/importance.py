@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from edgekd.prune.apply import is_channelwise, is_depthwise, part_at
-from edgekd.prune.groups import ChannelGroup, Member
+from edgekd.nn.channels.apply import is_channelwise, is_depthwise, part_at
+from edgekd.nn.channels.groups import ChannelGroup, Member
 
 Importance = Literal["l2", "l1", "bn"]
 

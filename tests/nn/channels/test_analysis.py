@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from edgekd.errors import UserError
-from edgekd.prune.analysis import analyse
-from edgekd.prune.groups import ChannelGroup
+from edgekd.nn.channels.analysis import analyse
+from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.testing.toys import toy_cnn
 from tests.prune.nets import Dense, Grouped, PaddedShortcut, Transformer, seeded
 

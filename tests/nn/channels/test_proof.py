@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgekd.errors import BuildFailed
-from edgekd.prune.analysis import Analysis, analyse
-from edgekd.prune.apply import remove_channels_
-from edgekd.prune.groups import ChannelGroup
-from edgekd.prune.proof import Proof
+from edgekd.nn.channels.analysis import Analysis, analyse
+from edgekd.nn.channels.apply import remove_channels_
+from edgekd.nn.channels.groups import ChannelGroup
+from edgekd.nn.channels.proof import Proof
 from tests.prune.nets import Dense, PaddedShortcut, Transformer, seeded
 
 SHAPE = (3, 8, 8)

@@ -11,10 +11,10 @@ from torch import nn
 
 from edgekd.core.schema import suggest
 from edgekd.errors import UserError
-from edgekd.prune.apply import channels_along, is_channelwise, part_at, why_not_cut
-from edgekd.prune.groups import ChannelGroup, head_groups, split_by_members
-from edgekd.prune.proof import Proof
-from edgekd.prune.torch_pruning import proposed_groups
+from edgekd.nn.channels.apply import channels_along, is_channelwise, part_at, why_not_cut
+from edgekd.nn.channels.groups import ChannelGroup, head_groups, split_by_members
+from edgekd.nn.channels.proof import Proof
+from edgekd.nn.channels.torch_pruning import proposed_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,4 +94,4 @@ def _check_patterns(module: nn.Module, exclude: Sequence[str]) -> None:
     paths = [path for path, _ in module.named_modules() if path]
     for pattern in exclude:
         if not any(fnmatchcase(path, pattern) for path in paths):
-            raise UserError(f"prune.exclude: no module matches {pattern!r}.{suggest(pattern, paths)}")
+            raise UserError(f"exclude: no module matches {pattern!r}.{suggest(pattern, paths)}")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.prune.groups import ChannelGroup, Member
-from edgekd.prune.importance import Importance, has_scale, unit_scores
+from edgekd.nn.channels.groups import ChannelGroup, Member
+from edgekd.nn.channels.importance import Importance, has_scale, unit_scores
 
 
 def network() -> nn.Module:

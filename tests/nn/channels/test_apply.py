@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd.prune.apply import Axis, keep_channels_, part_at, remove_channels_, why_not_cut
-from edgekd.prune.groups import ChannelGroup, Member, head_groups
+from edgekd.nn.channels.apply import Axis, keep_channels_, part_at, remove_channels_, why_not_cut
+from edgekd.nn.channels.groups import ChannelGroup, Member, head_groups
 from tests.prune.nets import Attention, Grouped, Transformer, seeded
 
 KEEP = torch.tensor([0, 2, 3])
