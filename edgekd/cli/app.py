@@ -16,10 +16,12 @@ from edgekd.errors import INTERNAL_EXIT_CODE, INTERRUPTED_EXIT_CODE, EdgekdError
 VERBS: dict[str, tuple[str, str]] = {
     "compress": ("edgekd.cli.compress:compress", "Compress a model for a device within a latency budget."),
     "run": ("edgekd.cli.run:run", "Run a resolved recipe (resolved.yaml) again."),
+    "search": ("edgekd.cli.search:search", "Find students within a latency budget; train nothing."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
     "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles on this machine."),
     "gate": ("edgekd.cli.gate:gate", "Judge a finished run against budgets; the exit code is the verdict."),
     "targets": ("edgekd.cli.targets:targets", "List the devices, or explain one."),
+    "teachers": ("edgekd.cli.teachers:teachers", "Find out which of several teachers suits a student."),
     "objectives": ("edgekd.cli.objectives:objectives", "List the distillation objectives."),
     "doctor": ("edgekd.cli.doctor:doctor", "Say what this machine can do and what is missing."),
     "demo": ("edgekd.cli.demo:demo", "The main job on handwritten digits, from training to verdict."),

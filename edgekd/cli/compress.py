@@ -62,9 +62,11 @@ budget_options = section(
 student_options = section(
     "Students",
     click.option("--students", default="search,prune", show_default=True, metavar="LIST",
-                 help="search: find and distil a small network; prune: cut the teacher. none: only quantize."),
+                 help="search: find and distil a small network; prune: cut the teacher; blocks: replace its blocks by "
+                 "cheaper ones. none: only quantize."),
     click.option("--space", help="Search space; default: residual up to 64 px, inverted above."),
-    click.option("--proxy", help="How the search ranks what fits the budget."),
+    click.option("--searcher", help="How the search goes through the space; default: exhaustive where few fit."),
+    click.option("--proxy", help="How the search ranks what fits the budget; see `edgekd search --list`."),
     click.option("--evaluations", type=click.IntRange(1), help="Architectures to score."),
     click.option("--picks", type=click.IntRange(1, 8), help="Searched students that go on, each on its own branch."),
     click.option("--prune-keep", type=float, help="Share of MACs a searched student keeps; 1 does not prune it."),
@@ -175,7 +177,7 @@ def options_from_flags(flags: dict[str, object]) -> Options:
         UserError: A value that does not fit.
     """
     given = {name: flags[name] for name in Options.model_fields if flags.get(name) is not None}
-    given["students"] = parse_names(str(flags["students"]), "--students", ("search", "prune"))
+    given["students"] = parse_names(str(flags["students"]), "--students", ("search", "prune", "blocks"))
     if flags["precisions"]:
         given["precisions"] = parse_names(str(flags["precisions"]), "--precision", ("fp32", "fp16", "int8"))
     if flags["threads"]:

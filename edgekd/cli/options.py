@@ -43,6 +43,17 @@ def section(heading: str, *options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def workers_option(function: F) -> F:
+    """`--workers`."""
+    return click.option(
+        "--workers",
+        default="auto",
+        show_default=True,
+        metavar="N|auto|ray://HOST:PORT",
+        help="Who scores students in a search; it changes no result.",
+    )(function)
+
+
 def running(default_out: str | None) -> tuple[Callable[[F], F], ...]:
     """Flags of the verbs that run a graph."""
     return (
@@ -58,6 +69,7 @@ def running(default_out: str | None) -> tuple[Callable[[F], F], ...]:
         click.option("--rebuild", multiple=True, metavar="NODE", help="Run this node again; `all`: every one. Repeat."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
         click.option("--cpu-threads", type=click.IntRange(1), help="CPU threads of training; default: all cores."),
+        workers_option,
     )
 
 

@@ -30,6 +30,7 @@ class Job:
     rebuild: frozenset[str] = frozenset()
     device: str = "auto"
     cpu_threads: int | None = None
+    workers: str = "auto"
     output_format: str = "text"
     verbosity: int = 0
 
@@ -43,6 +44,7 @@ class Job:
             rebuild=frozenset(flags["rebuild"]),
             device=flags["device"],
             cpu_threads=flags["cpu_threads"],
+            workers=flags["workers"],
             output_format=flags["output_format"],
             verbosity=verbosity_of(flags["verbose"], flags["quiet"]),
         )
@@ -82,7 +84,7 @@ def _start(
         out=job.out,
         store=job.store,
         reporter=reporter,
-        execution=Execution(device=job.device, threads=job.cpu_threads),
+        execution=Execution(device=job.device, threads=job.cpu_threads, workers=job.workers),
         rebuild=job.rebuild,
     )
     run = Run(workspace, request=request, options=options, recipe=recipe)

@@ -98,10 +98,12 @@ class Execution:
     Attributes:
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of training and evaluation; None leaves the default.
+        workers: Who scores the candidates of a search: `auto`, a number of processes, or the address of a cluster.
     """
 
     device: str = "auto"
     threads: int | None = None
+    workers: str = "1"
 
 
 @dataclass(frozen=True, kw_only=True)

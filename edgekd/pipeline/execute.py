@@ -69,7 +69,8 @@ class Run:
         if (request is None) == (recipe is None):
             raise ValueError("give a request or a recipe")
         self.workspace = workspace
-        self._check_writable()
+        check_output(workspace.out)
+        check_writable(workspace.out, workspace.store)
         self.store = LocalStore(workspace.store)
         asked = request if request is not None else recipe.request  # type: ignore[union-attr]  # one of them is given
         self.situation: Situation = prepare(asked, self.store, workspace.reporter)
@@ -122,15 +123,19 @@ class Run:
             rebuild=self.workspace.rebuild,
         )
 
-    def _check_writable(self) -> None:
-        """A read-only or foreign output folder is found before an hour of training, not after it."""
-        check_output(self.workspace.out)
-        for folder in (self.workspace.out, self.workspace.store):
-            probe = folder / f".edgekd-probe-{os.getpid()}"
-            with disk_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                probe.touch()
-                probe.unlink(missing_ok=True)
+
+def check_writable(*folders: Path) -> None:
+    """A read-only folder is found before an hour of work, not after it; makes what is not there.
+
+    Raises:
+        UserError: One of them cannot be written.
+    """
+    for folder in folders:
+        probe = folder / f".edgekd-probe-{os.getpid()}"
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink(missing_ok=True)
 
 
 def rank() -> int:

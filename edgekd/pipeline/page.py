@@ -14,6 +14,7 @@ from edgekd.core.plan import Action, NodeReport
 from edgekd.export.engine import build_command
 from edgekd.export.package import MANIFEST_FILE
 from edgekd.pipeline.compose import FINAL
+from edgekd.pipeline.found import found_students
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import SYNTHETIC, Request
 from edgekd.pipeline.results import EXPORT, Results
@@ -53,6 +54,7 @@ def page_of(
         verdict=results.verdict,
         choice=results.choice,
         steps=steps,
+        search=found_students(results.search, results.graph),
         profile=results.profile,
         evaluations=results.evaluations,
         reference=results.reference,

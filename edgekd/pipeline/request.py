@@ -13,9 +13,11 @@ from edgekd.core.schema import Schema
 from edgekd.nn.overrides import PreprocessingOverrides
 
 SYNTHETIC = "synthetic"
+MOST_PICKS = 8
+"""Searched students that may go on, each on a branch of its own."""
 
 Effort = Literal["quick", "standard", "thorough"]
-Student = Literal["search", "prune"]
+Student = Literal["search", "prune", "blocks"]
 
 
 class ModelSource(Schema):
@@ -62,11 +64,12 @@ class Options(Schema):
     """How hard and in which way to try. Every field has a flag of the same name.
 
     Attributes:
-        students: `search` looks for a small architecture and distils it, `prune` cuts the teacher and lets it recover;
-            empty leaves only what needs no training.
+        students: `search` looks for a small architecture and distils it, `prune` cuts the teacher and lets it recover,
+            `blocks` replaces blocks of the teacher by cheaper ones; empty leaves only what needs no training.
         picks: How many searched students go on, each on a branch of its own.
         evaluations: Architectures that the search scores.
         space: Search space; None chooses by the input size.
+        searcher: How the search goes through the space; None chooses by how many students fit.
         proxy: How the search ranks architectures that fit the budget.
         objective: Distillation objective.
         effort: Training length, in images seen: see `edgekd.pipeline.training`.
@@ -87,9 +90,10 @@ class Options(Schema):
     """
 
     students: tuple[Student, ...] = ("search", "prune")
-    picks: int = Field(default=1, ge=1, le=8)
+    picks: int = Field(default=1, ge=1, le=MOST_PICKS)
     evaluations: int = Field(default=200, ge=1)
     space: str | None = None
+    searcher: str | None = None
     proxy: str | None = None
     objective: str = "kd"
     effort: Effort = "standard"

@@ -14,6 +14,8 @@ from edgekd.gate.artifacts import RunMetrics
 from edgekd.gate.stage import CHOICE_FILE
 from edgekd.pipeline.compose import FINAL, PROFILE, VERDICT
 from edgekd.pipeline.recipes import Recipe
+from edgekd.pipeline.search import SEARCH
+from edgekd.search.report import SearchReport
 
 EVALUATE = "evaluate"
 EXPORT = "export"
@@ -25,6 +27,7 @@ class Results:
 
     Attributes:
         reference: Candidate that stands for the teacher.
+        search: What the search found; None without one.
     """
 
     run: RunReport
@@ -34,6 +37,7 @@ class Results:
     choice: Choice
     verdict: Verdict
     reference: str
+    search: SearchReport | None = None
 
     @property
     def chosen_bundle(self) -> ModelBundle:
@@ -77,6 +81,7 @@ def results_of(report: RunReport, recipe: Recipe, store: Store) -> Results:
             path = store.blobs.path(report.bundle(node.name).file(REPORT_FILE))
             evaluations += schema_from_json(path, EvaluationReport, node.name).evaluations
     chosen = report.bundle(FINAL)
+    searched = next((node.name for node in graph.nodes if node.stage == SEARCH), None)
     return Results(
         run=report,
         graph=graph,
@@ -85,7 +90,17 @@ def results_of(report: RunReport, recipe: Recipe, store: Store) -> Results:
         choice=schema_from_json(store.blobs.path(chosen.file(CHOICE_FILE)), Choice, FINAL),
         verdict=schema_from_json(store.blobs.path(report.bundle(VERDICT).file(REPORT_FILE)), Verdict, VERDICT),
         reference=str(select.config["reference"]),
+        search=None if searched is None else search_report_of(report, searched, store),
     )
+
+
+def search_report_of(report: RunReport, node: str, store: Store) -> SearchReport:
+    """What the search of a run found.
+
+    Args:
+        node: That searched.
+    """
+    return schema_from_json(store.blobs.path(report.bundle(node).file(REPORT_FILE)), SearchReport, node)
 
 
 def metrics_of(results: Results, recipe: Recipe) -> RunMetrics:

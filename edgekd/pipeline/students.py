@@ -6,28 +6,22 @@ from pydantic import JsonValue
 
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
-from edgekd.nn.build import module_from_recipe
-from edgekd.nn.count import count_macs
+from edgekd.pipeline.assembled import LABEL, draft_assembled
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.request import Options, Request
+from edgekd.pipeline.search import draft_latency_model, draft_search, expected_precision, leaves_room, space_of
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
-from edgekd.search.space import SPACES, Task
 from edgekd.targets.latency import latency_model_from_target
-from edgekd.targets.schema import Precision
-from edgekd.train.objective import OBJECTIVES, TAPPED
+from edgekd.train.objective import OBJECTIVES, TAPPED, label_free_objectives
 from edgekd.train.student import check_teacher_can_be_tapped
 
-SMALL_IMAGE_PX = 64
-LATENCY_MODEL = "latency-model"
 ANSWERS = "teacher-answers"
 TEACHER_ENGINE = "teacher-fp32"
 """The exported teacher, which every graph has."""
 MIN_TRAINING_IMAGES = 200
 """Below this a student from random weights learns nothing worth deploying; the pruned teacher still may."""
 DEFAULT_TEACHER_KEEP = 0.5
-LARGEST_SHARE = 0.25
-"""Without a latency budget students cost at most this share of the teacher (`SearchConfig.teacher_share`)."""
 
 
 def draft_students(draft: Draft, request: Request, options: Options, situation: Situation) -> list[tuple[str, str]]:
@@ -37,8 +31,8 @@ def draft_students(draft: Draft, request: Request, options: Options, situation: 
         return []
     objective = OBJECTIVES.get(options.objective)
     check_teacher_can_be_tapped(objective, situation.teacher.model)
-    if not dataset.labelled and objective.needs_labels:
-        free = ", ".join(name for name in OBJECTIVES if not OBJECTIVES.get(name).needs_labels)
+    if not dataset.labelled and options.objective not in label_free_objectives():
+        free = ", ".join(label_free_objectives())
         raise UserError(
             f"The objective {options.objective!r} needs labels, and {request.data} has none.",
             hint=f"use an objective that does not need labels: --objective {free.split(', ')[0]} (known: {free})",
@@ -49,6 +43,8 @@ def draft_students(draft: Draft, request: Request, options: Options, situation: 
         models += _draft_search_branches(draft, request, options, situation, dataset)
     if "prune" in options.students:
         models += _draft_teacher_branch(draft, request, options, situation, dataset)
+    if "blocks" in options.students:
+        models += _draft_assembled_branch(draft, request, options, situation, dataset)
     return models
 
 
@@ -62,64 +58,15 @@ def _draft_search_branches(
             f"for that (at least {MIN_TRAINING_IMAGES})."
         )
         return []
-    space = options.space or (
-        "residual" if min(situation.teacher.model.preprocessing.size) <= SMALL_IMAGE_PX else "inverted"
-    )
-    if not _leaves_room(space, situation):
+    space = space_of(options, situation)
+    if not leaves_room(space, situation):
         draft.say(f"No student is searched: the teacher is hardly larger than the smallest network of {space!r}.")
         return []
-    latency_model = _latency_model(draft, options, situation)
-    config = _search_config(space, request, options, situation)
-    search = draft.add("search", "search", config, {"teacher": TEACHER, "latency_model": latency_model})
+    picks = draft_search(draft, request, options, situation)
     models: list[tuple[str, str]] = []
-    for rank in range(options.picks):
-        suffix = "" if options.picks == 1 else f"-{rank + 1}"
-        picked = draft.add(f"pick{suffix}", "pick", {"rank": rank}, {"search": search})
-        models += _draft_student(draft, options, situation, dataset, f"student{suffix}", picked)
+    for picked in picks:
+        models += _draft_student(draft, options, situation, dataset, picked.replace("pick", "student"), picked)
     return models
-
-
-def _leaves_room(name: str, situation: Situation) -> bool:
-    """Whether the space holds anything clearly cheaper than the teacher, by multiply-accumulates."""
-    recipe = situation.teacher.model
-    task = Task(
-        preprocessing=recipe.preprocessing,
-        labels=recipe.labels,
-        classes=int(situation.teacher.outputs[0].shape[-1]),
-        channel_multiple=situation.target.channel_multiple,
-    )
-    space = SPACES.get(name)(task)
-    smallest = count_macs(module_from_recipe(space.recipe(space.cheapest)), recipe.preprocessing.input_shape)
-    return smallest <= LARGEST_SHARE * situation.teacher_macs
-
-
-def _search_config(space: str, request: Request, options: Options, situation: Situation) -> dict[str, JsonValue]:
-    config: dict[str, JsonValue] = {
-        "space": space,
-        "budget_ms": request.budget.max_latency_ms,
-        "precision": _precision(options, situation),
-        "evaluations": options.evaluations,
-        "picks": options.picks,
-        "channel_multiple": situation.target.channel_multiple,
-    }
-    if options.proxy is not None:
-        config["proxy"] = options.proxy
-    if not situation.measured:
-        config["latency_model"] = latency_model_from_target(situation.target).plain()
-    return config
-
-
-def _latency_model(draft: Draft, options: Options, situation: Situation) -> str | None:
-    """The node that fits the latency model of this machine, added once; None where the target's card predicts."""
-    if situation.measured and not any(node.name == LATENCY_MODEL for node in draft.nodes):
-        draft.add(LATENCY_MODEL, "latency-model", {"threads": options.threads[0]})
-    return LATENCY_MODEL if situation.measured else None
-
-
-def _precision(options: Options, situation: Situation) -> Precision:
-    """The precision that students will most likely be deployed in; INT8 only where a measurement can choose it."""
-    wanted: tuple[Precision, ...] = ("int8",) if situation.measured else ("fp16",)
-    return next((p for p in wanted if p in options.precisions and situation.runs(p)), "fp32")
 
 
 def _draft_student(
@@ -151,14 +98,24 @@ def _draft_teacher_branch(
     }
     latency_model = None
     if options.teacher_keep is None and request.budget.max_latency_ms is not None:
-        latency_model = _latency_model(draft, options, situation)
-        config |= {"budget_ms": request.budget.max_latency_ms, "precision": _precision(options, situation)}
+        latency_model = draft_latency_model(draft, options, situation)
+        config |= {"budget_ms": request.budget.max_latency_ms, "precision": expected_precision(options, situation)}
         if latency_model is None:
             config["latency_model"] = latency_model_from_target(situation.target).plain()
     pruned = draft.add("teacher-prune", "prune", config, {"model": TEACHER, "latency_model": latency_model})
     recovered = _train(draft, options, situation, dataset, "teacher-recover", pruned, fresh=False)
     models = [("teacher-pruned", recovered)]
     return [*models, *_draft_quantized(draft, options, situation, dataset, "teacher", recovered)]
+
+
+def _draft_assembled_branch(
+    draft: Draft, request: Request, options: Options, situation: Situation, dataset: Dataset
+) -> list[tuple[str, str]]:
+    assembled = draft_assembled(draft, request, options, situation)
+    if assembled is None:
+        return []
+    trained = _train(draft, options, situation, dataset, f"{LABEL}-distill", assembled, fresh=False)
+    return [(LABEL, trained), *_draft_quantized(draft, options, situation, dataset, LABEL, trained)]
 
 
 def _draft_quantized(

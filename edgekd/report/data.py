@@ -129,6 +129,57 @@ class DeliveredFile(Schema):
     sha256: str
 
 
+class StudentPoint(Schema):
+    """One student that a search scored.
+
+    Attributes:
+        text: What it is.
+        score: By the ranking of the search; higher is better.
+        spread: Standard deviation that other seeds would give it.
+        cost: In the unit of the search.
+        front: No other student is better in score, cost and parameters alike.
+        pick: 1 for the best one that went on; 0 for those that did not.
+        reason: Why it was picked.
+    """
+
+    text: str
+    score: float
+    spread: float
+    cost: float
+    params_m: float
+    macs_m: float
+    front: bool = False
+    pick: int = 0
+    reason: str = ""
+
+
+class FoundStudents(Schema):
+    """What a search found, for its picture and table.
+
+    Attributes:
+        space: Name of the search space.
+        ranking: What students were ranked by.
+        predicted: Whether costs are predicted milliseconds; otherwise they are millions of multiply-accumulates.
+        limit: Where the limit comes from.
+        students: All scored ones.
+        skipped: How many could not be scored.
+        rejected: Proposals that were over the limit.
+    """
+
+    space: str
+    ranking: str
+    predicted: bool
+    limit: str
+    students: tuple[StudentPoint, ...]
+    skipped: int
+    rejected: int
+
+    @property
+    def picks(self) -> tuple[StudentPoint, ...]:
+        """Best first."""
+        return tuple(sorted((student for student in self.students if student.pick), key=lambda student: student.pick))
+
+
 class ReportData(Schema):
     """A finished run.
 
@@ -140,6 +191,7 @@ class ReportData(Schema):
         verdict: The answer.
         choice: What is deployed, and why not each other engine; None when nothing was chosen.
         steps: From the teacher (the first one, which the others are compared with) to what is deployed.
+        search: The students that were scored; None without a search.
         profile: Latencies of all candidates; None when nothing was profiled.
         evaluations: Of all candidates, on both splits.
         reference: Candidate that stands for the teacher in `profile` and `evaluations`.
@@ -160,6 +212,7 @@ class ReportData(Schema):
     verdict: Verdict
     choice: Choice | None = None
     steps: tuple[Step, ...] = ()
+    search: FoundStudents | None = None
     profile: ProfileReport | None = None
     evaluations: tuple[Evaluation, ...] = ()
     reference: str = ""

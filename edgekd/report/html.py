@@ -15,7 +15,9 @@ from edgekd.report.plots.graph import graph_picture
 from edgekd.report.plots.latency import latencies
 from edgekd.report.plots.marks import PRECISION_NAMES, marker, precision_name, runtime_name
 from edgekd.report.plots.pareto import pareto
+from edgekd.report.plots.students import students
 from edgekd.report.sources import sources
+from edgekd.report.students import student_rows
 from edgekd.report.svg import picture
 from edgekd.report.view import engine_rows, flattened, step_rows, tiles
 
@@ -38,6 +40,8 @@ def html_from_report(data: ReportData) -> str:
         created=_readable(data.created),
         tiles=tiles(data),
         steps=step_rows(data),
+        students=_markup(students(data.search)),
+        student_rows=student_rows(data.search),
         pareto=_markup(pareto(data)),
         latencies=_markup(latencies(data)),
         graph=_markup(graph_picture(data)),

@@ -26,6 +26,7 @@ class Combined:
     different calls can be compared.
     """
 
+    summary: ClassVar[str] = "capacity, less what isotropy, progressivity and trainability show to be spoilt; default"
     proxies: ClassVar[tuple[str, ...]] = ("capacity", "isotropy", "progressivity", "trainability")
     weights: ClassVar[tuple[float, ...]] = (1.0, 7.4, 4.0, 2.1)
     floors: ClassVar[tuple[float, ...]] = (-np.inf, 0.0, -1.0, -3.0)

@@ -9,6 +9,7 @@ from torch import nn
 from edgekd.core.text import ms, significant
 from edgekd.nn.build import module_from_recipe
 from edgekd.nn.count import count_params, layer_costs
+from edgekd.nn.reparam import reparameterised
 from edgekd.search.space import Arch, SearchSpace
 from edgekd.targets.latency import LatencyModel
 from edgekd.targets.schema import Precision
@@ -28,14 +29,23 @@ class Cost:
         return float(self.macs) if self.predicted_ms is None else self.predicted_ms
 
 
+_BEYOND = 2**62
+"""More than any limit admits."""
+
+
 class Costs:
     """Costs of architectures, each counted once.
+
+    One that does not fit into the memory of this machine costs more than any limit admits.
 
     Args:
         space: Builds them.
         input_shape: (C, H, W).
         model: Of the device; None counts only.
         precision: Of the deployed network.
+
+    Attributes:
+        too_large: Architectures that did not fit into memory.
     """
 
     def __init__(
@@ -51,18 +61,29 @@ class Costs:
         self._model = model
         self._precision: Precision = precision
         self._known: dict[Arch, Cost] = {}
+        self.too_large = 0
 
     def of(self, arch: Arch) -> Cost:
         """The cost of an architecture of the space."""
         if arch not in self._known:
-            self._known[arch] = self.of_module(module_from_recipe(self._space.recipe(arch)))
+            try:
+                self._known[arch] = self.of_module(module_from_recipe(self._space.recipe(arch)))
+            except (MemoryError, RuntimeError) as err:
+                # PyTorch's CPU allocator reports a full memory as a plain RuntimeError.
+                if not isinstance(err, MemoryError) and "memory" not in str(err):
+                    raise
+                self.too_large += 1
+                self._known[arch] = Cost(
+                    predicted_ms=None if self._model is None else float(_BEYOND), params=_BEYOND, macs=_BEYOND
+                )
         return self._known[arch]
 
     def of_module(self, module: nn.Module) -> Cost:
-        """The cost of any network on images of the same shape."""
-        costs = layer_costs(module, self._shape)
+        """The cost of any network on images of the same shape, in the form it is deployed in."""
+        deployed = reparameterised(module)
+        costs = layer_costs(deployed, self._shape)
         predicted = None if self._model is None else self._model.predict_ms(costs, self._precision)
-        return Cost(predicted_ms=predicted, params=count_params(module), macs=sum(cost.macs for cost in costs))
+        return Cost(predicted_ms=predicted, params=count_params(deployed), macs=sum(cost.macs for cost in costs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +94,13 @@ class Limit:
         value: In the unit of `Cost.compared`.
         params: Parameters.
         reason: One sentence on where they come from.
+        kept: Whether some student keeps what was asked for; otherwise the limit admits the cheapest one alone.
     """
 
     value: float
     params: int
     reason: str
+    kept: bool = True
 
     def admits(self, cost: Cost) -> bool:
         """Whether a network keeps the limit."""
@@ -146,4 +169,5 @@ def reachable_limit(limit: Limit, cheapest: Cost, *, teacher: Cost, budget_ms: f
         value=cheapest.compared,
         params=max(cheapest.params, limit.params),
         reason=f"{limit.reason} {shortfall} The cheapest one goes on all the same.",
+        kept=False,
     )

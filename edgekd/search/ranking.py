@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,13 @@ from edgekd.core.registry import Registry
 
 
 class Ranking(Protocol):
-    """Which proxies to ask, and how their answers become one order."""
+    """Which proxies to ask, and how their answers become one order.
+
+    Attributes:
+        summary: One line.
+    """
+
+    summary: ClassVar[str]
 
     @property
     def proxies(self) -> tuple[str, ...]:
@@ -32,6 +38,8 @@ class RankSum:
     Args:
         proxies: At least one name.
     """
+
+    summary: ClassVar[str] = "the sum of the ranks of several proxies"
 
     def __init__(self, proxies: Sequence[str]) -> None:
         self.proxies = tuple(proxies)

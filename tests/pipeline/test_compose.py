@@ -149,3 +149,22 @@ def test_a_distant_target_takes_its_latency_model_from_the_card(tmp_path: Path) 
 def test_quantized_distillation_ends_a_branch(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), weight_bits=4)
     assert {"student-qd4", "teacher-qd4", "student-w4-fp32"} <= names(found)
+
+
+def test_another_number_of_picks_leaves_the_search_as_it_is(tmp_path: Path) -> None:
+    searches = [
+        next(node for node in composed(tmp_path, dataset=labelled(), picks=picks).graph.nodes if node.name == "search")
+        for picks in (1, 3)
+    ]
+    assert searches[0] == searches[1]
+
+
+def test_a_pick_sees_the_teacher_whose_weights_it_may_start_from(tmp_path: Path) -> None:
+    pick = next(node for node in composed(tmp_path, dataset=labelled()).graph.nodes if node.name == "pick")
+    assert pick.inputs["teacher"] == ("@teacher",)
+
+
+def test_the_searcher_that_is_asked_for_reaches_the_search(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), searcher="nsga2", proxy="naswot")
+    search = next(node for node in found.graph.nodes if node.name == "search")
+    assert (search.config["searcher"], search.config["proxy"]) == ("nsga2", "naswot")

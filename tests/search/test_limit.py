@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
-from edgekd.search.limit import Cost, Limit, reachable_limit, student_limit
+from edgekd.core.recipe import ModelRecipe
+from edgekd.search.limit import Cost, Costs, Limit, reachable_limit, student_limit
+from tests.search.test_space import space_of
 
 TINY = Cost(predicted_ms=0.1, params=10, macs=1000)
 
@@ -66,3 +69,34 @@ def test_a_limit_that_nothing_keeps_admits_the_cheapest_alone(limit: Limit, budg
 def test_a_limit_that_the_cheapest_keeps_stays_as_it_is() -> None:
     limit = Limit(value=0.2, params=1000, reason="R.")
     assert reachable_limit(limit, TINY, teacher=teacher(1.0), budget_ms=0.2, space="toy") is limit
+
+
+def test_a_relaxed_limit_is_marked() -> None:
+    limit = Limit(value=0.08, params=1000, reason="R.")
+    assert limit.kept
+    assert not reachable_limit(limit, TINY, teacher=teacher(1.0), budget_ms=0.1, space="toy").kept
+
+
+@pytest.mark.parametrize("full", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_student_that_does_not_fit_into_memory_is_over_every_limit(
+    monkeypatch: pytest.MonkeyPatch, full: Exception
+) -> None:
+    def build(recipe: ModelRecipe) -> nn.Module:
+        raise full
+
+    monkeypatch.setattr("edgekd.search.limit.module_from_recipe", build)
+    space = space_of("residual")
+    costs = Costs(space, input_shape=(3, 8, 8), model=None, precision="fp32")
+    largest = Limit(value=1e15, params=10**15, reason="R.")
+    assert not largest.admits(costs.of(space.cheapest))
+    assert costs.too_large == 1
+
+
+def test_any_other_failure_to_build_a_student_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(recipe: ModelRecipe) -> nn.Module:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("edgekd.search.limit.module_from_recipe", build)
+    space = space_of("residual")
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        Costs(space, input_shape=(3, 8, 8), model=None, precision="fp32").of(space.cheapest)

@@ -1,75 +1,98 @@
+"""Every registered searcher keeps the contract; and the choice of one."""
+
 from __future__ import annotations
 
-import json
-import random
-import statistics
+import re
 from collections.abc import Callable
 
-from edgekd.search.searcher import AgingEvolution, EvolutionState
+import pytest
+
+from edgekd.errors import UserError
+from edgekd.search.ranking import RankSum
+from edgekd.search.searcher import SEARCHERS, Problem, Settings, chosen_searcher
 from edgekd.search.space import Arch
+from edgekd.testing.conformance_searcher import SearcherConformance, toy_space
 from tests.search.test_space import space_of
 
 
-def value_of(arch: Arch) -> float:
-    """Best where every choice is 2."""
-    return -float(sum((choice - 2) ** 2 for choice in arch))
+class TestEvolution(SearcherConformance):
+    name = "evolution"
 
 
-def evolution(*, fits: Callable[[Arch], bool] = lambda arch: True, seed: int = 0) -> AgingEvolution:
-    return AgingEvolution(space_of("residual"), population=12, tournament=4, fits=fits, seed=seed)
+class TestNSGA2(SearcherConformance):
+    name = "nsga2"
 
 
-def advance(search: AgingEvolution, steps: int) -> list[Arch]:
-    asked = []
-    for _ in range(steps):
-        arch = search.ask()
-        assert arch is not None
-        search.tell(arch, (value_of(arch),))
-        asked.append(arch)
-    return asked
+class TestRandom(SearcherConformance):
+    name = "random"
 
 
-def test_evolution_beats_random_sampling_with_the_same_number_of_evaluations() -> None:
-    space, rng = space_of("inverted", side=96), random.Random(0)
-    search = AgingEvolution(space, population=12, tournament=4, fits=lambda arch: True, seed=0)
-    found = [value_of(arch) for arch in advance(search, 150)]
-    sampled = [value_of(space.sample(rng)) for _ in range(150)]
-    assert max(found) > max(sampled)
-    assert statistics.fmean(found[-30:]) > max(sampled)
+class TestExhaustive(SearcherConformance):
+    name = "exhaustive"
 
 
-def test_equal_seeds_ask_for_the_same_architectures() -> None:
-    assert advance(evolution(), 40) == advance(evolution(), 40)
-    assert advance(evolution(seed=1), 40) != advance(evolution(), 40)
+def problem(fits: Callable[[Arch], bool] = lambda arch: True, name: str = "residual") -> Problem:
+    return Problem(space=space_of(name), ranking=RankSum(["x"]), fits=fits, costs=lambda arch: (0.0,))
 
 
-def test_nothing_is_asked_for_twice() -> None:
-    asked = advance(evolution(), 80)
-    assert len(set(asked)) == len(asked)
+def test_every_registered_searcher_is_covered_by_the_suite() -> None:
+    assert {suite.name for suite in SearcherConformance.__subclasses__()} == set(SEARCHERS)
 
 
-def test_a_restored_search_goes_on_as_the_uninterrupted_one() -> None:
-    whole = advance(evolution(), 50)
-    first = evolution()
-    advance(first, 23)
-    saved = EvolutionState.parse(json.loads(json.dumps(first.state().plain())), "state")
-    second = evolution(seed=99)
-    second.restore(saved)
-    assert advance(second, 27) == whole[23:]
+def test_few_students_that_fit_are_searched_exhaustively_and_that_is_said() -> None:
+    name, why = chosen_searcher("auto", problem(lambda arch: sum(arch) <= 1), evaluations=200)
+    assert name == "exhaustive"
+    assert re.search(r"only \d of 864 students fit", why)
 
 
-def test_only_architectures_that_fit_are_proposed_and_the_others_are_counted() -> None:
-    search = evolution(fits=lambda arch: sum(arch) <= 5)
-    asked = advance(search, 30)
-    assert all(sum(arch) <= 5 for arch in asked)
-    assert search.rejected > 0
+def test_more_students_than_evaluations_are_evolved() -> None:
+    name, why = chosen_searcher("auto", problem(), evaluations=50)
+    assert name == "evolution"
+    assert "more than 50" in why
+    assert "--searcher nsga2" in why
 
 
-def test_an_exhausted_space_ends_the_search() -> None:
-    search = evolution(fits=lambda arch: sum(arch) <= 1)
-    reachable = len(search.space.cheapest) + 1
-    asked = []
-    while (arch := search.ask()) is not None:
-        search.tell(arch, (0.0,))
-        asked.append(arch)
-    assert 0 < len(asked) <= reachable
+def test_a_large_space_is_not_counted() -> None:
+    def fits(arch: Arch) -> bool:
+        raise AssertionError("counting takes too long here")
+
+    assert chosen_searcher("auto", problem(fits, "inverted"), evaluations=200)[0] == "evolution"
+
+
+def test_a_searcher_that_is_asked_for_is_taken() -> None:
+    assert chosen_searcher("random", problem(), evaluations=50)[0] == "random"
+
+
+def test_an_unknown_searcher_is_answered_with_the_near_one() -> None:
+    with pytest.raises(UserError, match="Did you mean 'nsga2'"):
+        chosen_searcher("nsga3", problem(), evaluations=50)
+
+
+def test_a_large_space_is_not_searched_exhaustively() -> None:
+    with pytest.raises(UserError, match="is not searched exhaustively") as refused:
+        SEARCHERS.get("exhaustive")(problem(name="inverted"), Settings())
+    assert "--searcher evolution" in str(refused.value.hint)
+
+
+def test_networks_with_several_names_count_once() -> None:
+    space = toy_space()
+    names = {space.recipe(arch).digest for arch in space.architectures()}
+    assert len(names) < space.size
+    count = len(names)
+    everything = Problem(space=space, ranking=RankSum(["x"]), fits=lambda arch: True, costs=lambda arch: (0.0,))
+    assert chosen_searcher("auto", everything, evaluations=count)[0] == "exhaustive"
+
+
+def test_only_neighbours_of_what_fits_are_looked_at() -> None:
+    looked: list[Arch] = []
+
+    def fits(arch: Arch) -> bool:
+        looked.append(arch)
+        return sum(arch) <= 1
+
+    space = space_of("inverted")
+    fitting = [arch for arch, kept in problem(fits, "inverted").explored() if kept]
+    axes = sum(len(axis) > 1 for axis in space.axes.values())
+    assert len(fitting) == 1 + axes
+    assert len(looked) < (1 + axes) ** 2
+    assert all(sum(arch) <= 2 for arch in looked)
