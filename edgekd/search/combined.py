@@ -34,5 +34,8 @@ class Combined:
 
     def scores(self, values: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
         capped = np.clip(np.asarray(values, dtype=np.float64), self.floors, self.caps)
-        scores: npt.NDArray[np.float64] = capped @ np.asarray(self.weights)
+        # Column by column: a matrix product adds in an order that depends on the number of rows.
+        scores: npt.NDArray[np.float64] = np.zeros(len(capped))
+        for weight, column in zip(self.weights, capped.T, strict=True):
+            scores += weight * column
         return scores

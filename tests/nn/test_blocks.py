@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from edgekd.errors import UserError
 from edgekd.nn.blocks import BLOCKS
@@ -48,7 +49,7 @@ def test_the_input_is_added_where_shapes_agree(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["conv", "repvgg"])
 def test_a_convolution_is_one_kernel_on_a_device(name: str) -> None:
-    block = reparameterised(BLOCKS.get(name)({"in_channels": 8, "channels": 8}).eval())
+    block = reparameterised(nn.Sequential(BLOCKS.get(name)({"in_channels": 8, "channels": 8})))
     costs = layer_costs(block, (8, 4, 4))
     assert [cost.kind for cost in costs if not cost.fused] == ["conv"]
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from edgekd.core.cost import OpCost
 from edgekd.core.recipe import Edit
-from edgekd.nn.blocks import BLOCKS
 from edgekd.nn.count import count_params, layer_costs
 from edgekd.nn.edits import replay_edits_
 from edgekd.nn.reparam import reparameterised
@@ -103,7 +102,7 @@ def menu(teacher: nn.Module, report: LibraryReport, pricing: Pricing, input_shap
         one = scored.replacement
         costs = own[one.first] if one.block == OWN else _costs(pricing, (), 0)
         if one.block not in (OWN, IDENTITY):
-            block = reparameterised(BLOCKS.get(one.block)(one.kwargs))
+            block = one.deployed()
             costs = _costs(pricing, layer_costs(block, blocks[one.first].input), count_params(block))
         choice = Choice(first=one.first, last=one.last, score=scored.kl, costs=costs)
         options.append(Option(choice=choice, replacement=one, error=scored.error))

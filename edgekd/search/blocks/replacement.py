@@ -104,6 +104,11 @@ class Replacement(Schema):
             torch.default_generator.manual_seed(seed)
             return BLOCKS.get(self.block)(self.kwargs)
 
+    def deployed(self) -> nn.Module:
+        """A block of `BLOCKS` in the form that it is deployed in, with random weights: for what it costs."""
+        # Parts are fused, never the module itself.
+        return reparameterised(nn.Sequential(BLOCKS.get(self.block)(self.kwargs)))
+
     def edits(self, blocks: Sequence[Block]) -> tuple[Edit, ...]:
         """The edits of the teacher's recipe: the block stands first, identities stand for the rest of the run."""
         first, *rest = (block.path for block in blocks[self.first : self.last + 1])
@@ -186,5 +191,5 @@ def _replacement(family: Family, blocks: Sequence[Block], first: int, length: in
 def _cheaper(one: Replacement, blocks: Sequence[Block], macs: int) -> bool:
     if one.block in (OWN, IDENTITY):
         return True
-    needed = count_macs(reparameterised(BLOCKS.get(one.block)(one.kwargs)), blocks[one.first].input)
+    needed = count_macs(one.deployed(), blocks[one.first].input)
     return needed < macs or (needed == macs and one.length > 1)
