@@ -12,28 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from cifar10 import cifar10_npz, machine, resnet56, versions
 
 from edgekd.cli.console import ConsoleReporter
 from edgekd.core.plan import Action
-from edgekd.core.preprocess import Preprocessing
 from edgekd.core.report import Budget, CandidateLatency
 from edgekd.core.stage import Execution
 from edgekd.pipeline.execute import Run, Workspace
-from edgekd.pipeline.request import ModelSource, Options, Request
+from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.results import Results, results_of
 from edgekd.pipeline.steps import steps_of
 
 TEACHER_TOP1 = 0.8973
 LIMIT_S = 40 * 60
-PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 OPTIONS = Options(
     students=("search", "prune"),
     evaluations=200,
@@ -50,15 +45,9 @@ OPTIONS = Options(
 def main() -> None:
     arguments = _arguments()
     work: Path = arguments.work
-    data = _npz(arguments.data, work / "cifar10.npz")
-    sys.path.insert(0, str(arguments.data / "weights"))  # where the teacher's definition is
+    data = cifar10_npz(arguments.data, work / "cifar10.npz")
     request = Request(
-        model=ModelSource(
-            path=str(arguments.data / "weights" / "cifar10_resnet56_jpeg.pt"),
-            arch="models:CifarResNet",
-            arch_kwargs={"depth": 56},
-            preprocessing=PREPROCESSING,
-        ),
+        model=resnet56(arguments.data),
         target="host",
         data=str(data),
         budget=Budget(max_latency_ms=arguments.max_latency_ms, max_drop=0.01),
@@ -107,7 +96,8 @@ def _summary(results: Results, request: Request, seconds: float) -> dict[str, An
     total = seconds + sum(node.seconds for node in reused)
     return {
         "benchmark": "cifar10_chain",
-        "machine": {"device": results.profile.device, "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": machine() | {"device": results.profile.device},
+        "versions": versions(),
         "command": "python benchmarks/cifar10_chain.py",
         "seed": request.seed,
         "seconds": total,
@@ -168,27 +158,6 @@ def _print(summary: dict[str, Any]) -> None:
         f"teacher's FP32 (goal 8), {chosen['speedup_over_ptq_alone']:.2f}x over PTQ alone (goal 3), drop "
         f"{chosen['drop_points_test']:.2f} points on the test half (limit 1.0); {summary['seconds'] / 60:.1f} min"
     )
-
-
-def _npz(data: Path, path: Path) -> Path:
-    """CIFAR-10 as one `.npz`: the training images, and the test images as the held-out part."""
-    if path.exists():
-        return path
-    sys.path.insert(0, str(data / "cifar10"))
-    import expand
-
-    images, labels, classes, _ = expand.load("train")
-    held_images, held_labels, _, _ = expand.load("test")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path,
-        images=images,
-        labels=labels,
-        classes=np.array([str(name) for name in classes]),
-        val_images=held_images,
-        val_labels=held_labels,
-    )
-    return path
 
 
 def _arguments() -> argparse.Namespace:

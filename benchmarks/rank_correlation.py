@@ -18,7 +18,6 @@ import gzip
 import itertools
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,16 +29,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cifar10 import PREPROCESSING, machine, versions
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
-from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.search.ranking import RANKINGS, ranking_from_name
 from edgekd.search.spaces.nasbench201 import recipe_from_cell
 
 FloatArray = npt.NDArray[np.float64]
 
-PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 COLUMNS = {
     "cifar10": "nats200_cifar10_test",
     "cifar100": "nats200_cifar100_test",
@@ -79,7 +77,8 @@ def main() -> None:
     began = time.monotonic()
     summary: dict[str, Any] = {
         "benchmark": "rank_correlation",
-        "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+        "machine": machine(),
+        "versions": versions(),
         "command": "python benchmarks/rank_correlation.py",
         "seed": arguments.seed,
         "draws_of_weights": arguments.draws,
@@ -189,7 +188,7 @@ _workers: list[Any] = []
 
 
 def _start(setting: _Setting) -> None:
-    """Builds the scorers of one process, one for each proxy: what one cannot score another may."""
+    """Builds the scorers of one process: one for all proxies, which share their passes, and one for each by itself."""
     import torch
 
     from edgekd.nn.build import module_from_recipe
@@ -211,16 +210,23 @@ def _start(setting: _Setting) -> None:
         )
     )
     seeds = range(setting.draws)
-    _workers[:] = [(name, Scorer(teacher, batch, proxies=(name,), seeds=seeds)) for name in setting.proxies]
+    groups = [setting.proxies, *((name,) for name in setting.proxies)]
+    _workers[:] = [Scorer(teacher, batch, proxies=names, seeds=seeds) for names in groups]
 
 
 def _scored(recipes: Sequence[ModelRecipe]) -> list[dict[str, float | None]]:
+    """By network: the value of each proxy; None where it cannot score the network, which others may."""
+    together, *alone = _workers
     table: list[dict[str, float | None]] = []
     for recipe in recipes:
+        result = together.score(recipe)
+        if result.skipped is None:
+            table.append(dict(zip(together.names, result.values, strict=True)))
+            continue
         row: dict[str, float | None] = {}
-        for name, scorer in _workers:
+        for scorer in alone:
             result = scorer.score(recipe)
-            row[name] = None if result.skipped is not None else result.values[0]
+            row[scorer.names[0]] = None if result.skipped is not None else result.values[0]
         table.append(row)
     return table
 

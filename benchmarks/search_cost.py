@@ -23,7 +23,6 @@ import io
 import itertools
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -36,10 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cifar10 import PREPROCESSING, machine, versions
 from PIL import Image
 
-import edgekd
-from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.nn.build import module_from_recipe
 from edgekd.search.config import SearchConfig
@@ -50,7 +48,6 @@ from edgekd.search.spaces.nasbench201 import recipe_from_cell
 from edgekd.search.workers import workers_from_text
 from edgekd.search.workers.cores import usable_cores
 
-PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CLASSES = 10
 S0_WIDTHS = [16, 16, 32, 64]
 BEST_CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
@@ -115,8 +112,8 @@ def main() -> None:
     summary: dict[str, Any] = {
         "benchmark": "search_cost",
         "command": "python benchmarks/search_cost.py " + " ".join(sys.argv[1:]),
-        "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform()},
-        "versions": {"edgekd": edgekd.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": machine(),
+        "versions": versions(),
         "seed": arguments.seed,
         "batch": arguments.batch,
         "load_before": os.getloadavg(),
@@ -274,11 +271,6 @@ def _cells(data: Path) -> list[str]:
     with gzip.open(data / "nasbench" / "nb201_accuracy.csv.gz", "rt") as file:
         rows = {row["unique_cell_id"]: row for row in reversed(list(csv.DictReader(file)))}
     return [row["arch_str"] for row in sorted(rows.values(), key=lambda row: int(row["arch_index"]))]
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _arguments() -> argparse.Namespace:

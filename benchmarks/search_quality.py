@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from cifar10 import PREPROCESSING, cifar10_npz, machine, resnet56, versions
 from scipy.stats import kendalltau
 
 from edgekd.cli.console import ConsoleReporter
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.graph import Graph, Node
-from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.report_io import REPORT_FILE, schema_from_json
 from edgekd.core.runner import Runner, RunSettings
@@ -40,7 +37,7 @@ from edgekd.data.calibration import calibration_samples
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.save import bundle_from_module
 from edgekd.pipeline.prepare import prepare, resources_of
-from edgekd.pipeline.request import ModelSource, Request
+from edgekd.pipeline.request import Request
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.stages import STAGES
 from edgekd.search.limit import Costs
@@ -51,7 +48,6 @@ from edgekd.search.space import SPACES, Arch, Task
 from edgekd.targets.latency import LatencyModel
 from edgekd.train.evaluate_torch import module_accuracy
 
-PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 AUGMENT = {"pad_px": 4, "flip": True, "crop_scale_min": 1.0}
 RANKINGS = ("combined", "params+macs", "params", "macs", "diswot", "naswot")
 BAND = 0.9
@@ -84,16 +80,10 @@ class Bench:
         self.arguments, self.reporter = arguments, reporter
         self.began = time.monotonic()
         self.store = LocalStore(arguments.work / "store")
-        sys.path.insert(0, str(arguments.data / "weights"))
         request = Request(
-            model=ModelSource(
-                path=str(arguments.data / "weights" / "cifar10_resnet56_jpeg.pt"),
-                arch="models:CifarResNet",
-                arch_kwargs={"depth": 56},
-                preprocessing=PREPROCESSING,
-            ),
+            model=resnet56(arguments.data),
             target="host",
-            data=str(_npz(arguments.data, arguments.images, arguments.work / f"cifar10-{arguments.images}.npz")),
+            data=str(_images(arguments)),
         )
         self.situation: Situation = prepare(request, self.store, reporter)
         nodes = (Node(name="latency-model", stage="latency-model", config={"threads": 1}),)
@@ -187,7 +177,8 @@ class Bench:
         place = {arch: pool.index(arch) for arch in accuracies}
         return {
             "benchmark": "search_quality",
-            "machine": {"cores": os.cpu_count(), "system": platform.platform()},
+            "machine": machine(),
+            "versions": versions(),
             "command": "python benchmarks/search_quality.py",
             "setting": {
                 key: getattr(self.arguments, key)
@@ -251,25 +242,10 @@ def _print(summary: dict[str, Any]) -> None:
         )
 
 
-def _npz(data: Path, images: int, path: Path) -> Path:
-    """The first training images of CIFAR-10, and all its test images as the held-out part."""
-    if path.exists():
-        return path
-    sys.path.insert(0, str(data / "cifar10"))
-    import expand
-
-    train, labels, classes, _ = expand.load("train")
-    held, held_labels, _, _ = expand.load("test")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path,
-        images=train[:images],
-        labels=labels[:images],
-        classes=np.array([str(name) for name in classes]),
-        val_images=held,
-        val_labels=held_labels,
-    )
-    return path
+def _images(arguments: argparse.Namespace) -> Path:
+    """Training images, and test images that no decision sees as the held-out part."""
+    path: Path = arguments.work / f"cifar10-{arguments.images}.npz"
+    return cifar10_npz(arguments.data, path, images=arguments.images)
 
 
 def _arguments() -> argparse.Namespace:
