@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.layers import LayerReport
 from edgekd.core.registry import Registry
 from edgekd.errors import DeviceUnavailable, UserError
 
@@ -109,6 +110,31 @@ class Runtime(ABC):
     ) -> Session:
         """A session on a bundle that this runtime accepts; `edgekd.runtimes.session.open_bundle` checks that."""
         return self.open(blobs.path(bundle.file(self.model_file)), threads=threads, batch=batch)
+
+    def layers(
+        self,
+        bundle: ModelBundle,
+        blobs: Blobs,
+        feeds: Mapping[str, FloatArray],
+        *,
+        threads: int | None = None,
+        batch: int | None = None,
+        calls: int = 10,
+    ) -> LayerReport | None:
+        """Times of the layers, recorded in a session of its own; None where the library does not tell them.
+
+        Args:
+            bundle: As for `open_bundle`.
+            blobs: Finds its files.
+            feeds: As for `Session.infer`.
+            threads: CPU threads; None leaves the library's default.
+            batch: Fixes the batch.
+            calls: How many calls to average over.
+
+        Raises:
+            UserError: The model does not open or run.
+        """
+        return None
 
 
 RUNTIMES: Registry[Runtime] = Registry(
