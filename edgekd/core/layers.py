@@ -15,21 +15,9 @@ from edgekd.core.schema import Schema
 
 Arithmetic = Literal["int8", "float", "conversion", "other"]
 """What a layer computes in; `conversion` changes type or memory layout, `other` handles shapes and indices."""
-HEAVY = frozenset(
-    [
-        "Conv",
-        "ConvTranspose",
-        "FusedConv",
-        "Gemm",
-        "FusedGemm",
-        "MatMul",
-        "FusedMatMul",
-        "Convolution",
-        "GroupConvolution",
-        "Deconvolution",
-        "FullyConnected",
-    ]
-)
+_HEAVY_ONNX = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_HEAVY_OPENVINO = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected")
+HEAVY = frozenset((*_HEAVY_ONNX, *_HEAVY_OPENVINO))
 """Operators that quantization is for; one of them in float inside a quantized graph has fallen back."""
 
 

@@ -17,7 +17,7 @@ from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import Arithmetic, LayerReport, LayerTime, layer_report
 from edgekd.errors import UserError
-from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
+from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 DEVICE = "CPU"
 WARM_CALLS = 3
@@ -148,7 +148,7 @@ class OpenVino(Runtime):
             source="OpenVINO performance counters",
             calls=calls,
             provider=DEVICE,
-            quantized=bundle.tags.get("precision") == "int8",
+            quantized=computes_in_int8(bundle),
         )
 
 

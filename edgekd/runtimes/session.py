@@ -180,6 +180,11 @@ def open_bundle(
     return chosen.open_bundle(bundle, blobs, threads=threads, batch=batch)
 
 
+def computes_in_int8(bundle: ModelBundle) -> bool:
+    """Whether the bundle is meant to compute in 8 bits; weight-only INT8 stores in 8 bits and computes in float."""
+    return bundle.tags.get("precision") == "int8" and bundle.tags.get("scheme") != "weight-only"
+
+
 def checked_feeds(feeds: Mapping[str, FloatArray], shapes: Mapping[str, tuple[int | str, ...]]) -> None:
     """Compares what was fed with what the model takes; costs a few microseconds.
 
