@@ -53,7 +53,7 @@ def compare(**flags: Any) -> int:
             plan,
             seed=flags["seed"],
             limit_s=flags["limit_s"],
-            on_round=lambda done: reporter.progress("compare, percent", round(100 * done), 100),
+            on_round=lambda done: reporter.progress("compare, percent", round(99 * done), 100),
         )
     reporter.progress("compare, percent", 100, 100)
     if flags["output_format"] == "json":

@@ -121,14 +121,14 @@ def _print_layers(entry: Any) -> None:
     found = entry.layers
     shares = ", ".join(f"{share:.0%} {kind}" for kind, share in found.share_by_arithmetic.items())
     nodes = ", ".join(f"{count} on {provider}" for provider, count in found.nodes_by_provider.items())
-    slowest = sorted(found.layers, key=lambda layer: -layer.mean_ms)
+    slowest = sorted(found.layers, key=lambda layer: -layer.median_ms)
     rows = [
-        [layer.name, layer.op, layer.arithmetic, layer.kernel or layer.provider, f"{layer.mean_ms:.3f}",
-         f"{layer.mean_ms / found.total_ms if found.total_ms else 0:.1%}"]
+        [layer.name, layer.op, layer.arithmetic, layer.kernel or layer.provider, f"{layer.median_ms:.3f}",
+         f"{layer.median_ms / found.total_ms if found.total_ms else 0:.1%}"]
         for layer in slowest[:SHOWN_LAYERS]
     ]  # fmt: skip
     print_table(f"{title}{shares}; layers: {nodes} ({found.source}, which slows what it records)",
-                ["layer", "operator", "computes in", "kernel", "mean ms", "share"], rows, numeric_from=4)  # fmt: skip
+                ["layer", "operator", "computes in", "kernel", "median ms", "share"], rows, numeric_from=4)  # fmt: skip
     if len(slowest) > SHOWN_LAYERS:
         click.echo(f"... and {len(slowest) - SHOWN_LAYERS} faster ones; --format json has them all")
     for text in found.fell_back:

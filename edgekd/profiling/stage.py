@@ -153,7 +153,7 @@ class ProfileStage(Stage[ProfileConfig]):
             plan,
             seed=ctx.seed,
             extras=extras,
-            on_round=lambda done: ctx.reporter.progress(task, round(100 * done), 100),
+            on_round=lambda done: ctx.reporter.progress(task, round(99 * done), 100),
         )
         ctx.reporter.progress(task, 100, 100)
         entries = [trial.entry(found.outcomes[trial.label], found.layers.get(trial.label)) for trial in trials]

@@ -116,7 +116,7 @@ class OnnxRuntime(Runtime):
         *,
         threads: int | None = None,
         batch: int | None = None,
-        calls: int = 10,
+        calls: int = 20,
     ) -> LayerReport:
         folds = bundle.tags.get("scheme") == "weight-only"
         with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:

@@ -119,7 +119,7 @@ class Runtime(ABC):
         *,
         threads: int | None = None,
         batch: int | None = None,
-        calls: int = 10,
+        calls: int = 20,
     ) -> LayerReport | None:
         """Times of the layers, recorded in a session of its own; None where the library does not tell them.
 
@@ -129,7 +129,7 @@ class Runtime(ABC):
             feeds: As for `Session.infer`.
             threads: CPU threads; None leaves the library's default.
             batch: Fixes the batch.
-            calls: How many calls to average over.
+            calls: How many calls to record.
 
         Raises:
             UserError: The model does not open or run.
