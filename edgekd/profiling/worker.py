@@ -26,7 +26,7 @@ from edgekd.core.bundle import ModelBundle
 from edgekd.core.digest import Digest
 from edgekd.errors import EdgekdError, UserError
 from edgekd.profiling.agent import energy, facts
-from edgekd.profiling.agent.loop import CallTimer
+from edgekd.profiling.agent.loop import CallTimer, settle
 from edgekd.runtimes.session import RUNTIMES, Session, open_bundle
 
 _PR_SET_PDEATHSIG = 1
@@ -74,11 +74,15 @@ class Worker:
 
     def warm_up(self, request: Mapping[str, Any]) -> list[int]:
         """(calls, nanoseconds of the fastest)."""
-        return list(self._timer.warm_up(request["seconds"]))
+        found = list(self._timer.warm_up(request["seconds"]))
+        settle()
+        return found
 
     def turn(self, request: Mapping[str, Any]) -> list[int]:
-        """Nanoseconds of each timed call."""
-        return self._timer.turn(request["calls"])
+        """Nanoseconds of each timed call; answered when the runtime's threads have come to rest."""
+        found = self._timer.turn(request["calls"])
+        settle()
+        return found
 
     def memory(self, request: Mapping[str, Any]) -> float | None:
         """Highest resident MiB since just before the model was loaded, less what was resident then."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 
 import pytest
 
-from edgekd.profiling.agent.loop import CallTimer, Plan, Samples, TurnFailed, sample
+from edgekd.profiling.agent.loop import CallTimer, Plan, Samples, TurnFailed, sample, settle
 from tests.profiling.fakes import Clock
 
 PLAN = Plan(warmup_s=0.01, burst_s=0.004, min_rounds=20, max_rounds=60, duration_s=10.0)
@@ -94,3 +96,30 @@ def test_the_order_of_turns_depends_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_too_few_rounds_are_never_enough(rounds: int) -> None:
     assert not Samples(rounds_ns=[[1000]] * rounds).median_ns().enough
+
+
+def test_a_turn_is_over_when_the_threads_of_the_engine_have_come_to_rest() -> None:
+    done = threading.Event()
+
+    def spin() -> None:
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+        done.set()
+
+    threading.Thread(target=spin, daemon=True).start()
+    settle(limit_s=30)
+    assert done.is_set()
+
+
+def test_a_process_that_never_rests_is_not_waited_for_longer_than_the_limit() -> None:
+    stop, start = threading.Event(), time.monotonic()
+
+    def spin() -> None:
+        while not stop.is_set():
+            pass
+
+    threading.Thread(target=spin, daemon=True).start()
+    settle(limit_s=0.05)
+    stop.set()
+    assert time.monotonic() - start < 10
