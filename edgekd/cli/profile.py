@@ -55,8 +55,8 @@ def profile(**flags: Any) -> int:
     from edgekd.targets.load import load_target
 
     reporter = reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))
-    same = ("warmup_s", "duration_s", "precision", "limit_s", "offline_samples", "offline_batch", "layers")
-    config = {name: flags[name] for name in same}
+    same = ("warmup_s", "duration_s", "precision", "limit_s", "offline_samples", "offline_batch")
+    config = {name: flags[name] for name in same} | {"layers": "all" if flags["layers"] else "summary"}
     config |= {"runtimes": list(flags["runtimes"]), "threads": list(parse_counts(flags["threads"], "--threads"))}
     with workbench(names_for(flags["models"])) as bench:
         report, node = bench.run(
