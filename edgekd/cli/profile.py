@@ -69,10 +69,16 @@ def profile(**flags: Any) -> int:
         for decision in node.decisions:
             reporter.message(f"• {decision}")
         _print(report, flags["layers"])
-    timed = [entry.latency for entry in report.entries if entry.latency]
-    if not timed:
-        return DeviceUnavailable.exit_code
-    return Inconclusive.exit_code if any(latency.inconclusive for latency in timed) else 0
+    return _exit_code(report.entries)
+
+
+def _exit_code(entries: Any) -> int:
+    """0 when all that was measured is as precise as asked, 5 when the machine was too restless, 3 without a latency."""
+    timed = [entry.latency for entry in entries if entry.latency]
+    restless = any(entry.failure_code == Inconclusive.exit_code for entry in entries)
+    if restless or any(latency.inconclusive for latency in timed):
+        return Inconclusive.exit_code
+    return 0 if timed else DeviceUnavailable.exit_code
 
 
 def _print(report: Any, with_layers: bool) -> None:

@@ -85,6 +85,7 @@ class _Trial:
             size_mib=self.size_mib,
             latency=found if isinstance(found, LatencyReport) else None,
             failure=found.message if isinstance(found, EdgekdError) else None,
+            failure_code=found.exit_code if isinstance(found, EdgekdError) else None,
             layers=layers,
         )
 
