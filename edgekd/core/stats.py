@@ -35,8 +35,8 @@ def quantile_interval(values: Sequence[float], q: float, confidence: float = 0.9
     """
     ordered = sorted(values)
     n, tail = len(ordered), (1 - confidence) / 2
-    low = _largest_rank(n, q, tail)
-    high = _largest_rank(n, 1 - q, tail)  # counted from the other end: P(B >= u; q) = P(B' <= n - u; 1 - q)
+    low = largest_rank(n, q, tail)
+    high = largest_rank(n, 1 - q, tail)  # counted from the other end: P(B >= u; q) = P(B' <= n - u; 1 - q)
     if low == 0 or high == 0:
         return None
     return ordered[low - 1], ordered[n - high]
@@ -50,7 +50,7 @@ def thinned(values: Sequence[float], limit: int) -> tuple[float, ...]:
     return tuple(values[round(i * (n - 1) / (limit - 1))] for i in range(limit))
 
 
-def _largest_rank(n: int, q: float, tail: float) -> int:
+def largest_rank(n: int, q: float, tail: float) -> int:
     """The largest rank r with P(B <= r - 1) <= tail for B ~ Binomial(n, q); 0 when there is none."""
     rank, total = 0, 0.0
     for k in range(n):

@@ -6,7 +6,8 @@ would run it; nothing is tuned here that the README.txt of a deployed package do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,9 +18,10 @@ from pydantic import JsonValue
 
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.layers import LayerReport, layer_report
 from edgekd.errors import UserError
-from edgekd.runtimes.onnx_file import onnx_interface
-from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
+from edgekd.runtimes.onnxruntime_layers import layers_from_trace
+from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +31,8 @@ FOLD_WEIGHTS = ("session.disable_quant_qdq", "1")
 """Session setting: Q/DQ nodes are ordinary operators, so that those of constant weights are computed once, at loading,
 and not on every run; for graphs without quantized activations. Everything is then computed in float32."""
 _LOG_ERRORS_ONLY = 3
+WARM_CALLS = 3
+"""Calls before those whose layers are recorded: the first ones grow the memory arena."""
 
 
 class OnnxRuntimeSession:
@@ -66,6 +70,10 @@ class OnnxRuntimeSession:
             "weights_dequantized": "at loading" if self._folds_weights else "as the graph says",
         }
 
+    def end_trace(self) -> Path:
+        """The file that holds the nodes' times, of a session that was opened to record them."""
+        return Path(self._session.end_profiling())
+
     def __enter__(self) -> Self:
         return self
 
@@ -97,7 +105,42 @@ class OnnxRuntime(Runtime):
         self, bundle: ModelBundle, blobs: Blobs, *, threads: int | None = None, batch: int | None = None
     ) -> OnnxRuntimeSession:
         path = blobs.path(bundle.file(self.model_file))
-        return _session(path, threads=threads, batch=batch, folds_weights=bundle.tags.get("scheme") == "weight-only")
+        folds = bundle.tags.get("scheme") == "weight-only"
+        return _session(path, threads=threads, batch=batch, folds_weights=folds, axes=_batch_axes(bundle))
+
+    def layers(
+        self,
+        bundle: ModelBundle,
+        blobs: Blobs,
+        feeds: Mapping[str, FloatArray],
+        *,
+        threads: int | None = None,
+        batch: int | None = None,
+        calls: int = 20,
+    ) -> LayerReport:
+        folds = bundle.tags.get("scheme") == "weight-only"
+        with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+            path = blobs.path(bundle.file(self.model_file))
+            session = _session(
+                path,
+                threads=threads,
+                batch=batch,
+                folds_weights=folds,
+                axes=_batch_axes(bundle),
+                trace=Path(folder) / "trace",
+            )
+            with session:
+                for _ in range(WARM_CALLS + calls):
+                    session.infer(feeds)
+                trace = session.end_trace()
+            nodes = layers_from_trace(trace, calls)
+        return layer_report(
+            nodes,
+            source="ONNX Runtime profile",
+            calls=calls,
+            provider=PROVIDER,
+            quantized=computes_in_int8(bundle),
+        )
 
 
 RUNTIME = OnnxRuntime()
@@ -141,7 +184,27 @@ def emulated(path: Path) -> OnnxRuntimeSession:
     return _session(path, threads=None, batch=None, folds_weights=True)
 
 
-def _session(path: Path, *, threads: int | None, batch: int | None, folds_weights: bool) -> OnnxRuntimeSession:
+def _batch_axes(bundle: ModelBundle) -> tuple[str, ...] | None:
+    """The names of the inputs' batch axes as the bundle knows them; None where it knows none."""
+    axes = {str(spec.shape[0]) for spec in bundle.inputs if spec.shape}
+    return None if not axes or "?" in axes else tuple(sorted(axes))
+
+
+def _session(
+    path: Path,
+    *,
+    threads: int | None,
+    batch: int | None,
+    folds_weights: bool,
+    axes: Sequence[str] | None = None,
+    trace: Path | None = None,
+) -> OnnxRuntimeSession:
+    """A session.
+
+    Args:
+        axes: Names of the batch axes; None reads them from the file, which costs its whole size in memory.
+        trace: Where to record the nodes' times, the beginning of a file name; None records nothing.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -150,14 +213,22 @@ def _session(path: Path, *, threads: int | None, batch: int | None, folds_weight
     if threads is not None:
         options.intra_op_num_threads = threads
     if batch is not None:
-        for axis in sorted({str(spec.shape[0]) for spec in onnx_interface(path)[0] if spec.shape}):
+        for axis in _axes_of_file(path) if axes is None else axes:
             options.add_free_dimension_override_by_name(axis, batch)
     if folds_weights:
         options.add_session_config_entry(*FOLD_WEIGHTS)
+    if trace is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(trace)
     session = OnnxRuntimeSession(_opened(str(path), options, str(path)), threads, folds_weights=folds_weights)
     if batch is not None:
         _require_batch(session, batch, path)
     return session
+
+
+def _axes_of_file(path: Path) -> list[str]:
+    from edgekd.runtimes.onnx_file import onnx_interface
+
+    return sorted({str(spec.shape[0]) for spec in onnx_interface(path)[0] if spec.shape})
 
 
 def _opened(source: str | bytes, options: Any, where: str) -> Any:

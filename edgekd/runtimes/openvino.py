@@ -6,6 +6,7 @@ precision, and FP32 figures would not be what they claim.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,11 +14,16 @@ from typing import Any, ClassVar, Self
 
 from pydantic import JsonValue
 
-from edgekd.core.bundle import BundleKind
+from edgekd.core.blobs import Blobs
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.layers import Arithmetic, LayerReport, LayerTime, layer_report
 from edgekd.errors import UserError
-from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
+from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 DEVICE = "CPU"
+WARM_CALLS = 3
+"""Calls before those whose layers are recorded."""
+CONVERSIONS = frozenset({"Reorder", "Convert", "FakeQuantize", "Transpose"})
 
 
 class OpenVinoSession:
@@ -63,6 +69,10 @@ class OpenVinoSession:
             raise UserError(f"OpenVINO could not run the graph: {err}") from err
         return {n: self._request.get_output_tensor(i).data.copy() for i, n in enumerate(self._outputs)}
 
+    def counters(self) -> list[Any]:
+        """The layers' times of the last call, of a model that was compiled to count them."""
+        return list(self._request.profiling_info)
+
     def environment(self) -> dict[str, JsonValue]:
         import openvino
 
@@ -100,23 +110,78 @@ class OpenVino(Runtime):
         return Availability(ok=True, version=openvino.get_version().split("-")[0])
 
     def open(self, path: Path, *, threads: int | None = None, batch: int | None = None) -> OpenVinoSession:
-        import openvino
+        return _opened(path, threads=threads, batch=batch, counting=False)
 
-        settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
-        try:
-            model = core.read_model(path)
-            if batch is not None:
-                _fix_batch_(model, batch, path)
-            compiled = core.compile_model(model, DEVICE, settings)
-        except RuntimeError as err:
-            raise UserError(f"OpenVINO {openvino.get_version()} cannot load {path}: {err}") from err
-        return OpenVinoSession(compiled)
+    def layers(
+        self,
+        bundle: ModelBundle,
+        blobs: Blobs,
+        feeds: Mapping[str, FloatArray],
+        *,
+        threads: int | None = None,
+        batch: int | None = None,
+        calls: int = 20,
+    ) -> LayerReport:
+        times: dict[str, list[float]] = {}
+        path = blobs.path(bundle.file(self.model_file))
+        with _opened(path, threads=threads, batch=batch, counting=True) as session:
+            for _ in range(WARM_CALLS):
+                session.infer(feeds)
+            for _ in range(calls):
+                session.infer(feeds)
+                counters = [counter for counter in session.counters() if counter.status.name == "EXECUTED"]
+                for counter in counters:
+                    times.setdefault(counter.node_name, []).append(counter.real_time.total_seconds() * 1000)
+        layers = [
+            LayerTime(
+                name=counter.node_name,
+                op=counter.node_type,
+                provider=DEVICE,
+                arithmetic=arithmetic(counter.node_type, counter.exec_type),
+                kernel=counter.exec_type,
+                median_ms=statistics.median(times[counter.node_name]),
+            )
+            for counter in counters
+        ]
+        return layer_report(
+            layers,
+            source="OpenVINO performance counters",
+            calls=calls,
+            provider=DEVICE,
+            quantized=computes_in_int8(bundle),
+        )
 
 
 RUNTIME = OpenVino()
+
+
+def arithmetic(op: str, kernel: str) -> Arithmetic:
+    """What a layer computed in: kernels end in their type, `brgconv_avx512_I8` for example."""
+    if op in CONVERSIONS:
+        return "conversion"
+    suffix = kernel.rpartition("_")[2].lower()
+    if suffix in ("i8", "u8"):
+        return "int8"
+    return "float" if suffix in ("f32", "f16", "bf16", "fp32", "fp16") else "other"
+
+
+def _opened(path: Path, *, threads: int | None, batch: int | None, counting: bool) -> OpenVinoSession:
+    import openvino
+
+    settings: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    if counting:
+        settings["PERF_COUNT"] = True
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        if batch is not None:
+            _fix_batch_(model, batch, path)
+        compiled = core.compile_model(model, DEVICE, settings)
+    except RuntimeError as err:
+        raise UserError(f"OpenVINO {openvino.get_version()} cannot load {path}: {err}") from err
+    return OpenVinoSession(compiled)
 
 
 def _fix_batch_(model: Any, batch: int, path: Path) -> None:

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.layers import LayerReport
 from edgekd.core.registry import Registry
 from edgekd.errors import DeviceUnavailable, UserError
 
@@ -110,6 +111,31 @@ class Runtime(ABC):
         """A session on a bundle that this runtime accepts; `edgekd.runtimes.session.open_bundle` checks that."""
         return self.open(blobs.path(bundle.file(self.model_file)), threads=threads, batch=batch)
 
+    def layers(
+        self,
+        bundle: ModelBundle,
+        blobs: Blobs,
+        feeds: Mapping[str, FloatArray],
+        *,
+        threads: int | None = None,
+        batch: int | None = None,
+        calls: int = 20,
+    ) -> LayerReport | None:
+        """Times of the layers, recorded in a session of its own; None where the library does not tell them.
+
+        Args:
+            bundle: As for `open_bundle`.
+            blobs: Finds its files.
+            feeds: As for `Session.infer`.
+            threads: CPU threads; None leaves the library's default.
+            batch: Fixes the batch.
+            calls: How many calls to record.
+
+        Raises:
+            UserError: The model does not open or run.
+        """
+        return None
+
 
 RUNTIMES: Registry[Runtime] = Registry(
     "runtime",
@@ -152,6 +178,11 @@ def open_bundle(
             f"The runtime {runtime!r} cannot work here: {found.reason}.", hint=found.install or None
         )
     return chosen.open_bundle(bundle, blobs, threads=threads, batch=batch)
+
+
+def computes_in_int8(bundle: ModelBundle) -> bool:
+    """Whether the bundle is meant to compute in 8 bits; weight-only INT8 stores in 8 bits and computes in float."""
+    return bundle.tags.get("precision") == "int8" and bundle.tags.get("scheme") != "weight-only"
 
 
 def checked_feeds(feeds: Mapping[str, FloatArray], shapes: Mapping[str, tuple[int | str, ...]]) -> None:
