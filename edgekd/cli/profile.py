@@ -1,4 +1,4 @@
-"""`edgekd profile`: latencies of finished bundles on this machine, measured against each other."""
+"""`edgekd profile`: latencies of finished bundles on this machine or on boards, measured against each other."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from edgekd.cli.console import print_table, reporter_for
+from edgekd.cli.device import board_options, boards_wanted, profile_boards
 from edgekd.cli.options import SectionedCommand, names_for, parse_counts, section, shared, verbosity_of
 
 
-@click.command(cls=SectionedCommand, short_help="Measure the latency of bundles on this machine.")
+@click.command(cls=SectionedCommand, short_help="Measure the latency of bundles, here or on boards.")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @section(
     "Main",
@@ -21,9 +22,12 @@ from edgekd.cli.options import SectionedCommand, names_for, parse_counts, sectio
     click.option("--warmup", "warmup_s", type=float, default=1.0, show_default=True, help="Seconds before measuring."),
     click.option("--duration", "duration_s", type=float, default=5.0, show_default=True, help="Seconds per engine."),
 )
+@board_options
 @shared
 def profile(**flags: Any) -> int:
     """Measure one or more bundles or .onnx files at batch 1, taking turns, with percentiles."""
+    if boards_wanted(flags):
+        return profile_boards(flags)
     from edgekd.core.report import ProfileReport
     from edgekd.pipeline.single import workbench
     from edgekd.targets.load import load_target
