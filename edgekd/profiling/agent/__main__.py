@@ -1,6 +1,6 @@
 """The agent's command line: what the other machine calls over ssh, and what the agent calls itself.
 
-`hello`, `missing`, `receive`, `submit`, `watch`, `result`, `release` and `cancel` are called from outside, `work` and
+`hello`, `receive`, `submit`, `watch`, `result`, `release` and `cancel` are called from outside, `work` and
 `bench` by the agent. Arguments are digests and job ids, everything longer comes through standard input, so that no
 shell on the way has anything to interpret. Standard library of Python 3.10 only.
 """
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.profiling.agent import jobs
-from edgekd.profiling.agent.bench import bench
 from edgekd.profiling.agent.clocks import clock_state
 from edgekd.profiling.agent.engines import availability
 from edgekd.profiling.agent.facts import machine
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.wire import BAD_REQUEST, FAILED_EXIT, AgentError, say
-from edgekd.profiling.agent.work import work
 
 
 def main(arguments: list[str]) -> int:
@@ -40,9 +38,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(folder: Folder, verb: str, rest: list[str]) -> None:
     if verb == "hello":
-        say(_hello(folder))
-    elif verb == "missing":
-        say({"missing": folder.missing(rest)})
+        say({**_hello(folder), "missing": folder.missing(rest)})
     elif verb == "receive":
         folder.receive(rest[0], int(rest[1]), sys.stdin.buffer)
         say({"received": rest[0]})
@@ -58,8 +54,12 @@ def _run(folder: Folder, verb: str, rest: list[str]) -> None:
     elif verb == "cancel":
         say({"cancelled": jobs.cancel(folder, rest[0])})
     elif verb == "work":
+        from edgekd.profiling.agent.work import work  # imported late: the short verbs answer sooner without it
+
         work(folder, rest[0])
     elif verb == "bench":
+        from edgekd.profiling.agent.bench import bench
+
         low, _, high = rest[2].partition(":")
         bench(folder, rest[0], [int(index) for index in rest[1].split(",")], (float(low), float(high)))
     else:

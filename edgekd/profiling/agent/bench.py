@@ -10,7 +10,9 @@ name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_t
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,7 @@ MEASURED_FILE = "measured.json"
 OPENING, RUNNING, BETWEEN = "open", "run", "between"
 KEPT_OUTPUTS = 4096
 """Values of each output that are brought home, so that they can be compared with another machine's."""
+_PR_SET_PDEATHSIG = 1
 _PULSE_BYTES = 48
 _STATUS_EVERY_S = 1.0
 
@@ -97,6 +100,7 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
         indices: Which of its engines.
         share: Begin and end of this work within the whole job's, in [0, 1].
     """
+    _die_with_worker()
     job = folder.jobs / job_id
     spec = read_json(job / SPEC_FILE) or {}
     pulse = Pulse(job / PULSE_FILE)
@@ -144,6 +148,14 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     )
     # Not closed one by one: a runtime that crashes while it is torn down must not take what was measured with it.
     os._exit(0)
+
+
+def _die_with_worker() -> None:
+    """Asks the kernel to end this process with its parent: a hang that nobody watches would hold the board for ever."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return  # no Linux
 
 
 def _opened(

@@ -27,7 +27,7 @@ CANCEL_FILE = "cancel"
 RESERVE_FILE = "reserve"
 """Space that is held for the last status of a job on a disk that others fill."""
 ENDED = ("done", "failed")
-WATCH_S = 1.0
+WATCH_S = 0.5
 _RESERVED_BYTES = 1 << 16
 BEAT_S = 15.0
 """A watcher says something at least this often, so that the other side notices a connection that died silently."""
@@ -60,7 +60,7 @@ def submit(folder: Folder, job_id: str, spec: dict[str, Any], *, agent: Path | N
         if absent:
             raise AgentError(BAD_REQUEST, f"files that were not pushed: {', '.join(sorted(set(absent)))}")
         shutil.rmtree(job, ignore_errors=True)  # it failed, or its worker was killed
-        return {**_start(folder, job, spec, agent or Path(sys.argv[0])), "joined": False}
+        return {**_start(folder, job, spec, agent or Path(sys.argv[0]).resolve()), "joined": False}
     except OSError as err:
         shutil.rmtree(job, ignore_errors=True)
         raise agent_error(err, job) from err

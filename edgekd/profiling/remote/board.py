@@ -57,28 +57,29 @@ class Board:
         """Its address."""
         return str(self.ssh.address)
 
-    def hello(self) -> dict[str, Any]:
+    def hello(self, *digests: Digest) -> dict[str, Any]:
         """What the board is and has: `machine`, `runtimes`, `clocks`, `python`, `free_mib`; installs the agent.
+
+        Args:
+            digests: Of files; those that the board does not have are `missing`.
 
         Raises:
             DeviceUnavailable: It cannot be reached, has no usable Python, or its disk is full.
         """
-        answer = self._asked(["hello"], may_be_missing=True)
+        answer = self._asked(["hello", *digests], may_be_missing=True)
         if answer is None:
             self._install()
-            answer = self._asked(["hello"])
+            answer = self._asked(["hello", *digests])
         assert answer is not None
         return answer
 
     def push(self, files: Mapping[Digest, Path], reporter: Reporter) -> None:
-        """Makes sure that the board has these files; those that it has are not sent.
+        """Sends files.
 
         Raises:
             DeviceUnavailable: The connection broke, the disk is full, or a file arrived damaged.
         """
-        missing = self.ask("missing", *files)["missing"]
-        for digest in missing:
-            path = files[Digest(digest)]
+        for digest, path in files.items():
             size = path.stat().st_size
             reporter.message(f"• {self.name}: sending {size / 2**20:.1f} MiB")
             with path.open("rb") as data:

@@ -69,10 +69,12 @@ def profile_on_board(
         DeviceUnavailable: The board cannot be reached, has no runtime, or the job failed there.
     """
     board = Board(ssh, python)
-    known = board.hello()
+    files = {candidate.file: candidate.path for candidate in candidates}
+    known = board.hello(*files)
     runtimes = usable_runtimes(board.name, python, ssh.address.command, plan, known["runtimes"])
     trials = trials_for(candidates, runtimes, plan)
-    board.push({trial.file: path for trial in trials for path in _paths(candidates, trial.file)}, reporter)
+    wanted = {trial.file for trial in trials}
+    board.push({file: files[file] for file in files if file in wanted and file in known["missing"]}, reporter)
     job_id, spec = job_for(trials, plan)
     status = board.submit(job_id, spec)
     if status["joined"]:
@@ -146,7 +148,3 @@ class _Link:
             self.reporter.progress(f"{where}: measure, percent", round(100 * status.get("progress", 0.0)), 100)
         elif status["state"] == "done":
             self.reporter.progress(f"{where}: measure, percent", 100, 100)
-
-
-def _paths(candidates: Sequence[Candidate], digest: str) -> list[Any]:
-    return [candidate.path for candidate in candidates if digest in candidate.bundle.files.values()]

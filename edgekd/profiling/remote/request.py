@@ -102,6 +102,11 @@ class Candidate:
     bundle: ModelBundle
     path: Path
 
+    @property
+    def file(self) -> Digest:
+        """Of the model."""
+        return self.bundle.file(FILES[self.bundle.kind])
+
 
 def usable_runtimes(board: str, python: str, login: str, plan: BoardPlan, offers: Mapping[str, Any]) -> list[str]:
     """Runtimes to measure with: those asked for, or all that the board has.
