@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "search": ("edgekd.cli.search:search", "Find students within a latency budget; train nothing."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
     "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles, here or on boards."),
+    "compare": ("edgekd.cli.compare:compare", "Say which of several bundles is faster, and how sure that is."),
     "gate": ("edgekd.cli.gate:gate", "Judge a finished run against budgets; the exit code is the verdict."),
     "targets": ("edgekd.cli.targets:targets", "List the devices, or explain one."),
     "teachers": ("edgekd.cli.teachers:teachers", "Find out which of several teachers suits a student."),

@@ -12,7 +12,7 @@ import click
 from edgekd.cli.console import print_table, reporter_for
 from edgekd.cli.options import names_for, parse_counts, section, verbosity_of
 from edgekd.cli.work import live
-from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
+from edgekd.errors import EdgekdError, UserError
 
 if TYPE_CHECKING:
     from edgekd.core.events import Reporter
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from edgekd.profiling.remote.request import BoardPlan, Candidate
 
 F = TypeVar("F", bound=Callable[..., Any])
-_ONLY_BOARDS = ("tag", "lock_clocks", "device_python", "time_limit_s")
-_COLUMNS = ["model", "runtime", "threads", "p50 ms", "p90", "p95", "p99", "per s", "N"]
+_ONLY_BOARDS = ("tag", "lock_clocks", "device_python")
+_NOT_ON_BOARDS = {"layers": "--layers", "offline_samples": "--offline"}
+_COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s", "N"]
 
 
 def board_options(function: F) -> F:
@@ -36,7 +37,6 @@ def board_options(function: F) -> F:
         click.option(
             "--device-python", metavar="PATH", help="The board's Python that has the runtime; default python3."
         ),
-        click.option("--time-limit", "time_limit_s", type=float, help="Seconds that the job may take on the board."),
     )(function)
 
 
@@ -51,11 +51,14 @@ def boards_wanted(flags: Mapping[str, Any]) -> bool:
     if not flags["device"] and not flags["lab"]:
         stray = [name for name in _ONLY_BOARDS if flags[name]]
         if stray:
-            flag = "--" + stray[0].removesuffix("_s").replace("_", "-")
+            flag = "--" + stray[0].replace("_", "-")
             raise UserError(
                 f"{flag} is for boards, and none was named.", hint="add --device ssh://... or --lab lab.yaml"
             )
         return False
+    for name, flag in _NOT_ON_BOARDS.items():
+        if flags[name]:
+            raise UserError(f"{flag} is measured on this machine only.", hint="leave it out for a board")
     if flags["tag"] and not flags["lab"]:
         raise UserError("--tag chooses boards of a lab file, and none was given.", hint="add --lab lab.yaml")
     if flags["device_python"] and flags["lab"]:
@@ -72,14 +75,16 @@ def profile_boards(flags: Mapping[str, Any]) -> int:
         threads=parse_counts(flags["threads"], "--threads"),
         warmup_s=flags["warmup_s"],
         duration_s=flags["duration_s"],
+        precision=flags["precision"],
+        stall_s=flags["limit_s"],
         lock_clocks=flags["lock_clocks"],
-        limit_s=flags["time_limit_s"],
     )
     with live(reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))) as reporter:
         return _on_lab(flags, plan, reporter) if flags["lab"] else _on_device(flags, plan, reporter)
 
 
 def _on_device(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> int:
+    from edgekd.cli.profile import exit_code_for, print_report
     from edgekd.pipeline.single import workbench
     from edgekd.profiling.remote.address import parse_address
     from edgekd.profiling.remote.board import PYTHON
@@ -95,16 +100,12 @@ def _on_device(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) ->
     else:
         for decision in found.decisions:
             reporter.message(f"• {decision}")
-        print_table(
-            f"{ssh.address}: {found.report.device}", _COLUMNS, [_row(e) for e in found.report.entries], numeric_from=2
-        )
-        for entry in found.report.entries:
-            if entry.failure:
-                click.echo(f"{entry.candidate}@{entry.runtime}: {entry.failure}")
-    return DeviceUnavailable.exit_code if all(entry.failure for entry in found.report.entries) else 0
+        print_report(found.report, False)
+    return exit_code_for(found.report)
 
 
 def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> int:
+    from edgekd.cli.profile import exit_code_for
     from edgekd.pipeline.single import workbench
     from edgekd.profiling.remote.boards import profile_on_boards
     from edgekd.profiling.remote.lab import load_lab
@@ -117,8 +118,8 @@ def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> in
         click.echo(json.dumps({"schema_version": 1, "boards": _plain(boards, found)}, indent=2))
     else:
         _print_lab(boards, found, reporter)
-    failed = [outcome for outcome in found.values() if isinstance(outcome, EdgekdError)]
-    return failed[0].exit_code if failed else 0
+    codes = [o.exit_code if isinstance(o, EdgekdError) else exit_code_for(o.report) for o in found.values()]
+    return min((code for code in codes if code), default=0)  # a board without a result before one that is inconclusive
 
 
 def _candidates(bench: Any) -> list[Candidate]:
@@ -158,6 +159,8 @@ def _print_lab(boards: Mapping[str, LabBoard], found: Mapping[str, Outcome], rep
         for entry in outcome.report.entries:
             if entry.failure:
                 click.echo(f"{name}: {entry.candidate}@{entry.runtime}: {entry.failure}")
+            elif entry.latency and entry.latency.inconclusive:
+                click.echo(f"{name}: {entry.candidate}@{entry.runtime}: inconclusive. {entry.latency.inconclusive}")
 
 
 def _plain(boards: Mapping[str, LabBoard], found: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -180,8 +183,6 @@ def _row(entry: Any) -> list[str]:
     latency = entry.latency
     if latency is None:
         return [entry.candidate, entry.runtime, "", "failed", "", "", "", "", ""]
-    values = [latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms]
-    shown = [f"{value:.3f}" for value in values]
-    return [
-        entry.candidate, entry.runtime, str(latency.threads), *shown, f"{latency.throughput_per_s:.0f}", str(latency.n)
-    ]  # fmt: skip
+    row = [entry.candidate, entry.runtime, str(latency.threads), f"{latency.p50_ms:.3f}"]
+    row += [f"{latency.median_width / 2:.1%}", f"{latency.p90_ms:.3f}", f"{latency.p99_ms:.3f}"]
+    return [*row, f"{latency.throughput_per_s:.0f}", str(latency.n)]

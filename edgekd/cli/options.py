@@ -87,9 +87,9 @@ def shared(function: F) -> F:
         click.option(
             "--format",
             "output_format",
-            type=click.Choice(["text", "json"]),
+            type=click.Choice(["text", "table", "json"]),
             default="text",
-            help="Of output and progress.",
+            help="Of output and progress; text and table are the same.",
         ),
         click.option("-v", "--verbose", is_flag=True, help="Say more; show the traceback of an error."),
         click.option("-q", "--quiet", is_flag=True, help="Only the result, warnings and errors."),

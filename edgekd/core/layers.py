@@ -15,21 +15,9 @@ from edgekd.core.schema import Schema
 
 Arithmetic = Literal["int8", "float", "conversion", "other"]
 """What a layer computes in; `conversion` changes type or memory layout, `other` handles shapes and indices."""
-HEAVY = frozenset(
-    [
-        "Conv",
-        "ConvTranspose",
-        "FusedConv",
-        "Gemm",
-        "FusedGemm",
-        "MatMul",
-        "FusedMatMul",
-        "Convolution",
-        "GroupConvolution",
-        "Deconvolution",
-        "FullyConnected",
-    ]
-)
+_HEAVY_ONNX = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_HEAVY_OPENVINO = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected")
+HEAVY = frozenset((*_HEAVY_ONNX, *_HEAVY_OPENVINO))
 """Operators that quantization is for; one of them in float inside a quantized graph has fallen back."""
 
 
@@ -42,7 +30,7 @@ class LayerTime(Schema):
         provider: Execution provider or device that ran it.
         arithmetic: What it computed in.
         kernel: Implementation, where the runtime tells.
-        mean_ms: Mean over the recorded calls.
+        median_ms: Median over the recorded calls: other work on the machine inflates a mean.
     """
 
     name: str
@@ -50,14 +38,14 @@ class LayerTime(Schema):
     provider: str
     arithmetic: Arithmetic
     kernel: str = ""
-    mean_ms: float = Field(ge=0)
+    median_ms: float = Field(ge=0)
 
 
 class LayerReport(Schema):
     """The layers of one engine, in the order they ran.
 
     Attributes:
-        calls: Recorded calls that the means are over.
+        calls: Recorded calls that the medians are over.
         total_ms: Sum of the layers; more than the latency, because recording costs time.
         share_by_arithmetic: Share of `total_ms`, in [0, 1].
         nodes_by_provider: Number of layers that each provider ran.
@@ -81,20 +69,20 @@ def layer_report(
     Args:
         layers: In the order they ran.
         source: Where the times come from, in words.
-        calls: That the means are over.
+        calls: That the medians are over.
         provider: The one that was asked for; layers elsewhere have fallen back.
         quantized: The engine was meant to compute in int8.
     """
-    total = sum(layer.mean_ms for layer in layers)
+    total = sum(layer.median_ms for layer in layers)
     shares: dict[Arithmetic, float] = {}
     nodes: dict[str, int] = {}
     for layer in layers:
-        shares[layer.arithmetic] = shares.get(layer.arithmetic, 0.0) + (layer.mean_ms / total if total else 0.0)
+        shares[layer.arithmetic] = shares.get(layer.arithmetic, 0.0) + (layer.median_ms / total if total else 0.0)
         nodes[layer.provider] = nodes.get(layer.provider, 0) + 1
     fell = [f"{n.name} ({n.op}) ran on {n.provider}, not on {provider}" for n in layers if n.provider != provider]
     if quantized:
         stayed = (layer for layer in layers if layer.op in HEAVY and layer.arithmetic == "float")
-        fell += [f"{n.name} ({n.op}) computed in float: {n.mean_ms / total if total else 0:.0%}" for n in stayed]
+        fell += [f"{n.name} ({n.op}) computed in float: {n.median_ms / total if total else 0:.0%}" for n in stayed]
     return LayerReport(
         source=source,
         calls=calls,

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from edgekd.core.layers import LayerReport
+from edgekd.core.packing import unpacked
 from edgekd.core.schema import Schema
 
 REPORT_SCHEMA_VERSION = 1
@@ -16,6 +18,43 @@ Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 METRIC_NAMES: dict[Metric, str] = {"top1": "top-1 accuracy", "agreement": "agreement with the teacher"}
 """Metrics as people call them; agreement must never be read as accuracy."""
+
+
+class MlPerf(Schema):
+    """The measurement in the words of MLPerf Inference (Reddi et al., 2020, arXiv 1911.02549; LoadGen).
+
+    Only the definitions of the scenarios are theirs: their rules on run length (60 s and more), number of queries and
+    data sets are not kept, so these are no MLPerf results.
+
+    Attributes:
+        single_stream_p90_ms: SingleStream: 90th percentile of the latency of queries of one sample, one at a time.
+        offline_per_s: Offline: samples per second when all of them are there at once; None when it was not measured.
+        offline_samples: Samples of the one query of the Offline scenario.
+        offline_batch: Samples in a call of the engine.
+    """
+
+    single_stream_p90_ms: float | None = None
+    offline_per_s: float | None = None
+    offline_samples: int | None = None
+    offline_batch: int | None = None
+
+
+class Energy(Schema):
+    """What a meter of the device said while the engine ran without pause.
+
+    Attributes:
+        source: The meter and what it covers: the whole package or board, its idle share included.
+        per_call_mj: Millijoules for each call.
+        mean_w: Power while calling.
+        idle_w: Power just before, with the engine loaded and waiting.
+    """
+
+    source: str
+    per_call_mj: float
+    mean_w: float
+    idle_w: float
+    calls: int
+    took_s: float
 
 
 class LatencyReport(Schema):
@@ -32,6 +71,14 @@ class LatencyReport(Schema):
         median_high_ms: Upper end of the 95 % interval of the median.
         samples_ms: The timed values in order, thinned evenly to at most 2,000; empty for a prediction.
         environment: Clocks, governor, load, versions, affinity, before and after.
+        rounds_packed: Every timed value in nanoseconds by round, as `edgekd.core.packing` writes them.
+        inconclusive: Why the numbers answer less than was asked (an interval too wide, a clock that moved), a sentence;
+            None when they do.
+        load_ms: From the model's file to a session that is ready, the library already imported; taken once.
+        memory_peak_mib: Highest resident memory of the engine's own process from loading to the last call, less what
+            was resident just before loading: the library's code and the inputs are not in it.
+        energy: Where the device has a meter that may be read; None elsewhere, never an estimate.
+        mlperf: The same measurement under the names of MLPerf Inference.
     """
 
     origin: Origin
@@ -56,6 +103,22 @@ class LatencyReport(Schema):
     throughput_per_s: float
     samples_ms: tuple[float, ...] = ()
     environment: dict[str, JsonValue] = Field(default_factory=dict)
+    rounds_packed: str = ""
+    inconclusive: str | None = None
+    load_ms: float | None = None
+    memory_peak_mib: float | None = None
+    energy: Energy | None = None
+    mlperf: MlPerf | None = None
+
+    @property
+    def rounds_ns(self) -> list[list[int]]:
+        """Every timed value in nanoseconds, by round; engines of one run share their rounds. Empty in old reports."""
+        return unpacked(self.rounds_packed)
+
+    @property
+    def median_width(self) -> float:
+        """Width of the median's interval as a fraction of the median."""
+        return (self.median_high_ms - self.median_low_ms) / self.p50_ms if self.p50_ms else 0.0
 
     def percentile_ms(self, percentile: int) -> float:
         """One of the stored percentiles: 50, 90, 95 or 99."""
@@ -63,7 +126,11 @@ class LatencyReport(Schema):
 
 
 class CandidateLatency(Schema):
-    """One candidate in one runtime: a latency, or the reason why there is none."""
+    """One candidate in one runtime: a latency, or the reason why there is none.
+
+    Attributes:
+        layers: Times of its layers, where they were asked for and the runtime tells them.
+    """
 
     candidate: str
     runtime: str
@@ -71,6 +138,7 @@ class CandidateLatency(Schema):
     size_mib: float
     latency: LatencyReport | None = None
     failure: str | None = None
+    layers: LayerReport | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.layers import LayerReport
 from edgekd.core.report import CandidateLatency, LatencyReport, ProfileReport
 from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
 from edgekd.errors import EdgekdError, UserError
-from edgekd.profiling.environment import fingerprint, machine, state, warnings_from_states
-from edgekd.profiling.measure import MeasurePlan, Profiler, Subject
+from edgekd.profiling.environment import fingerprint, machine
+from edgekd.profiling.isolated import Engine, Extras, measure_isolated
+from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.predict.candidates import predicted_latency
-from edgekd.runtimes.session import RUNTIMES, open_bundle
+from edgekd.profiling.process import LIMIT_S
+from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Target
 
 MODEL_FILE = {BundleKind.ONNX: "model.onnx", BundleKind.ENGINE: "model.engine", BundleKind.TORCH: "weights.safetensors"}
@@ -35,12 +34,23 @@ class ProfileConfig(StageConfig):
         threads: CPU thread counts; decisions are taken at the first one.
         warmup_s: Untimed running of each engine.
         duration_s: Timed running of each engine, at most; a steady machine needs less.
+        precision: Stop when the 95 % interval of each median is narrower than this fraction of it; an engine that never
+            gets there is reported as inconclusive.
+        layers: Record the times of layers as well, and which provider ran them.
+        offline_samples: Samples of MLPerf's Offline scenario; 0 leaves it out.
+        offline_batch: Samples in a call of it.
+        limit_s: Time after which a process that does not answer counts as hung.
     """
 
     runtimes: tuple[str, ...] = ()
     threads: tuple[int, ...] = Field(default=(1,), min_length=1)
     warmup_s: float = Field(default=0.3, ge=0)
     duration_s: float = Field(default=3.0, gt=0)
+    precision: float = Field(default=0.01, gt=0)
+    layers: bool = False
+    offline_samples: int = Field(default=0, ge=0)
+    offline_batch: int = Field(default=1, ge=1)
+    limit_s: float = Field(default=LIMIT_S, gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,7 @@ class _Trial:
     def precision(self) -> str:
         return str(self.bundle.tags.get("precision", "fp32"))
 
-    def entry(self, found: LatencyReport | EdgekdError) -> CandidateLatency:
+    def entry(self, found: LatencyReport | EdgekdError, layers: LayerReport | None = None) -> CandidateLatency:
         """The entry for a latency, or for the error that stands in its place."""
         return CandidateLatency(
             candidate=self.candidate,
@@ -70,17 +80,20 @@ class _Trial:
             size_mib=self.size_mib,
             latency=found if isinstance(found, LatencyReport) else None,
             failure=found.message if isinstance(found, EdgekdError) else None,
+            layers=layers,
         )
 
 
 class ProfileStage(Stage[ProfileConfig]):
     """Reports the latency of every candidate in every runtime that takes it.
 
-    A candidate that fails is an entry with a reason; it stops nothing. Where the target is not this machine, nothing is
-    measured and entries hold what the target's card predicts. Never cached: a measurement is made anew each time.
+    Each engine runs in a process of its own: one that fails, crashes or hangs is an entry with a reason and stops
+    nothing. Where the target is not this machine, nothing is measured and entries hold what the target's card predicts.
+    Never cached: a measurement is made anew each time.
     """
 
     name = "profile"
+    version = 2
     Config = ProfileConfig
     ports: ClassVar = {"candidates": port(BundleKind.ONNX, BundleKind.ENGINE, BundleKind.TORCH, many=True)}
     produces = BundleKind.REPORT
@@ -112,7 +125,7 @@ class ProfileStage(Stage[ProfileConfig]):
                 for runtime in runtimes
                 if bundle.kind in RUNTIMES.get(runtime).accepts
             ]
-            found, warnings = self._measured(trials, facts, ctx)
+            found, warnings = self._measured(trials, ctx)
             entries += found
             decisions += [text for text in warnings if text not in decisions]
         if not entries:
@@ -122,42 +135,29 @@ class ProfileStage(Stage[ProfileConfig]):
         )
         return _result(report, decisions, ctx)
 
-    def _measured(
-        self, trials: Sequence[_Trial], facts: dict[str, JsonValue], ctx: Context
-    ) -> tuple[list[CandidateLatency], list[str]]:
+    def _measured(self, trials: Sequence[_Trial], ctx: Context) -> tuple[list[CandidateLatency], list[str]]:
         """Entries of one thread count, and what may have disturbed them."""
-        plan = MeasurePlan(warmup_s=self.config.warmup_s, duration_s=self.config.duration_s)
+        config = self.config
+        plan = MeasurePlan(warmup_s=config.warmup_s, duration_s=config.duration_s, precision=config.precision)
+        extras = Extras(
+            layers=config.layers,
+            offline_samples=config.offline_samples,
+            offline_batch=config.offline_batch,
+            limit_s=config.limit_s,
+        )
         task = f"profile {len(trials)} engines, percent"
-        outcomes: dict[str, LatencyReport | EdgekdError] = {}
-        subjects: dict[str, Subject] = {}
-        before, began = state(), time.perf_counter()
-        with ExitStack() as stack:
-            for trial in trials:
-                try:
-                    session = stack.enter_context(
-                        open_bundle(trial.bundle, ctx.blobs, trial.runtime, threads=trial.threads, batch=1)
-                    )
-                except EdgekdError as err:
-                    outcomes[trial.label] = err
-                    continue
-                subjects[trial.label] = Subject(
-                    session=session,
-                    feeds={trial.bundle.inputs[0].name: _input(trial.bundle, ctx.seed)},
-                    runtime=trial.runtime,
-                    precision=trial.precision,
-                    threads=trial.threads,
-                )
-            outcomes |= Profiler().measure_interleaved(
-                subjects,
-                plan,
-                seed=ctx.seed,
-                on_round=lambda done: ctx.reporter.progress(task, round(100 * done), 100),
-            )
-        took_s, after = time.perf_counter() - began, state()
+        ctx.reporter.progress(task, 0, 100)
+        found = measure_isolated(
+            {t.label: Engine(bundle=t.bundle, runtime=t.runtime, threads=t.threads) for t in trials},
+            ctx.blobs,
+            plan,
+            seed=ctx.seed,
+            extras=extras,
+            on_round=lambda done: ctx.reporter.progress(task, round(99 * done), 100),
+        )
         ctx.reporter.progress(task, 100, 100)
-        entries = [trial.entry(outcomes[trial.label]) for trial in trials]
-        context: dict[str, JsonValue] = {"machine": facts, "before": before, "after": after}
-        return [_with_environment(entry, context) for entry in entries], warnings_from_states(before, after, took_s)
+        entries = [trial.entry(found.outcomes[trial.label], found.layers.get(trial.label)) for trial in trials]
+        return entries, found.notes
 
 
 def _installed(runtimes: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -191,25 +191,23 @@ def _predicted(
 
 
 def _result(report: ProfileReport, decisions: Sequence[str], ctx: Context) -> StageResult:
-    failed = [f"{e.candidate} in {e.runtime} has no latency: {e.failure}" for e in report.entries if e.failure]
+    notes = [f"{e.candidate} in {e.runtime} has no latency: {e.failure}" for e in report.entries if e.failure]
+    unsure = [(e, e.latency) for e in report.entries if e.latency and e.latency.inconclusive]
+    if unsure:
+        entry, latency = max(unsure, key=lambda pair: pair[1].median_width)
+        sentence = (
+            f"The widest is {entry.candidate} in {entry.runtime}, {latency.threads} threads: {latency.inconclusive}"
+        )
+        notes.append(f"{len(unsure)} of {len(report.entries)} latencies are inconclusive. {sentence}")
     return StageResult(
         bundle=bundle_from_report(report, ctx),
-        metrics={"engines": len(report.entries), "failed": len(failed)},
-        decisions=(*decisions, *failed),
+        metrics={
+            "engines": len(report.entries),
+            "failed": sum(entry.failure is not None for entry in report.entries),
+            "inconclusive": len(unsure),
+        },
+        decisions=(*decisions, *notes),
     )
-
-
-def _with_environment(entry: CandidateLatency, context: dict[str, JsonValue]) -> CandidateLatency:
-    if entry.latency is None:
-        return entry
-    latency = entry.latency.model_copy(update={"environment": {**entry.latency.environment, **context}})
-    return entry.model_copy(update={"latency": latency})
-
-
-def _input(bundle: ModelBundle, seed: int) -> NDArray[np.float32]:
-    """(1, C, H, W) of ordinary numbers: zeros would let a runtime skip work, tiny ones can be slow."""
-    shape = (1, *bundle.model.preprocessing.input_shape)
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def _size_mib(bundle: ModelBundle, ctx: Context) -> float:

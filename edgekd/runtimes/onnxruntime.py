@@ -21,7 +21,7 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import LayerReport, layer_report
 from edgekd.errors import UserError
 from edgekd.runtimes.onnxruntime_layers import layers_from_trace
-from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
+from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 if TYPE_CHECKING:
     import onnx
@@ -116,7 +116,7 @@ class OnnxRuntime(Runtime):
         *,
         threads: int | None = None,
         batch: int | None = None,
-        calls: int = 10,
+        calls: int = 20,
     ) -> LayerReport:
         folds = bundle.tags.get("scheme") == "weight-only"
         with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
@@ -134,8 +134,13 @@ class OnnxRuntime(Runtime):
                     session.infer(feeds)
                 trace = session.end_trace()
             nodes = layers_from_trace(trace, calls)
-        quantized = bundle.tags.get("precision") == "int8"
-        return layer_report(nodes, source="ONNX Runtime profile", calls=calls, provider=PROVIDER, quantized=quantized)
+        return layer_report(
+            nodes,
+            source="ONNX Runtime profile",
+            calls=calls,
+            provider=PROVIDER,
+            quantized=computes_in_int8(bundle),
+        )
 
 
 RUNTIME = OnnxRuntime()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,23 +23,23 @@ def layers_from_trace(path: Path, calls: int) -> list[LayerTime]:
 
     Args:
         path: The file that `end_profiling` named.
-        calls: The last so many calls are averaged; earlier ones warmed up.
+        calls: The last so many calls count; earlier ones warmed up.
     """
     events: list[dict[str, Any]] = json.loads(path.read_text())
-    starts = [event["ts"] for event in events if event["name"] == "model_run"]
-    begin = sorted(starts)[-calls] if len(starts) >= calls else 0
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")[-calls:]
     found: dict[str, tuple[Mapping[str, Any], list[int]]] = {}
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX) and event["ts"] >= begin:
-            name = event["name"][: -len(_SUFFIX)]
-            found.setdefault(f"{event['args']['node_index']} {name}", (event["args"], []))[1].append(event["dur"])
+        call = bisect.bisect_right(starts, event["ts"]) - 1
+        if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX) and call >= 0:
+            key = f"{event['args']['node_index']} {event['name'][: -len(_SUFFIX)]}"
+            found.setdefault(key, (event["args"], [0] * len(starts)))[1][call] += event["dur"]
     return [
         LayerTime(
             name=key.partition(" ")[2],
             op=args["op_name"],
             provider=args["provider"],
             arithmetic=arithmetic(args),
-            mean_ms=sum(durations_us) / calls / 1000,
+            median_ms=statistics.median(durations_us) / 1000,
         )
         for key, (args, durations_us) in found.items()
     ]

@@ -6,6 +6,7 @@ precision, and FP32 figures would not be what they claim.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import Arithmetic, LayerReport, LayerTime, layer_report
 from edgekd.errors import UserError
-from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
+from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 DEVICE = "CPU"
 WARM_CALLS = 3
@@ -119,9 +120,9 @@ class OpenVino(Runtime):
         *,
         threads: int | None = None,
         batch: int | None = None,
-        calls: int = 10,
+        calls: int = 20,
     ) -> LayerReport:
-        totals: dict[str, float] = {}
+        times: dict[str, list[float]] = {}
         path = blobs.path(bundle.file(self.model_file))
         with _opened(path, threads=threads, batch=batch, counting=True) as session:
             for _ in range(WARM_CALLS):
@@ -130,8 +131,7 @@ class OpenVino(Runtime):
                 session.infer(feeds)
                 counters = [counter for counter in session.counters() if counter.status.name == "EXECUTED"]
                 for counter in counters:
-                    took_ms = counter.real_time.total_seconds() * 1000
-                    totals[counter.node_name] = totals.get(counter.node_name, 0.0) + took_ms
+                    times.setdefault(counter.node_name, []).append(counter.real_time.total_seconds() * 1000)
         layers = [
             LayerTime(
                 name=counter.node_name,
@@ -139,7 +139,7 @@ class OpenVino(Runtime):
                 provider=DEVICE,
                 arithmetic=arithmetic(counter.node_type, counter.exec_type),
                 kernel=counter.exec_type,
-                mean_ms=totals[counter.node_name] / calls,
+                median_ms=statistics.median(times[counter.node_name]),
             )
             for counter in counters
         ]
@@ -148,7 +148,7 @@ class OpenVino(Runtime):
             source="OpenVINO performance counters",
             calls=calls,
             provider=DEVICE,
-            quantized=bundle.tags.get("precision") == "int8",
+            quantized=computes_in_int8(bundle),
         )
 
 

@@ -119,7 +119,7 @@ class Runtime(ABC):
         *,
         threads: int | None = None,
         batch: int | None = None,
-        calls: int = 10,
+        calls: int = 20,
     ) -> LayerReport | None:
         """Times of the layers, recorded in a session of its own; None where the library does not tell them.
 
@@ -129,7 +129,7 @@ class Runtime(ABC):
             feeds: As for `Session.infer`.
             threads: CPU threads; None leaves the library's default.
             batch: Fixes the batch.
-            calls: How many calls to average over.
+            calls: How many calls to record.
 
         Raises:
             UserError: The model does not open or run.
@@ -178,6 +178,11 @@ def open_bundle(
             f"The runtime {runtime!r} cannot work here: {found.reason}.", hint=found.install or None
         )
     return chosen.open_bundle(bundle, blobs, threads=threads, batch=batch)
+
+
+def computes_in_int8(bundle: ModelBundle) -> bool:
+    """Whether the bundle is meant to compute in 8 bits; weight-only INT8 stores in 8 bits and computes in float."""
+    return bundle.tags.get("precision") == "int8" and bundle.tags.get("scheme") != "weight-only"
 
 
 def checked_feeds(feeds: Mapping[str, FloatArray], shapes: Mapping[str, tuple[int | str, ...]]) -> None:

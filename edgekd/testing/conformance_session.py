@@ -136,6 +136,19 @@ class SessionConformance:
         assert found["threads"] == 1
         assert json.loads(json.dumps(found)) == found
 
+    def test_the_times_of_layers_are_told_in_full_or_not_at_all(self, subject: Subject) -> None:
+        runtime, feeds = RUNTIMES.get(subject.runtime), {subject.input_name: subject.images(1)}
+        found = runtime.layers(subject.bundle, subject.blobs, feeds, threads=1, batch=1, calls=3)
+        if found is None:
+            return
+        assert found.calls == 3
+        assert found.total_ms > 0
+        assert sum(found.share_by_arithmetic.values()) == pytest.approx(1)
+        assert found.share_by_arithmetic["float"] > 0.3
+        assert "int8" not in found.share_by_arithmetic
+        assert sum(found.nodes_by_provider.values()) == len(found.layers)
+        assert found.fell_back == ()
+
     def test_a_kind_it_does_not_accept_is_refused_with_what_would_do(self, subject: Subject) -> None:
         report = ModelBundle(kind=BundleKind.REPORT)
         with pytest.raises(UserError, match="this is a report bundle"):

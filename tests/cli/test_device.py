@@ -13,7 +13,7 @@ from edgekd.cli.app import exit_code_of
 from edgekd.testing.toy_graphs import toy_graph
 from tests.profiling.remote.loopback import LoopbackBoard, start_board
 
-QUICK = ["--warmup", "0", "--duration", "0.05"]
+QUICK = ["--warmup", "0", "--duration", "0.05", "--precision", "100"]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackB
         (["--device", "ssh://a", "--lab", "lab.yaml"], "--device names one board and --lab many"),
         (["--tag", "orin"], "--tag is for boards, and none was named"),
         (["--lock-clocks"], "--lock-clocks is for boards"),
-        (["--time-limit", "5"], "--time-limit is for boards"),
+        (["--device", "ssh://a", "--layers"], "--layers is measured on this machine only"),
         (["--device", "ssh://a", "--tag", "orin"], "--tag chooses boards of a lab file"),
         (["--lab", "lab.yaml", "--device-python", "x"], "--device-python is for one board"),
         (["--device", "a@b"], "--device 'a@b': expected ssh://user@host"),

@@ -27,7 +27,7 @@ def test_a_fingerprint_changes_with_the_runtime_but_not_with_the_order() -> None
 
 def test_governors_are_read_from_all_cores(tmp_path: Path) -> None:
     for core, governor in enumerate(("powersave", "performance")):
-        folder = tmp_path / f"cpu{core}" / "cpufreq"
+        folder = tmp_path / "sys/devices/system/cpu" / f"cpu{core}" / "cpufreq"
         folder.mkdir(parents=True)
         (folder / "scaling_governor").write_text(f"{governor}\n")
     assert state(tmp_path)["governor"] == "performance+powersave"

@@ -11,6 +11,7 @@ name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_t
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import signal
 import time
@@ -24,13 +25,15 @@ from edgekd.profiling.agent.engines import Engine, open_engine
 from edgekd.profiling.agent.facts import Watch, floating, state
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import SPEC_FILE
-from edgekd.profiling.agent.loop import CallTimer, Plan, Timer, TurnFailed, sample
+from edgekd.profiling.agent.energy import energy_of_calls, meter_here
+from edgekd.profiling.agent.loop import CallTimer, Plan, Timer, TurnFailed, sample, settle
 from edgekd.profiling.agent.queue import STATUS_FILE
 from edgekd.profiling.agent.wire import AgentError, read_json, write_json
 
 PULSE_FILE = "pulse"
 MEASURED_FILE = "measured.json"
 OPENING, RUNNING, BETWEEN = "open", "run", "between"
+ENERGY_S = 1.0
 KEPT_OUTPUTS = 4096
 """Values of each output that are brought home, so that they can be compared with another machine's."""
 _PR_SET_PDEATHSIG = 1
@@ -79,14 +82,18 @@ class PulsedTimer:
     def warm_up(self, seconds: float) -> tuple[int, int]:
         self._pulse.beat(RUNNING, self._index)
         try:
-            return self._timer.warm_up(seconds)
+            found = self._timer.warm_up(seconds)
+            settle()
+            return found
         except Exception as err:
             raise TurnFailed(f"it could not run on the board: {err}") from err
 
     def turn(self, calls: int) -> list[int]:
         self._pulse.beat(RUNNING, self._index)
         try:
-            return self._timer.turn(calls)
+            found = self._timer.turn(calls)
+            settle()
+            return found
         except Exception as err:
             raise TurnFailed(f"it stopped running on the board: {err}") from err
 
@@ -131,6 +138,7 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
             **facts[index],
             "facts": engines[int(index)].facts(),
             "outputs": [values[:KEPT_OUTPUTS] for values in engines[int(index)].outputs()],
+            "energy": _energy(engines[int(index)], pulse, int(index)),
         }
         for index, samples in found.samples.items()
     }
@@ -148,6 +156,23 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     )
     # Not closed one by one: a runtime that crashes while it is torn down must not take what was measured with it.
     os._exit(0)
+
+
+def _energy(engine: Engine, pulse: Pulse, index: int) -> dict[str, Any] | None:
+    """What the board's meter says of a second of calls; None where it has none."""
+    meter = meter_here()
+    if meter is None:
+        return None
+
+    def call_for(seconds: float) -> int:
+        end, calls = time.monotonic() + seconds, 0
+        while calls == 0 or time.monotonic() < end:
+            engine.run()
+            calls += 1
+        return calls
+
+    pulse.beat(RUNNING, index)
+    return dataclasses.asdict(energy_of_calls(call_for, meter, ENERGY_S))
 
 
 def _die_with_worker() -> None:

@@ -8,9 +8,10 @@ measured beside it.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -151,11 +152,12 @@ class RailMeter:
     Attributes:
         rails: Whose powers are added.
         every_s: Time between readings; the converters of a Jetson are read over I2C and need about a millisecond.
+        readings: (seconds, watts) since the start.
     """
 
     rails: list[Rail]
     every_s: float = 0.02
-    _joules: float = 0.0
+    readings: list[tuple[float, float]] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -164,28 +166,30 @@ class RailMeter:
         return f"INA3221, {', '.join(rail.name for rail in self.rails)}"
 
     def start(self) -> None:
-        self._joules, self._done = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._integrate, daemon=True)
+        self.readings, self._done = [], threading.Event()
+        self._read()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def stop(self) -> float:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-        return self._joules
+        self._read()
+        return joules_of_readings(self.readings)
 
-    def _integrate(self) -> None:
-        then, before = time.monotonic(), self._power_w()
-        while True:
-            last = self._done.wait(self.every_s)
-            now, power = time.monotonic(), self._power_w()
-            self._joules += (before + power) / 2 * (now - then)
-            then, before = now, power
-            if last:
-                return
+    def _watch(self) -> None:
+        while not self._done.wait(self.every_s):
+            self._read()
 
-    def _power_w(self) -> float:
-        return sum(rail.power_w() for rail in self.rails)
+    def _read(self) -> None:
+        self.readings.append((time.monotonic(), sum(rail.power_w() for rail in self.rails)))
+
+
+def joules_of_readings(readings: Sequence[tuple[float, float]]) -> float:
+    """The integral of (seconds, watts) readings by the trapezoidal rule."""
+    pairs = itertools.pairwise(readings)
+    return sum((before + power) / 2 * (now - then) for (then, before), (now, power) in pairs)
 
 
 def _total_rails(root: Path) -> list[Rail]:

@@ -89,6 +89,20 @@ class CallTimer:
         return self._clock_ns() - start
 
 
+def settle(limit_s: float = 0.1, look_s: float = 0.001) -> None:
+    """Waits until this process leaves the processor alone, or the limit is over.
+
+    Threads of a runtime look out for more work for a while after a call: those of ONNX Runtime for 30 ms, on a core
+    that belongs to the next engine's turn.
+    """
+    end, quiet = time.monotonic() + limit_s, 0
+    while quiet < 2 and time.monotonic() < end:
+        used, start = time.process_time(), time.monotonic()
+        time.sleep(look_s)
+        busy = time.process_time() - used > 0.2 * (time.monotonic() - start)
+        quiet = 0 if busy else quiet + 1
+
+
 @dataclass(kw_only=True)
 class Samples:
     """The timings of one engine.

@@ -163,14 +163,16 @@ def _watched(
             raise AgentError(CANCELLED, "the job was cancelled")
         if now > deadline:
             raise AgentError(
-                TIME_LIMIT, f"the job took longer than its limit of {spec['limit_s']:.0f} s", "--time-limit raises it"
+                TIME_LIMIT,
+                f"the job took longer than its limit of {spec['limit_s']:.0f} s",
+                "measure fewer models at once, or for a shorter --duration",
             )
         if (pulse := pulse_in(job / PULSE_FILE)) != seen:
             seen, since = pulse, now
         limit = limits.get(seen[0] if seen else "", float(spec["stall_s"]))
         if now - since > limit:
             doing = "to open" if seen and seen[0] == OPENING else "for a few inferences"
-            return f"it hung on the board: {limit:.0f} s were not enough {doing}"
+            return f"it hung on the board: {limit:.0f} s were not enough {doing} (--time-limit)"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

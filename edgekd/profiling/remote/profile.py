@@ -83,7 +83,7 @@ def profile_on_board(
     link.follow(job_id)
     result = link.patient(lambda: board.ask("result", job_id), job_id)
     link.patient(lambda: board.ask("release", job_id), job_id)
-    report, said = report_from_result(result, trials, board=name or board.name, threads=plan.threads)
+    report, said = report_from_result(result, trials, board=name or board.name, plan=plan)
     outputs = {entry["label"]: entry["outputs"] for entry in result["entries"] if "outputs" in entry}
     return BoardProfile(report=report, decisions=tuple(said), outputs=outputs)
 

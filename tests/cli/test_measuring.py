@@ -1,0 +1,87 @@
+"""`edgekd profile` and `edgekd compare` on toy graphs; how long these take on the day is never asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edgekd.cli.app import exit_code_of
+from edgekd.testing.toy_graphs import toy_graph
+
+QUICK = ["--warmup", "0", "--duration", "0.05"]
+ORT = ["--runtime", "onnxruntime"]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[str]:
+    """A small network, and one that computes sixteen times as much."""
+    for name, size in (("small", 16), ("large", 64)):
+        onnx.save(toy_graph(size=size), tmp_path / f"{name}.onnx")
+    return [str(tmp_path / "small.onnx"), str(tmp_path / "large.onnx")]
+
+
+def test_a_precision_that_cannot_be_reached_is_inconclusive_with_the_width_reached(
+    models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["profile", models[0], *ORT, *QUICK, "--precision", "1e-9"]) == 5
+    said = capsys.readouterr().out
+    assert "inconclusive. The 95 % interval of the median is" in said
+    assert "wide after" in said
+
+
+def test_profile_shows_load_time_memory_layers_and_the_scenarios_of_mlperf(
+    models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["profile", models[0], *ORT, *QUICK, "--layers", "--offline", "8", "--format", "table"]) in (
+        0,
+        5,
+    )
+    said = capsys.readouterr().out
+    for column in ("load ms", "peak MiB", "offline per s", "computes in"):
+        assert column in said
+    assert "on CPUExecutionProvider" in said
+    assert exit_code_of(["profile", models[0], *ORT, *QUICK, "--offline", "8", "--format", "json"]) in (0, 5)
+    latency = json.loads(capsys.readouterr().out)["entries"][0]["latency"]
+    assert latency["mlperf"]["single_stream_p90_ms"] == latency["p90_ms"]
+    assert latency["mlperf"]["offline_per_s"] > 0
+
+
+def test_a_model_that_does_not_load_leaves_nothing_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = toy_graph()
+    graph.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(graph, tmp_path / "x.onnx")
+    assert exit_code_of(["profile", str(tmp_path / "x.onnx"), *ORT, *QUICK]) == 3
+    assert "NoSuchOperator" in capsys.readouterr().out
+
+
+def test_compare_answers_with_a_ratio_an_interval_and_a_sentence(
+    models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["compare", *models, *ORT, *QUICK, "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (ratio,) = report["ratios"]
+    assert report["reference"] == "small-onnx@onnxruntime"
+    assert ratio["low"] <= ratio["ratio"] <= ratio["high"]
+    assert ratio["rounds"] >= 6
+    assert "large-onnx@onnxruntime" in ratio["sentence"]
+    assert exit_code_of(["compare", *models, *ORT, *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert "reference" in said
+    assert "95 % interval" in said
+
+
+def test_compare_takes_two_runtimes_of_one_model(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", models[0], *ORT, "--runtime", "openvino", *QUICK, "--format", "json"]
+    assert exit_code_of(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [ratio["runtime"] for ratio in report["ratios"]] == ["openvino"]
+
+
+def test_one_engine_is_not_compared_with_itself(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["compare", models[0], *QUICK]) == 2
+    said = capsys.readouterr().err
+    assert "There must be two different engines to compare, got small-onnx@onnxruntime" in said
+    assert "--runtime" in said
