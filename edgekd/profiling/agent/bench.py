@@ -21,11 +21,11 @@ from typing import Any
 
 from edgekd.core.packing import packed
 from edgekd.profiling.agent.clocks import clock_state
+from edgekd.profiling.agent.energy import energy_of_calls, meter_here
 from edgekd.profiling.agent.engines import Engine, open_engine
 from edgekd.profiling.agent.facts import Watch, floating, state
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import SPEC_FILE
-from edgekd.profiling.agent.energy import energy_of_calls, meter_here
 from edgekd.profiling.agent.loop import CallTimer, Plan, Timer, TurnFailed, sample, settle
 from edgekd.profiling.agent.queue import STATUS_FILE
 from edgekd.profiling.agent.wire import AgentError, read_json, write_json

@@ -110,6 +110,7 @@ def test_an_engine_that_hangs_is_ended_and_the_others_are_measured(bench: Bench,
     assert bench.ended("job1")["state"] == "done"
     hung, fine = result(bench.folder, "job1")["entries"]
     assert "it hung on the board: 3 s were not enough" in hung["failure"]
+    assert "--time-limit" in hung["failure"]
     assert fine["timings"]
 
 
@@ -118,7 +119,7 @@ def test_a_job_that_takes_longer_than_its_limit_fails_and_says_so(bench: Bench) 
     end = bench.ended("job1")
     assert (end["state"], end["error"]) == ("failed", "time-limit")
     assert "longer than its limit of 2 s" in end["message"]
-    assert "--time-limit" in end["hint"]
+    assert "fewer models at once" in end["hint"]
 
 
 def test_a_job_that_waits_too_long_for_others_fails(bench: Bench) -> None:
