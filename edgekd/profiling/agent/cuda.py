@@ -10,6 +10,7 @@ import ctypes
 import ctypes.util
 from typing import Any
 
+DRIVER = "libcuda.so.1"
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
@@ -54,7 +55,7 @@ class Cuda:
         """(major, minor, name): compute capability and what the driver calls the device."""
         number, name = ctypes.c_int(), ctypes.create_string_buffer(256)
         self._call("cudaGetDevice", ctypes.byref(number))
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(DRIVER)
         driver.cuDeviceGetName(name, ctypes.c_int(len(name)), number)
         return self._attribute(_CAPABILITY_MAJOR, number), self._attribute(_CAPABILITY_MINOR, number), _text(name)
 

@@ -93,13 +93,17 @@ class Folder:
                 made.unlink()
 
     def tidy(self, now_s: float | None = None) -> None:
-        """Removes what was not used for `KEPT_S`, and agents of other versions of that age."""
+        """Removes what was not used for `KEPT_S`, agents of other versions of that age among it.
+
+        Models of jobs that still wait stay in any case: the clock of a board without a battery jumps when it is set.
+        """
         limit = (time.time() if now_s is None else now_s) - KEPT_S
+        needed = "".join(path.read_text(errors="replace") for path in self.root.glob("jobs/*/spec.json"))
         places = [*self.root.glob("files/*"), *self.root.glob("files/.*"), *self.root.glob("engines/*")]
         places += [*self.root.glob("fetched/*"), *self.root.glob("agent-*.pyz")]
         for path in places:
             try:
-                if path.stat().st_mtime < limit:
+                if path.stat().st_mtime < limit and path.name not in needed:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             except OSError:
                 continue  # another agent was faster, or it is not ours to remove

@@ -73,6 +73,15 @@ def test_what_nobody_used_for_long_is_removed(tmp_path: Path) -> None:
     assert list(tmp_path.glob("fetched/*")) == list(tmp_path.glob("agent-*")) == []
 
 
+def test_the_model_of_a_job_that_waits_is_never_removed(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.receive(DIGEST, len(CONTENT), io.BytesIO(CONTENT))
+    (folder.jobs / "job1").mkdir(parents=True)
+    write_json(folder.jobs / "job1" / "spec.json", {"engines": [{"file": DIGEST}]})
+    folder.tidy(folder.file(DIGEST).stat().st_mtime + 2 * KEPT_S)
+    assert folder.missing([DIGEST]) == []
+
+
 def test_the_agent_is_installed_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import base64
 
