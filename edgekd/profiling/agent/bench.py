@@ -10,6 +10,7 @@ name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -34,6 +35,8 @@ PULSE_FILE = "pulse"
 MEASURED_FILE = "measured.json"
 OPENING, RUNNING, BETWEEN = "open", "run", "between"
 ENERGY_S = 1.0
+WRITE_FAILED = 100
+"""Exit codes from here on: the results could not be written, and the code of the system's error is added."""
 KEPT_OUTPUTS = 4096
 """Values of each output that are brought home, so that they can be compared with another machine's."""
 _PR_SET_PDEATHSIG = 1
@@ -142,18 +145,21 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
         }
         for index, samples in found.samples.items()
     }
-    write_json(
-        job / MEASURED_FILE,
-        {
-            "measured": measured,
-            "failures": failures,
-            "precise": found.precise,
-            "before": before,
-            "after": after,
-            "took_s": took_s,
-            "floating": floating(watch),
-        },
-    )
+    try:
+        write_json(
+            job / MEASURED_FILE,
+            {
+                "measured": measured,
+                "failures": failures,
+                "precise": found.precise,
+                "before": before,
+                "after": after,
+                "took_s": took_s,
+                "floating": floating(watch),
+            },
+        )
+    except OSError as err:
+        os._exit(WRITE_FAILED + (err.errno or 0))  # no engine's fault
     # Not closed one by one: a runtime that crashes while it is torn down must not take what was measured with it.
     os._exit(0)
 
@@ -219,4 +225,5 @@ class _Teller:
         self._last_s = time.monotonic()
         low, high = self._share
         self._status = {**self._status, "doing": doing, "progress": round(low + (high - low) * done, 3)}
-        write_json(self._path, self._status)
+        with contextlib.suppress(OSError):  # a full disk costs the progress, not the measurement
+            write_json(self._path, self._status)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.profiling.agent import clocks
-from edgekd.profiling.agent.bench import MEASURED_FILE, OPENING, PULSE_FILE, RUNNING, pulse_in
+from edgekd.profiling.agent.bench import MEASURED_FILE, OPENING, PULSE_FILE, RUNNING, WRITE_FAILED, pulse_in
 from edgekd.profiling.agent.engines import availability
 from edgekd.profiling.agent.facts import machine
 from edgekd.profiling.agent.folder import Folder
@@ -136,6 +136,9 @@ def _bench(
     finally:
         _end(process)
         os.close(ended)
+    if why is None and process.returncode >= WRITE_FAILED:
+        code = process.returncode - WRITE_FAILED
+        raise agent_error(OSError(code, os.strerror(code)), job / MEASURED_FILE)
     phase, index, _ = pulse_in(job / PULSE_FILE) or ("", -1, 0)
     if why is None and process.returncode == 0:
         return None

@@ -20,6 +20,7 @@ from edgekd.profiling.agent.queue import is_alive
 from edgekd.profiling.agent.wire import AgentError, read_json, write_json
 from edgekd.profiling.remote.archive import agent_archive
 from tests.profiling.agent import fake_onnxruntime
+from tests.profiling.agent.small_disk import fill, small_disk
 
 
 class Bench:
@@ -185,6 +186,19 @@ def test_a_full_disk_refuses_a_job_before_it_starts(bench: Bench, monkeypatch: p
         bench.submit("job1", ["fine"])
     assert caught.value.code == "disk-full"
     assert list(bench.folder.jobs.glob("*")) == []
+
+
+@pytest.mark.needs("mount")
+def test_a_disk_that_fills_during_the_measurement_fails_the_job_and_says_so(bench: Bench, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 24) as disk:
+        full = Bench(disk)
+        full.submit("job1", ["fine"], plan={"warmup_s": 1.0, "duration_s": 0.5, "precision": 1e-9})
+        _pid(full.folder.jobs / "job1")
+        fill(disk)
+        end = full.ended("job1")
+        assert (end["state"], end["error"]) == ("failed", "disk-full")
+        with pytest.raises(AgentError, match="has no result"):
+            result(full.folder, "job1")
 
 
 @pytest.mark.parametrize("job_id", ["../files", "a/b", ""])

@@ -32,6 +32,12 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
+def test_the_lab_of_the_manual_is_one(tmp_path: Path) -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "boards.md").read_text()
+    text = manual.partition("```yaml\n")[2].partition("```")[0]
+    assert list(load_lab(written(tmp_path, text)).chosen(("orin",), "--tag")) == ["orin-1", "orin-2"]
+
+
 @pytest.mark.parametrize(
     ("tags", "names"),
     [

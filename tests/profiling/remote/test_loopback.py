@@ -23,6 +23,7 @@ from edgekd.profiling.remote.failures import ConnectionFailed
 from edgekd.profiling.remote.profile import BoardProfile, profile_on_board
 from edgekd.profiling.remote.request import BoardPlan, Candidate
 from edgekd.profiling.remote.ssh import Ssh
+from tests.profiling.agent.small_disk import fill, small_disk
 from tests.profiling.remote.conftest import candidate
 from tests.profiling.remote.loopback import LoopbackBoard
 
@@ -189,6 +190,22 @@ def test_a_board_without_python_says_so(board: LoopbackBoard, candidates: list[C
     board.set_system_path("/nowhere")
     with pytest.raises(DeviceUnavailable, match="there is no python3 on the board"):
         profile(candidates)
+
+
+@pytest.mark.needs("mount")
+def test_a_full_disk_on_the_board_is_said_before_and_after_the_agent_is_there(
+    board: LoopbackBoard, candidates: list[Candidate]
+) -> None:
+    with small_disk(board.home / ".cache", 8) as disk:
+        with pytest.raises(DeviceUnavailable, match="no space left on the board's disk: 16 MiB are needed") as caught:
+            profile(candidates)
+        assert caught.value.exit_code == 3
+        assert sorted(path.name for path in board.cache.iterdir()) == [agent_archive().name, "files"]
+        (board.cache / agent_archive().name).unlink()
+        fill(disk)
+        with pytest.raises(DeviceUnavailable, match="No space left on device"):
+            profile(candidates)
+        assert not (board.cache / agent_archive().name).exists()
 
 
 def test_a_key_that_the_board_does_not_know_is_told_apart(board: LoopbackBoard, candidates: list[Candidate]) -> None:
