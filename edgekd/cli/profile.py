@@ -59,8 +59,8 @@ def profile(**flags: Any) -> int:
     from edgekd.targets.load import load_target
 
     reporter = reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))
-    same = ("warmup_s", "duration_s", "precision", "limit_s", "offline_samples", "offline_batch", "layers")
-    config = {name: flags[name] for name in same}
+    same = ("warmup_s", "duration_s", "precision", "limit_s", "offline_samples", "offline_batch")
+    config = {name: flags[name] for name in same} | {"layers": "all" if flags["layers"] else "summary"}
     config |= {"runtimes": list(flags["runtimes"]), "threads": list(parse_counts(flags["threads"], "--threads"))}
     with workbench(names_for(flags["models"])) as bench:
         report, node = bench.run(
@@ -77,11 +77,12 @@ def profile(**flags: Any) -> int:
 
 
 def exit_code_for(report: Any) -> int:
-    """0 when everything that was measured is as precise as asked, and something was."""
+    """0 when all that was measured is as precise as asked, 5 when the machine was too restless, 3 without a latency."""
     timed = [entry.latency for entry in report.entries if entry.latency]
-    if not timed:
-        return DeviceUnavailable.exit_code
-    return Inconclusive.exit_code if any(latency.inconclusive for latency in timed) else 0
+    restless = any(entry.failure_code == Inconclusive.exit_code for entry in report.entries)
+    if restless or any(latency.inconclusive for latency in timed):
+        return Inconclusive.exit_code
+    return 0 if timed else DeviceUnavailable.exit_code
 
 
 def print_report(report: Any, with_layers: bool) -> None:

@@ -129,6 +129,7 @@ class CandidateLatency(Schema):
     """One candidate in one runtime: a latency, or the reason why there is none.
 
     Attributes:
+        failure_code: Exit code of the error behind `failure`; 5 says that the machine, not the candidate, was to blame.
         layers: Times of its layers, where they were asked for and the runtime tells them.
     """
 
@@ -138,6 +139,7 @@ class CandidateLatency(Schema):
     size_mib: float
     latency: LatencyReport | None = None
     failure: str | None = None
+    failure_code: int | None = None
     layers: LayerReport | None = None
 
     @model_validator(mode="after")

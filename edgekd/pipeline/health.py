@@ -11,6 +11,7 @@ import torch
 
 from edgekd.core.schema import Schema
 from edgekd.pipeline.deliver import versions_here
+from edgekd.profiling.agent.energy import meter_here, why_no_meter
 from edgekd.profiling.environment import state
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.load import load_target
@@ -33,7 +34,7 @@ class Finding(Schema):
 
 def examine() -> tuple[Finding, ...]:
     """All findings about this machine; measures nothing and changes nothing."""
-    return (*_machine(), *_runtimes(), *_training(), *_clocks(), *_places())
+    return (*_machine(), *_runtimes(), *_training(), *_clocks(), *_energy(), *_places())
 
 
 def _machine() -> list[Finding]:
@@ -92,6 +93,13 @@ def _clocks() -> list[Finding]:
         fix = "for steady latencies: sudo cpupower frequency-set -g performance"
         return [Finding(name="clocks", state="note", detail=shown, fix=fix)]
     return [Finding(name="clocks", state="ok", detail=shown)]
+
+
+def _energy() -> list[Finding]:
+    meter = meter_here()
+    if meter is not None:
+        return [Finding(name="energy", state="ok", detail=meter.source)]
+    return [Finding(name="energy", state="note", detail=f"profiles hold no energy: {why_no_meter()}")]
 
 
 def _places() -> list[Finding]:

@@ -29,8 +29,8 @@ from edgekd.runtimes.session import Session
 
 KEPT_SAMPLES = 2000
 REGION = (
-    "one call of the engine with host arrays: copying the input in, running, copying the logits out; preprocessing and "
-    "opening the engine are not in it"
+    "one call of the engine with host arrays, transfers included: copying the input in, running, copying the logits "
+    "out; preprocessing and opening the engine are not in it"
 )
 
 

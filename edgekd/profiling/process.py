@@ -24,10 +24,11 @@ import edgekd
 from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
 from edgekd.profiling.agent.loop import TurnFailed
 
-COMMAND = (sys.executable, "-m", "edgekd.profiling.worker")
+COMMAND = (sys.executable, "-P", "-m", "edgekd.profiling.worker")  # -P: no module of the user's folder is taken
 LIMIT_S = 120.0
 """Longest time for one request beyond the time that it is told to take."""
 _LAST_WORDS = 300
+_DYING_S = 10.0
 _STACK = ("  File ", "Current thread", "Thread ", "Extension modules", "<no Python frame>", "  <no Python")
 
 
@@ -42,14 +43,14 @@ class WorkerProcess:
         label: The engine, for messages.
         runtime: What it runs, for messages.
         limit_s: Time for one request beyond what it is told to take.
-        command: What to start; tests put a misbehaving program here.
+        command: What to start, followed by the id of this process; tests put a misbehaving program here.
     """
 
     def __init__(self, label: str, runtime: str, *, limit_s: float = LIMIT_S, command: Sequence[str] = COMMAND) -> None:
         self.label, self.runtime, self._limit_s = label, runtime, limit_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
-            list(command),
+            [*command, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -117,13 +118,16 @@ class WorkerProcess:
     def _hung(self, do: str) -> WorkerLost:
         self._process.kill()
         return WorkerLost(
-            f"{self.runtime} hung in native code: no answer to '{_words(do)}' within {self._limit_s:.0f} s. The "
-            "process was killed; nothing of it is kept.",
+            f"{self.runtime} hung in native code: no answer to '{_words(do)}' within {self._limit_s:.0f} s "
+            "(--time-limit). The process was killed; nothing of it is kept.",
             hint="give it more time with --time-limit, or leave this runtime out with --runtime",
         )
 
     def _lost(self, do: str) -> WorkerLost:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=_DYING_S)
+        except subprocess.TimeoutExpired:
+            return self._hung(do)
         if code < 0:
             name = signal.Signals(-code).name
             how = (

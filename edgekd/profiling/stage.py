@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,10 @@ from edgekd.targets.schema import Target
 
 MODEL_FILE = {BundleKind.ONNX: "model.onnx", BundleKind.ENGINE: "model.engine", BundleKind.TORCH: "weights.safetensors"}
 
+MOSTLY = 0.5
+"""Share of the time in float above which an int8 engine is worth a sentence."""
+SHOWN = 3
+
 
 class ProfileConfig(StageConfig):
     """How to measure.
@@ -36,7 +40,8 @@ class ProfileConfig(StageConfig):
         duration_s: Timed running of each engine, at most; a steady machine needs less.
         precision: Stop when the 95 % interval of each median is narrower than this fraction of it; an engine that never
             gets there is reported as inconclusive.
-        layers: Record the times of layers as well, and which provider ran them.
+        layers: Record the times of layers, in a session of their own after the timing. `summary` keeps the shares of
+            int8 and float, the providers and what fell back; `all` keeps every layer; `none` records nothing.
         offline_samples: Samples of MLPerf's Offline scenario; 0 leaves it out.
         offline_batch: Samples in a call of it.
         limit_s: Time after which a process that does not answer counts as hung.
@@ -47,7 +52,7 @@ class ProfileConfig(StageConfig):
     warmup_s: float = Field(default=0.3, ge=0)
     duration_s: float = Field(default=3.0, gt=0)
     precision: float = Field(default=0.01, gt=0)
-    layers: bool = False
+    layers: Literal["none", "summary", "all"] = "summary"
     offline_samples: int = Field(default=0, ge=0)
     offline_batch: int = Field(default=1, ge=1)
     limit_s: float = Field(default=LIMIT_S, gt=0)
@@ -80,6 +85,7 @@ class _Trial:
             size_mib=self.size_mib,
             latency=found if isinstance(found, LatencyReport) else None,
             failure=found.message if isinstance(found, EdgekdError) else None,
+            failure_code=found.exit_code if isinstance(found, EdgekdError) else None,
             layers=layers,
         )
 
@@ -140,7 +146,7 @@ class ProfileStage(Stage[ProfileConfig]):
         config = self.config
         plan = MeasurePlan(warmup_s=config.warmup_s, duration_s=config.duration_s, precision=config.precision)
         extras = Extras(
-            layers=config.layers,
+            layers=config.layers != "none",
             offline_samples=config.offline_samples,
             offline_batch=config.offline_batch,
             limit_s=config.limit_s,
@@ -156,7 +162,10 @@ class ProfileStage(Stage[ProfileConfig]):
             on_round=lambda done: ctx.reporter.progress(task, round(99 * done), 100),
         )
         ctx.reporter.progress(task, 100, 100)
-        entries = [trial.entry(found.outcomes[trial.label], found.layers.get(trial.label)) for trial in trials]
+        layers = found.layers
+        if config.layers == "summary":
+            layers = {name: told.model_copy(update={"layers": ()}) for name, told in layers.items()}
+        entries = [trial.entry(found.outcomes[trial.label], layers.get(trial.label)) for trial in trials]
         return entries, found.notes
 
 
@@ -192,13 +201,17 @@ def _predicted(
 
 def _result(report: ProfileReport, decisions: Sequence[str], ctx: Context) -> StageResult:
     notes = [f"{e.candidate} in {e.runtime} has no latency: {e.failure}" for e in report.entries if e.failure]
+    for e in report.entries:
+        share = e.layers.share_by_arithmetic.get("float", 0.0) if e.layers else 0.0
+        if e.layers and e.layers.fell_back and share > MOSTLY:
+            where = f"{e.candidate} in {e.runtime} is an int8 engine"
+            notes.append(f"{where} that spends {share:.0%} of its time in float: {_first(e.layers)}")
     unsure = [(e, e.latency) for e in report.entries if e.latency and e.latency.inconclusive]
     if unsure:
         entry, latency = max(unsure, key=lambda pair: pair[1].median_width)
-        sentence = (
-            f"The widest is {entry.candidate} in {entry.runtime}, {latency.threads} threads: {latency.inconclusive}"
-        )
-        notes.append(f"{len(unsure)} of {len(report.entries)} latencies are inconclusive. {sentence}")
+        where = f"{entry.candidate} in {entry.runtime}, {latency.threads} threads"
+        count = f"{len(unsure)} of {len(report.entries)} latencies are inconclusive"
+        notes.append(f"{count}. The widest is {where}: {latency.inconclusive}")
     return StageResult(
         bundle=bundle_from_report(report, ctx),
         metrics={
@@ -208,6 +221,13 @@ def _result(report: ProfileReport, decisions: Sequence[str], ctx: Context) -> St
         },
         decisions=(*decisions, *notes),
     )
+
+
+def _first(layers: LayerReport) -> str:
+    """The first layers that fell back, and how many more."""
+    shown = "; ".join(layers.fell_back[:SHOWN])
+    more = len(layers.fell_back) - SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def _size_mib(bundle: ModelBundle, ctx: Context) -> float:

@@ -1,9 +1,9 @@
-"""The process that runs one engine while it is measured: `python -m edgekd.profiling.worker`, driven over its pipes.
+"""The process that runs one engine while it is measured: `python -m edgekd.profiling.worker PARENT`.
 
 A runtime that crashes or hangs in native code takes this process along, and nothing else. It imports the one runtime
-that it was told to use. Requests are JSON lines on standard input, answers JSON lines on what was standard output;
+that it was told to use. PARENT is the process id of its coordinator, which drives it over its pipes
+(`edgekd.profiling.process`): requests are JSON lines on standard input, answers JSON lines on what was standard output;
 whatever a library prints goes to standard error, which the coordinator keeps for the message when the process dies.
-The other end is `edgekd.profiling.process`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     faulthandler.enable()
-    _die_with_parent()
+    _die_with_parent(int(sys.argv[1]))
     gc.disable()
     worker = Worker()
     while line := sys.stdin.readline():
@@ -152,10 +152,12 @@ def main() -> None:
     os._exit(0)  # libraries that crash while they unload have nothing left to spoil
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """A native call that hangs never reads the end of its input: Linux kills it when the coordinator is gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before we asked
+            os._exit(1)
 
 
 def _forget_peak() -> None:

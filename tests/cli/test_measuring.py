@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
 
 from edgekd.cli.app import exit_code_of
+from edgekd.cli.profile import _exit_code
 from edgekd.testing.toy_graphs import toy_graph
 
 QUICK = ["--warmup", "0", "--duration", "0.05"]
@@ -85,3 +87,22 @@ def test_one_engine_is_not_compared_with_itself(models: list[str], capsys: pytes
     said = capsys.readouterr().err
     assert "There must be two different engines to compare, got small-onnx@onnxruntime" in said
     assert "--runtime" in said
+
+
+@pytest.mark.parametrize(
+    ("latencies", "failures", "code"),
+    [
+        ([None], [], 0),
+        ([None], [3], 0),
+        ([None, "too wide"], [], 5),
+        ([], [3, 2], 3),
+        ([], [5], 5),
+        ([None], [5], 5),
+    ],
+)
+def test_the_exit_code_says_whether_the_numbers_answer_the_question(
+    latencies: list[str | None], failures: list[int], code: int
+) -> None:
+    entries = [SimpleNamespace(latency=SimpleNamespace(inconclusive=text), failure_code=None) for text in latencies]
+    entries += [SimpleNamespace(latency=None, failure_code=failed) for failed in failures]
+    assert _exit_code(entries) == code

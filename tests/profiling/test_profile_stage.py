@@ -81,6 +81,26 @@ def test_a_candidate_that_cannot_be_opened_is_an_entry_with_a_reason(tmp_path: P
     assert bad.failure
 
 
+def test_every_engine_says_which_provider_ran_its_layers_and_all_of_them_when_asked(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    candidates = [("a", onnx_bundle(ctx))]
+    for wanted in ("none", "summary", "all"):
+        (entry,) = profile(ctx, candidates, ProfileConfig(runtimes=("onnxruntime",), layers=wanted, **QUICK)).entries
+        assert (entry.layers is None) == (wanted == "none")
+        if entry.layers is not None:
+            assert set(entry.layers.nodes_by_provider) == {"CPUExecutionProvider"}
+            assert bool(entry.layers.layers) == (wanted == "all")
+
+
+def test_the_widest_of_the_inconclusive_latencies_is_said(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    candidates = [("a", onnx_bundle(ctx)), ("b", onnx_bundle(ctx))]
+    config = ProfileConfig(runtimes=("onnxruntime",), precision=1e-12, layers="none", **QUICK)
+    result = run_stage(ProfileStage(config), make_inputs(candidates=candidates), ctx)
+    assert result.metrics["inconclusive"] == 2
+    assert any(text.startswith("2 of 2 latencies are inconclusive. The widest is") for text in result.decisions)
+
+
 def test_torch_bundles_are_measured_in_torch_alone(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, resources={"target": card(here=True)})
     candidates = [("model", toy_bundle(ctx.blobs, ctx.scratch)), ("graph", onnx_bundle(ctx))]

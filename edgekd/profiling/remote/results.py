@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from edgekd.core.packing import unpacked
 from edgekd.core.report import CandidateLatency, Energy, LatencyReport, ProfileReport
+from edgekd.errors import DeviceUnavailable, Inconclusive
 from edgekd.profiling.agent.facts import throttled, warnings_from_states
 from edgekd.profiling.agent.loop import Samples
 from edgekd.profiling.environment import fingerprint
@@ -56,9 +57,9 @@ def _circumstances(run: Mapping[str, Any]) -> list[str]:
 def _entry(
     trial: Trial, found: Mapping[str, Any], run: Mapping[str, Any], context: Mapping[str, JsonValue], asked: float
 ) -> CandidateLatency:
-    failure = found.get("failure")
+    failure, code = found.get("failure"), DeviceUnavailable.exit_code
     if failure is None and (heat := throttled(run["before"], run["after"])) is not None:
-        failure = f"{heat} Nothing is recorded: cool the board, lower its clocks, or measure for less long."
+        failure, code = f"{heat} Nothing is recorded.", Inconclusive.exit_code
     return CandidateLatency(
         candidate=trial.candidate,
         runtime=trial.runtime,
@@ -66,6 +67,7 @@ def _entry(
         size_mib=trial.size_mib,
         latency=None if failure else _latency(trial, found, run, context, asked),
         failure=None if failure is None else str(failure),
+        failure_code=None if failure is None else code,
     )
 
 
