@@ -101,7 +101,7 @@ def _on_device(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) ->
         for decision in found.decisions:
             reporter.message(f"• {decision}")
         print_report(found.report, False)
-    return exit_code_for(found.report)
+    return exit_code_for(found.report.entries)
 
 
 def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> int:
@@ -118,7 +118,7 @@ def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> in
         click.echo(json.dumps({"schema_version": 1, "boards": _plain(boards, found)}, indent=2))
     else:
         _print_lab(boards, found, reporter)
-    codes = [o.exit_code if isinstance(o, EdgekdError) else exit_code_for(o.report) for o in found.values()]
+    codes = [o.exit_code if isinstance(o, EdgekdError) else exit_code_for(o.report.entries) for o in found.values()]
     return min((code for code in codes if code), default=0)  # a board without a result before one that is inconclusive
 
 

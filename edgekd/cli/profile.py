@@ -73,13 +73,13 @@ def profile(**flags: Any) -> int:
         for decision in node.decisions:
             reporter.message(f"• {decision}")
         print_report(report, flags["layers"])
-    return exit_code_for(report)
+    return exit_code_for(report.entries)
 
 
-def exit_code_for(report: Any) -> int:
+def exit_code_for(entries: Any) -> int:
     """0 when all that was measured is as precise as asked, 5 when the machine was too restless, 3 without a latency."""
-    timed = [entry.latency for entry in report.entries if entry.latency]
-    restless = any(entry.failure_code == Inconclusive.exit_code for entry in report.entries)
+    timed = [entry.latency for entry in entries if entry.latency]
+    restless = any(entry.failure_code == Inconclusive.exit_code for entry in entries)
     if restless or any(latency.inconclusive for latency in timed):
         return Inconclusive.exit_code
     return 0 if timed else DeviceUnavailable.exit_code
