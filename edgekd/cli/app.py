@@ -18,7 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("edgekd.cli.run:run", "Run a resolved recipe (resolved.yaml) again."),
     "search": ("edgekd.cli.search:search", "Find students within a latency budget; train nothing."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
-    "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles on this machine."),
+    "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles, here or on boards."),
     "compare": ("edgekd.cli.compare:compare", "Say which of several bundles is faster, and how sure that is."),
     "gate": ("edgekd.cli.gate:gate", "Judge a finished run against budgets; the exit code is the verdict."),
     "targets": ("edgekd.cli.targets:targets", "List the devices, or explain one."),

@@ -1,4 +1,4 @@
-"""`edgekd profile`: latencies of finished bundles on this machine, measured against each other."""
+"""`edgekd profile`: latencies of finished bundles on this machine or on boards, measured against each other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edgekd.cli.console import print_table, reporter_for
+from edgekd.cli.device import board_options, boards_wanted, profile_boards
 from edgekd.cli.options import F, SectionedCommand, names_for, parse_counts, section, shared, verbosity_of
 from edgekd.errors import DeviceUnavailable, Inconclusive
 
@@ -30,7 +31,7 @@ def measuring(*, warmup_s: float, duration_s: float) -> tuple[Callable[[F], F], 
     )  # fmt: skip
 
 
-@click.command(cls=SectionedCommand, short_help="Measure the latency of bundles on this machine.")
+@click.command(cls=SectionedCommand, short_help="Measure the latency of bundles, here or on boards.")
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @section(
     "Main",
@@ -43,6 +44,7 @@ def measuring(*, warmup_s: float, duration_s: float) -> tuple[Callable[[F], F], 
     click.option("--offline-batch", type=click.IntRange(1), default=8, show_default=True,
                  help="Samples in a call of it."),
 )  # fmt: skip
+@board_options
 @shared
 def profile(**flags: Any) -> int:
     """Measure one or more bundles or .onnx files at batch 1, taking turns, with percentiles.
@@ -50,6 +52,8 @@ def profile(**flags: Any) -> int:
     p90 is the latency of MLPerf Inference's SingleStream scenario. Exit codes: 0 measured as precisely as asked, 5
     measured less precisely (inconclusive), 3 nothing could be measured.
     """
+    if boards_wanted(flags):
+        return profile_boards(flags)
     from edgekd.core.report import ProfileReport
     from edgekd.pipeline.single import workbench
     from edgekd.targets.load import load_target
@@ -68,11 +72,11 @@ def profile(**flags: Any) -> int:
     else:
         for decision in node.decisions:
             reporter.message(f"• {decision}")
-        _print(report, flags["layers"])
-    return _exit_code(report.entries)
+        print_report(report, flags["layers"])
+    return exit_code_for(report.entries)
 
 
-def _exit_code(entries: Any) -> int:
+def exit_code_for(entries: Any) -> int:
     """0 when all that was measured is as precise as asked, 5 when the machine was too restless, 3 without a latency."""
     timed = [entry.latency for entry in entries if entry.latency]
     restless = any(entry.failure_code == Inconclusive.exit_code for entry in entries)
@@ -81,7 +85,8 @@ def _exit_code(entries: Any) -> int:
     return 0 if timed else DeviceUnavailable.exit_code
 
 
-def _print(report: Any, with_layers: bool) -> None:
+def print_report(report: Any, with_layers: bool) -> None:
+    """Prints the table of a profile and what stands beside its numbers."""
     columns = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s", "N", "load ms", "peak MiB"]
     metered = any(entry.latency and entry.latency.energy for entry in report.entries)
     offline = any(entry.latency and _offline(entry.latency) for entry in report.entries)

@@ -58,13 +58,16 @@ def _problems(cls: type[BaseModel], err: ValidationError) -> list[str]:
 def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Field names of the model that stands at `loc` inside `cls`, empty when the path leaves the models."""
     current: type[BaseModel] = cls
+    is_key = False
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or is_key:
+            is_key = False  # a place in a sequence, or a key of a mapping of models
             continue
         field = current.model_fields.get(part)
         inner = None if field is None else _model_in(field.annotation)
-        if inner is None:
+        if field is None or inner is None:
             return []
+        is_key = getattr(field.annotation, "__origin__", None) is dict
         current = inner
     return list(current.model_fields)
 

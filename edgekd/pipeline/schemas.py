@@ -1,4 +1,4 @@
-"""The JSON Schemas of the YAML files that people write: recipes, targets and calibration cards.
+"""The JSON Schemas of the YAML files that people write: recipes, targets, calibration cards and lab files.
 
 They are published in `docs/schemas/`, for editors; `make schemas` writes them and a test holds them up to date.
 """
@@ -11,9 +11,15 @@ from pathlib import Path
 from edgekd.core.schema import Schema
 from edgekd.data.cards import CalibrationCard
 from edgekd.pipeline.recipes import Recipe
+from edgekd.profiling.remote.lab import Lab
 from edgekd.targets.schema import Target
 
-PUBLISHED: dict[str, type[Schema]] = {"recipe": Recipe, "target": Target, "calibration-card": CalibrationCard}
+PUBLISHED: dict[str, type[Schema]] = {
+    "recipe": Recipe,
+    "target": Target,
+    "calibration-card": CalibrationCard,
+    "lab": Lab,
+}
 
 
 def schema_texts() -> dict[str, str]:

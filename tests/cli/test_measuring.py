@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from edgekd.cli.app import exit_code_of
-from edgekd.cli.profile import _exit_code
+from edgekd.cli.profile import exit_code_for
 from edgekd.testing.toy_graphs import toy_graph
 
 QUICK = ["--warmup", "0", "--duration", "0.05"]
@@ -105,4 +105,4 @@ def test_the_exit_code_says_whether_the_numbers_answer_the_question(
 ) -> None:
     entries = [SimpleNamespace(latency=SimpleNamespace(inconclusive=text), failure_code=None) for text in latencies]
     entries += [SimpleNamespace(latency=None, failure_code=failed) for failed in failures]
-    assert _exit_code(entries) == code
+    assert exit_code_for(entries) == code

@@ -71,3 +71,14 @@ def test_a_schema_is_frozen() -> None:
 def test_only_near_names_are_suggested() -> None:
     assert suggest("distil", ["distill", "prune"]) == " Did you mean 'distill'?"
     assert suggest("xyz", ["distill", "prune"]) == ""
+
+
+def test_a_near_name_is_suggested_inside_a_mapping_of_models() -> None:
+    class Leaf(Schema):
+        size: int
+
+    class Tree(Schema):
+        leaves: dict[str, Leaf]
+
+    with pytest.raises(UserError, match=r"unknown key 'leaves\.left\.sise'\. Did you mean 'size'\?"):
+        Tree.parse({"leaves": {"left": {"size": 1, "sise": 2}}}, "tree.yaml")

@@ -1,0 +1,152 @@
+"""Runs the real agent on an emulated aarch64 board and compares what it computes with this machine.
+
+    python benchmarks/aarch64_agent.py FOLDER > benchmarks/results/aarch64_agent.json
+
+FOLDER becomes the sysroot, about 250 MB of Debian's arm64 packages and wheels, unless it is one already; that takes the
+package registries and a minute or two. The board is an OpenSSH server on the loopback interface whose `python3` runs
+under qemu's user emulation. Networks have random weights: only differences between machines are of interest, never
+accuracy. The times of an emulated processor mean nothing, so none is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import timm
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
+from edgekd.core.digest import file_digest
+from edgekd.core.events import SilentReporter
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.recipe import ModelRecipe
+from edgekd.profiling.agent.engines import input_values
+from edgekd.profiling.remote.address import Address
+from edgekd.profiling.remote.profile import profile_on_board
+from edgekd.profiling.remote.request import BoardPlan, Candidate
+from edgekd.profiling.remote.ssh import Ssh
+from tests.profiling.remote.aarch64 import emulated_python, emulator_version, make_sysroot, missing_in
+from tests.profiling.remote.loopback import start_board
+
+NETWORKS = ("resnet18", "mobilenetv3_small_050")
+SIZE = 64
+SHAPE = [1, 3, SIZE, SIZE]
+
+
+class _Noise(CalibrationDataReader):
+    """Eight images of noise."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._left = [{"images": rng.standard_normal(SHAPE, dtype=np.float32)} for _ in range(8)]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self._left.pop() if self._left else None
+
+
+def graphs(folder: Path) -> dict[str, Path]:
+    """FP32 and INT8 graphs by name."""
+    found = {}
+    for name in NETWORKS:
+        torch.manual_seed(0)
+        fp32 = folder / f"{name}-fp32.onnx"
+        with contextlib.redirect_stdout(sys.stderr):
+            module = timm.create_model(name, num_classes=10).eval()
+            torch.onnx.export(
+                module, (torch.zeros(SHAPE),), fp32, input_names=["images"], output_names=["logits"],
+                dynamo=True, external_data=False, opset_version=18,
+            )  # fmt: skip
+            prepared, int8 = folder / "prepared.onnx", folder / f"{name}-int8.onnx"
+            quant_pre_process(str(fp32), str(prepared))
+            quantize_static(
+                str(prepared), str(int8), _Noise(), quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+            )  # fmt: skip
+        found |= {f"{name}-fp32": fp32, f"{name}-int8": int8}
+    return found
+
+
+def candidate(name: str, path: Path) -> Candidate:
+    """A graph as a bundle."""
+    bundle = ModelBundle(
+        kind=BundleKind.ONNX,
+        inputs=(TensorSpec(name="images", shape=tuple(SHAPE)),),
+        outputs=(TensorSpec(name="logits", shape=(1, 10)),),
+        files={"model.onnx": file_digest(path)},
+        recipe=ModelRecipe(builder="onnx", preprocessing=Preprocessing(size=(SIZE, SIZE))),
+        tags={"precision": name.rpartition("-")[2], "scheme": ""},
+    )
+    return Candidate(name=name, bundle=bundle, path=path)
+
+
+def main() -> None:
+    """Prints the comparison as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the sysroot, made when it is missing")
+    sysroot = parser.parse_args().folder.resolve()
+    if missing_in(sysroot):
+        make_sysroot(sysroot, onnxruntime.__version__)
+    images = np.frombuffer(input_values(SHAPE, 0), dtype=np.float32).reshape(SHAPE)
+    with tempfile.TemporaryDirectory() as name:
+        paths = graphs(Path(name))
+        board = start_board(Path(name) / "board")
+        try:
+            board.set_python(emulated_python(sysroot, board.bin / "python3"))
+            os.environ["PATH"] = board.client_path
+            plan = BoardPlan(runtimes=("onnxruntime",), warmup_s=0.0, duration_s=0.1, stall_s=600)
+            found = profile_on_board(
+                Ssh(Address("board")), [candidate(n, p) for n, p in paths.items()], plan, reporter=SilentReporter()
+            )
+        finally:
+            board.stop()
+        rows = []
+        for entry in found.report.entries:
+            (here,) = onnxruntime.InferenceSession(str(paths[entry.candidate])).run(None, {"images": images})
+            there = np.asarray(found.outputs[f"{entry.candidate}@onnxruntime, 1 threads"][0]).reshape(here.shape)
+            rows.append(
+                {
+                    "model": entry.candidate,
+                    "max_difference": float(np.abs(there - here).max()),
+                    "output_std": float(here.std()),
+                    "same_argmax": bool(there.argmax() == here.argmax()),
+                    "nodes": len(onnx.load(paths[entry.candidate]).graph.node),
+                }
+            )
+    latency = found.report.entries[0].latency
+    assert latency is not None
+    machine = latency.environment["machine"]
+    assert isinstance(machine, dict)
+    print(
+        json.dumps(
+            {
+                "emulator": emulator_version(sysroot),
+                "board": {key: machine[key] for key in ("architecture", "python", "system")},
+                "onnxruntime": {"board": found.report.device.rpartition("; ")[2], "here": onnxruntime.__version__},
+                "here": platform.machine(),
+                "ssh": subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr.strip(),
+                "input": f"{SHAPE}, one image of noise, random weights (seed 0)",
+                "models": rows,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

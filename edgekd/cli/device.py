@@ -1,0 +1,188 @@
+"""`edgekd profile --device` and `--lab`: the same table for boards that are reached over ssh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgekd.cli.console import print_table, reporter_for
+from edgekd.cli.options import names_for, parse_counts, section, verbosity_of
+from edgekd.cli.work import live
+from edgekd.errors import EdgekdError, UserError
+
+if TYPE_CHECKING:
+    from edgekd.core.events import Reporter
+    from edgekd.profiling.remote.boards import Outcome
+    from edgekd.profiling.remote.lab import LabBoard
+    from edgekd.profiling.remote.request import BoardPlan, Candidate
+
+F = TypeVar("F", bound=Callable[..., Any])
+_ONLY_BOARDS = ("tag", "lock_clocks", "device_python")
+_NOT_ON_BOARDS = {"layers": "--layers", "offline_samples": "--offline"}
+_COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s", "N"]
+
+
+def board_options(function: F) -> F:
+    """`--device`, `--lab` and what belongs to them."""
+    return section(
+        "On a board",
+        click.option("--device", metavar="ssh://USER@HOST[:PORT]", help="Measure on this board, over ssh."),
+        click.option("--lab", type=click.Path(path_type=Path), metavar="LAB.YAML", help="Measure on boards of a lab."),
+        click.option("--tag", multiple=True, help="Only boards of the lab with this tag or name. Repeat: all of them."),
+        click.option("--lock-clocks", is_flag=True, help="Fix the clocks while measuring, and restore them."),
+        click.option(
+            "--device-python", metavar="PATH", help="The board's Python that has the runtime; default python3."
+        ),
+    )(function)
+
+
+def boards_wanted(flags: Mapping[str, Any]) -> bool:
+    """Whether to measure on boards.
+
+    Raises:
+        UserError: Flags of boards without a board, or two ways to name boards.
+    """
+    if flags["device"] and flags["lab"]:
+        raise UserError("--device names one board and --lab many; both were given.", hint="give one of them")
+    if not flags["device"] and not flags["lab"]:
+        stray = [name for name in _ONLY_BOARDS if flags[name]]
+        if stray:
+            flag = "--" + stray[0].replace("_", "-")
+            raise UserError(
+                f"{flag} is for boards, and none was named.", hint="add --device ssh://... or --lab lab.yaml"
+            )
+        return False
+    for name, flag in _NOT_ON_BOARDS.items():
+        if flags[name]:
+            raise UserError(f"{flag} is measured on this machine only.", hint="leave it out for a board")
+    if flags["tag"] and not flags["lab"]:
+        raise UserError("--tag chooses boards of a lab file, and none was given.", hint="add --lab lab.yaml")
+    if flags["device_python"] and flags["lab"]:
+        raise UserError("--device-python is for one board.", hint="write `python:` beside the board in the lab file")
+    return True
+
+
+def profile_boards(flags: Mapping[str, Any]) -> int:
+    """Measures on the named boards, prints the result, and returns the exit code."""
+    from edgekd.profiling.remote.request import BoardPlan
+
+    plan = BoardPlan(
+        runtimes=tuple(flags["runtimes"]),
+        threads=parse_counts(flags["threads"], "--threads"),
+        warmup_s=flags["warmup_s"],
+        duration_s=flags["duration_s"],
+        precision=flags["precision"],
+        stall_s=flags["limit_s"],
+        lock_clocks=flags["lock_clocks"],
+    )
+    with live(reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))) as reporter:
+        return _on_lab(flags, plan, reporter) if flags["lab"] else _on_device(flags, plan, reporter)
+
+
+def _on_device(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> int:
+    from edgekd.cli.profile import exit_code_for, print_report
+    from edgekd.pipeline.single import workbench
+    from edgekd.profiling.remote.address import parse_address
+    from edgekd.profiling.remote.board import PYTHON
+    from edgekd.profiling.remote.profile import profile_on_board
+    from edgekd.profiling.remote.ssh import Ssh
+
+    ssh = Ssh(parse_address(flags["device"], "--device"))
+    with workbench(names_for(flags["models"])) as bench:
+        python = flags["device_python"] or PYTHON
+        found = profile_on_board(ssh, _candidates(bench), plan, reporter=reporter, python=python)
+    if flags["output_format"] == "json":
+        click.echo(json.dumps(found.report.plain(), indent=2))
+    else:
+        for decision in found.decisions:
+            reporter.message(f"• {decision}")
+        print_report(found.report, False)
+    return exit_code_for(found.report.entries)
+
+
+def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> int:
+    from edgekd.cli.profile import exit_code_for
+    from edgekd.pipeline.single import workbench
+    from edgekd.profiling.remote.boards import profile_on_boards
+    from edgekd.profiling.remote.lab import load_lab
+
+    lab = load_lab(flags["lab"])
+    boards = lab.chosen(flags["tag"], "--tag")
+    with workbench(names_for(flags["models"])) as bench:
+        found = profile_on_boards(boards, _candidates(bench), plan, concurrency=lab.concurrency, reporter=reporter)
+    if flags["output_format"] == "json":
+        click.echo(json.dumps({"schema_version": 1, "boards": _plain(boards, found)}, indent=2))
+    else:
+        _print_lab(boards, found, reporter)
+    codes = [o.exit_code if isinstance(o, EdgekdError) else exit_code_for(o.report.entries) for o in found.values()]
+    return min((code for code in codes if code), default=0)  # a board without a result before one that is inconclusive
+
+
+def _candidates(bench: Any) -> list[Candidate]:
+    """The bundles of a workbench that a board can take.
+
+    Raises:
+        UserError: A bundle of another kind.
+    """
+    from edgekd.profiling.remote.request import FILES, Candidate
+
+    for name, bundle in bench.bundles.items():
+        if bundle.kind not in FILES:
+            raise UserError(
+                f"{name} is a {bundle.kind} bundle, and boards run ONNX graphs and engines.", hint="export it first"
+            )
+    return [
+        Candidate(name=name, bundle=bundle, path=bench.store.blobs.path(bundle.file(FILES[bundle.kind])))
+        for name, bundle in bench.bundles.items()
+    ]
+
+
+def _print_lab(boards: Mapping[str, LabBoard], found: Mapping[str, Outcome], reporter: Reporter) -> None:
+    rows: list[list[str]] = []
+    for name, outcome in found.items():
+        place = [name, boards[name].target or ""]
+        if isinstance(outcome, EdgekdError):
+            rows.append([*place, "", "", "", "failed", "", "", "", "", ""])
+            continue
+        for decision in outcome.decisions:
+            reporter.message(f"• {name}: {decision}")
+        rows += [[*place, *_row(entry)] for entry in outcome.report.entries]
+    print_table("", ["board", "target", *_COLUMNS], rows, numeric_from=4)
+    for name, outcome in found.items():
+        if isinstance(outcome, EdgekdError):
+            click.echo(f"{name}: {outcome.message}" + (f" hint: {outcome.hint}" if outcome.hint else ""))
+            continue
+        for entry in outcome.report.entries:
+            if entry.failure:
+                click.echo(f"{name}: {entry.candidate}@{entry.runtime}: {entry.failure}")
+            elif entry.latency and entry.latency.inconclusive:
+                click.echo(f"{name}: {entry.candidate}@{entry.runtime}: inconclusive. {entry.latency.inconclusive}")
+
+
+def _plain(boards: Mapping[str, LabBoard], found: Mapping[str, Outcome]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, outcome in found.items():
+        facts: dict[str, Any] = {
+            "address": boards[name].address,
+            "tags": list(boards[name].tags),
+            "target": boards[name].target,
+        }
+        if isinstance(outcome, EdgekdError):
+            facts |= {"error": outcome.message, "hint": outcome.hint, "exit_code": outcome.exit_code}
+        else:
+            facts |= {"report": outcome.report.plain(), "decisions": list(outcome.decisions)}
+        plain[name] = facts
+    return plain
+
+
+def _row(entry: Any) -> list[str]:
+    latency = entry.latency
+    if latency is None:
+        return [entry.candidate, entry.runtime, "", "failed", "", "", "", "", ""]
+    row = [entry.candidate, entry.runtime, str(latency.threads), f"{latency.p50_ms:.3f}"]
+    row += [f"{latency.median_width / 2:.1%}", f"{latency.p90_ms:.3f}", f"{latency.p99_ms:.3f}"]
+    return [*row, f"{latency.throughput_per_s:.0f}", str(latency.n)]

@@ -1,0 +1,90 @@
+"""Device memory and copies on a board with CUDA but without PyTorch: the few calls of the CUDA runtime that it takes.
+
+The library is called through `ctypes`, so nothing has to be compiled or installed. Not run on hardware yet. Standard
+library of Python 3.10 only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+from typing import Any
+
+DRIVER = "libcuda.so.1"
+_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
+_PLACES = ("", "/usr/local/cuda/lib64/")
+
+
+class Cuda:
+    """The current device and one stream.
+
+    Raises:
+        OSError: No CUDA runtime, or no device that it can use.
+    """
+
+    def __init__(self) -> None:
+        self._library = _loaded()
+        self.stream = ctypes.c_void_p()
+        self._call("cudaStreamCreate", ctypes.byref(self.stream))
+
+    def allocate(self, size: int) -> int:
+        """The address of `size` bytes on the device."""
+        place = ctypes.c_void_p()
+        self._call("cudaMalloc", ctypes.byref(place), ctypes.c_size_t(size))
+        return int(place.value or 0)
+
+    def free(self, place: int) -> None:
+        """Gives the bytes back."""
+        self._call("cudaFree", ctypes.c_void_p(place))
+
+    def to_device(self, place: int, host: Any, size: int) -> None:
+        """Queues a copy of a ctypes buffer to the device."""
+        self._copy(ctypes.c_void_p(place), ctypes.cast(host, ctypes.c_void_p), size, _HOST_TO_DEVICE)
+
+    def to_host(self, host: Any, place: int, size: int) -> None:
+        """Queues a copy from the device to a ctypes buffer."""
+        self._copy(ctypes.cast(host, ctypes.c_void_p), ctypes.c_void_p(place), size, _DEVICE_TO_HOST)
+
+    def wait(self) -> None:
+        """Until everything that was queued is done."""
+        self._call("cudaStreamSynchronize", self.stream)
+
+    def device(self) -> tuple[int, int, str]:
+        """(major, minor, name): compute capability and what the driver calls the device."""
+        number, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        self._call("cudaGetDevice", ctypes.byref(number))
+        driver = ctypes.CDLL(DRIVER)
+        driver.cuDeviceGetName(name, ctypes.c_int(len(name)), number)
+        return self._attribute(_CAPABILITY_MAJOR, number), self._attribute(_CAPABILITY_MINOR, number), _text(name)
+
+    def _attribute(self, attribute: int, device: ctypes.c_int) -> int:
+        value = ctypes.c_int()
+        self._call("cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), device)
+        return value.value
+
+    def _copy(self, to: ctypes.c_void_p, source: ctypes.c_void_p, size: int, kind: int) -> None:
+        self._call("cudaMemcpyAsync", to, source, ctypes.c_size_t(size), ctypes.c_int(kind), self.stream)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code != 0:
+            self._library.cudaGetErrorString.restype = ctypes.c_char_p
+            reason = self._library.cudaGetErrorString(ctypes.c_int(code)) or b"unknown"
+            raise OSError(f"{name} failed: {reason.decode(errors='replace')} (CUDA error {code})")
+
+
+def _loaded() -> Any:
+    found = ctypes.util.find_library("cudart")
+    names = [*([found] if found else []), *(place + name for place in _PLACES for name in _NAMES)]
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise OSError("the CUDA runtime library (libcudart) was not found")
+
+
+def _text(buffer: Any) -> str:
+    return str(buffer.value.decode(errors="replace"))

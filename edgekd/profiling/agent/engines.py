@@ -1,0 +1,102 @@
+"""What the agent asks of a runtime, and which runtimes it knows; the twin of `edgekd/runtimes/` for a bare board.
+
+Whether a runtime is there is found out without importing it. Standard library of Python 3.10 only; an adapter imports
+its own library, and NumPy where that library needs it anyway, inside functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import random
+from array import array
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekd.profiling.agent.wire import AgentError
+
+NO_RUNTIME = "no-runtime"
+NOT_LOADED = "not-loaded"
+ADAPTERS = {
+    "onnxruntime": "edgekd.profiling.agent.onnxruntime",
+    "tensorrt": "edgekd.profiling.agent.tensorrt",
+}
+INSTALL = {
+    "onnxruntime": "{python} -m pip install onnxruntime",
+    "tensorrt": "sudo apt-get install python3-libnvinfer",
+}
+PACKAGES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"), "tensorrt": ("tensorrt",)}
+
+
+class Engine(Protocol):
+    """A model that is loaded and fed; one call of `run` is what gets timed."""
+
+    def run(self) -> None:
+        """One inference with host arrays: inputs copied in, run, outputs back on the host."""
+
+    def outputs(self) -> list[list[float]]:
+        """Values of each output of the last `run`, flat."""
+
+    def facts(self) -> dict[str, Any]:
+        """What really runs: `runtime`, `version`, `provider`, `threads` and the settings that affect latency."""
+
+    def close(self) -> None:
+        """Frees the model."""
+
+
+def availability(python: str) -> dict[str, dict[str, Any]]:
+    """By runtime: `ok`, `version`, and where it is missing the command that installs it."""
+    found = {}
+    for name in ADAPTERS:
+        there = importlib.util.find_spec(name) is not None
+        found[name] = {
+            "ok": there,
+            "version": _version(name) if there else None,
+            "install": "" if there else INSTALL[name].format(python=python),
+        }
+    return found
+
+
+def open_engine(spec: dict[str, Any], path: Path, cache: Path) -> Engine:
+    """The engine of one entry of a job.
+
+    Args:
+        spec: See `bench.py`.
+        path: The model file.
+        cache: Where built engines are kept.
+
+    Raises:
+        AgentError: The runtime is not there, or cannot load the model; the message says which.
+    """
+    name = str(spec["runtime"])
+    if name not in ADAPTERS:
+        raise AgentError(NO_RUNTIME, f"the agent knows no runtime {name!r}, only {', '.join(ADAPTERS)}")
+    adapter = importlib.import_module(ADAPTERS[name])
+    try:
+        engine: Engine = adapter.opened(spec, path, cache)
+    except (ImportError, OSError) as err:  # OSError: the bindings are there, a native library is not
+        raise AgentError(NO_RUNTIME, f"{name} does not work on the board: {err}") from err
+    return engine
+
+
+def input_values(shape: list[int], seed: int) -> array[float]:
+    """Ordinary numbers, equal for equal seeds on every machine: zeros would let a runtime skip work."""
+    rng, count = random.Random(seed), 1
+    for size in shape:
+        count *= size
+    return array("f", (rng.gauss(0.0, 1.0) for _ in range(count)))
+
+
+def input_shape(entry: dict[str, Any], batch: int) -> list[int]:
+    """Sizes of an input whose free axes are the batch."""
+    return [size if isinstance(size, int) else batch for size in entry["shape"]]
+
+
+def _version(name: str) -> str:
+    for package in PACKAGES[name]:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"

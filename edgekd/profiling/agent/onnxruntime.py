@@ -1,0 +1,86 @@
+"""ONNX Runtime on the board's CPU, with the settings of `edgekd/runtimes/onnxruntime.py`: one engine, two places.
+
+Standard library of Python 3.10, and inside functions ONNX Runtime with the NumPy that it brings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekd.profiling.agent.engines import NOT_LOADED, input_shape, input_values
+from edgekd.profiling.agent.wire import AgentError
+
+PROVIDER = "CPUExecutionProvider"
+_FOLD_WEIGHTS = ("session.disable_quant_qdq", "1")
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeEngine:
+    """A session and what it is fed; see `Engine` for the contract."""
+
+    def __init__(self, session: Any, feeds: dict[str, Any], facts: dict[str, Any]) -> None:
+        self._session = session
+        self._feeds = feeds
+        self._facts = facts
+        self._names = [entry.name for entry in session.get_outputs()]
+        self._found: list[Any] = []
+
+    def run(self) -> None:
+        self._found = self._session.run(self._names, self._feeds)
+
+    def outputs(self) -> list[list[float]]:
+        return [value.astype("float64").ravel().tolist() for value in self._found]
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self._facts)
+
+    def close(self) -> None:
+        self._session = None
+
+
+def opened(spec: dict[str, Any], path: Path, cache: Path) -> OnnxRuntimeEngine:
+    """A session on an ONNX file.
+
+    Raises:
+        AgentError: The file does not load.
+        ImportError: ONNX Runtime is not installed.
+    """
+    import numpy
+    import onnxruntime
+
+    batch = int(spec["batch"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), _options(spec, onnxruntime), providers=[PROVIDER])
+    except Exception as err:  # the library's exceptions have no common base below Exception
+        raise AgentError(NOT_LOADED, f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {err}") from err
+    feeds = {}
+    for number, entry in enumerate(spec["inputs"]):
+        shape = input_shape(entry, batch)
+        feeds[entry["name"]] = numpy.frombuffer(input_values(shape, number), dtype=numpy.float32).reshape(shape)
+    folds = bool(spec.get("fold_weights"))
+    return OnnxRuntimeEngine(
+        session,
+        feeds,
+        {
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "provider": session.get_providers()[0],
+            "threads": spec["threads"],
+            "graph_optimization": "all",
+            "execution_mode": "sequential",
+            "weights_dequantized": "at loading" if folds else "as the graph says",
+        },
+    )
+
+
+def _options(spec: dict[str, Any], onnxruntime: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = int(spec["threads"])
+    for axis in sorted({entry["shape"][0] for entry in spec["inputs"] if isinstance(entry["shape"][0], str)}):
+        options.add_free_dimension_override_by_name(axis, int(spec["batch"]))
+    if spec.get("fold_weights"):
+        options.add_session_config_entry(*_FOLD_WEIGHTS)
+    return options

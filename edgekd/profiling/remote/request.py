@@ -1,0 +1,197 @@
+"""What a board is asked to measure: from bundles and runtimes to the job that the agent understands.
+
+A job is plain data and its id is the digest of it, of the models and of the agent: the same question asked again finds
+the job that is already answering it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.digest import Digest, digest
+from edgekd.core.schema import Schema
+from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.profiling.agent.engines import ADAPTERS
+from edgekd.profiling.remote.archive import agent_archive
+
+FILES = {BundleKind.ONNX: "model.onnx", BundleKind.ENGINE: "model.engine"}
+TAKES: Mapping[str, tuple[BundleKind, ...]] = {
+    "onnxruntime": (BundleKind.ONNX,),
+    "tensorrt": (BundleKind.ONNX, BundleKind.ENGINE),
+}
+TENSORRT_SCHEMES = ("", "tensorrt-s8")
+
+
+class BoardPlan(Schema):
+    """How a board measures, and how long anything may take there.
+
+    Attributes:
+        runtimes: Names; empty takes every one that the board has.
+        threads: CPU thread counts.
+        warmup_s: Untimed running of each engine.
+        duration_s: Timed running of each engine, at most.
+        precision: Stop early when the interval of every median is narrower than this fraction of it.
+        seed: Of the order within rounds.
+        lock_clocks: Fix the clocks while measuring and restore them.
+        open_s: Longest time to load a model or to build an engine.
+        stall_s: Longest time for a few inferences; a runtime that takes longer hangs.
+        limit_s: Longest time of the whole job; None works it out.
+        queue_s: Longest wait for other jobs of the board.
+    """
+
+    runtimes: tuple[str, ...] = ()
+    threads: tuple[int, ...] = Field(default=(1,), min_length=1)
+    warmup_s: float = Field(default=1.0, ge=0)
+    duration_s: float = Field(default=5.0, gt=0)
+    precision: float = Field(default=0.01, gt=0)
+    seed: int = 0
+    lock_clocks: bool = False
+    open_s: float = Field(default=1800.0, gt=0)
+    stall_s: float = Field(default=120.0, gt=0)
+    limit_s: float | None = Field(default=None, gt=0)
+    queue_s: float = Field(default=14_400.0, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One engine that is to be timed: a candidate in a runtime at a thread count."""
+
+    candidate: str
+    bundle: ModelBundle
+    runtime: str
+    threads: int
+    size_mib: float
+
+    @property
+    def precision(self) -> str:
+        """Of the weights and activations that dominate."""
+        return str(self.bundle.tags.get("precision", "fp32"))
+
+    @property
+    def file(self) -> Digest:
+        """Of the model."""
+        return self.bundle.file(FILES[self.bundle.kind])
+
+    def plain(self) -> dict[str, Any]:
+        """As the agent reads it."""
+        return {
+            "label": f"{self.candidate}@{self.runtime}, {self.threads} threads",
+            "runtime": self.runtime,
+            "file": self.file,
+            "kind": "onnx" if self.bundle.kind is BundleKind.ONNX else "engine",
+            "inputs": [{"name": spec.name, "shape": list(spec.shape)} for spec in self.bundle.inputs],
+            "threads": self.threads,
+            "batch": 1,
+            "precision": self.precision,
+            "fold_weights": self.bundle.tags.get("scheme") == "weight-only",
+            "bound_to": self.bundle.bound_to,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A bundle to measure and where its model file lies."""
+
+    name: str
+    bundle: ModelBundle
+    path: Path
+
+    @property
+    def file(self) -> Digest:
+        """Of the model."""
+        return self.bundle.file(FILES[self.bundle.kind])
+
+
+def usable_runtimes(board: str, python: str, login: str, plan: BoardPlan, offers: Mapping[str, Any]) -> list[str]:
+    """Runtimes to measure with: those asked for, or all that the board has.
+
+    Args:
+        board: Its name, for messages.
+        python: Its interpreter.
+        login: The command that logs in there.
+        plan: What was asked for.
+        offers: What the agent found: `ok`, `version` and `install` by name.
+
+    Raises:
+        UserError: A runtime that the agent does not know.
+        DeviceUnavailable: The board has none of them; the hint installs one.
+    """
+    unknown = [name for name in plan.runtimes if name not in ADAPTERS]
+    if unknown:
+        raise UserError(
+            f"On a board the runtimes are {' and '.join(ADAPTERS)}, not {', '.join(unknown)}.",
+            hint="leave --runtime out to measure with all that the board has",
+        )
+    wanted = plan.runtimes or tuple(ADAPTERS)
+    usable = [name for name in wanted if offers.get(name, {}).get("ok")]
+    missing = [name for name in plan.runtimes if name not in usable]
+    if not usable or missing:
+        first = (missing or list(wanted))[0]
+        install = str(offers.get(first, {}).get("install", ""))
+        raise DeviceUnavailable(
+            f"{board}: {' and '.join(missing or wanted)} cannot be used there: not installed for {python}.",
+            hint=f"{login} {install}" if install else None,
+        )
+    return usable
+
+
+def trials_for(candidates: Sequence[Candidate], runtimes: Sequence[str], plan: BoardPlan) -> list[Trial]:
+    """Every candidate in every runtime that takes it, at every thread count.
+
+    Raises:
+        UserError: Not one fits.
+    """
+    trials = [
+        Trial(
+            candidate=candidate.name,
+            bundle=candidate.bundle,
+            runtime=runtime,
+            threads=threads,
+            size_mib=candidate.path.stat().st_size / 2**20,
+        )
+        for threads in plan.threads
+        for candidate in candidates
+        for runtime in runtimes
+        # A GPU engine has no threads: it is measured once.
+        if _fits(candidate.bundle, runtime) and (runtime != "tensorrt" or threads == plan.threads[0])
+    ]
+    if not trials:
+        kinds = ", ".join(sorted({str(candidate.bundle.kind) for candidate in candidates}))
+        raise UserError(
+            f"Nothing can be measured: {' and '.join(runtimes)} on the board do not run {kinds} bundles of this form.",
+            hint="export to ONNX first; quantized graphs must have the form that the runtime reads",
+        )
+    return trials
+
+
+def job_for(trials: Sequence[Trial], plan: BoardPlan) -> tuple[str, dict[str, Any]]:
+    """The id of a job and the job."""
+    openings = len(trials) * plan.open_s
+    timings = len(trials) * (plan.warmup_s + plan.duration_s) * 3 + plan.stall_s
+    spec: dict[str, Any] = {
+        "engines": [trial.plain() for trial in trials],
+        "plan": {"warmup_s": plan.warmup_s, "duration_s": plan.duration_s, "precision": plan.precision},
+        "seed": plan.seed,
+        "lock_clocks": plan.lock_clocks,
+        "open_s": plan.open_s,
+        "stall_s": plan.stall_s,
+        "limit_s": plan.limit_s or openings + timings,
+        "queue_s": plan.queue_s,
+    }
+    return digest("board-job", agent_archive().digest, spec)[:32], spec
+
+
+def _fits(bundle: ModelBundle, runtime: str) -> bool:
+    if bundle.kind not in TAKES[runtime]:
+        return False
+    return runtime != "tensorrt" or bundle.kind is BundleKind.ENGINE or _scheme(bundle) in TENSORRT_SCHEMES
+
+
+def _scheme(bundle: ModelBundle) -> str:
+    return str(bundle.tags.get("scheme", ""))

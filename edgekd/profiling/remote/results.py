@@ -1,0 +1,95 @@
+"""From what a board measured to the reports of this house: the same numbers, made by the same lines, as locally."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import JsonValue
+
+from edgekd.core.packing import unpacked
+from edgekd.core.report import CandidateLatency, Energy, LatencyReport, ProfileReport
+from edgekd.errors import DeviceUnavailable, Inconclusive
+from edgekd.profiling.agent.facts import throttled, warnings_from_states
+from edgekd.profiling.agent.loop import Samples
+from edgekd.profiling.environment import fingerprint
+from edgekd.profiling.measure import latency_report
+from edgekd.profiling.remote.request import BoardPlan, Trial
+
+
+def report_from_result(
+    result: Mapping[str, Any], trials: Sequence[Trial], *, board: str, plan: BoardPlan
+) -> tuple[ProfileReport, list[str]]:
+    """The report of a job, and sentences on what was done and what may have disturbed it.
+
+    Args:
+        result: As the agent wrote it; its entries are in the order of `trials`.
+        trials: What was asked for.
+        board: Its name or address.
+        plan: How it was measured.
+    """
+    # A thread count is one run; each run has its own circumstances.
+    counts = list(dict.fromkeys(trial.threads for trial in trials))
+    runs = dict(zip(counts, result["runs"], strict=True))
+    entries, said = [], [f"On {board}: {sentence}." for sentence in result["clocks"]]
+    for trial, found in zip(trials, result["entries"], strict=True):
+        context: dict[str, JsonValue] = {
+            "board": board,
+            "machine": result["machine"],
+            "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(result["finished_s"])),
+            **{key: runs[trial.threads].get(key) for key in ("before", "after")},
+        }
+        entries.append(_entry(trial, found, runs[trial.threads], context, plan.precision))
+    for run in runs.values():
+        said += [text for text in _circumstances(run) if text not in said]
+    versions = {name: str(result["runtimes"][name]["version"]) for name in {trial.runtime for trial in trials}}
+    report = ProfileReport(
+        device=fingerprint(result["machine"], versions), measured=True, threads=plan.threads, entries=tuple(entries)
+    )
+    return report, said
+
+
+def _circumstances(run: Mapping[str, Any]) -> list[str]:
+    return warnings_from_states(run["before"], run["after"], float(run["took_s"])) if run else []
+
+
+def _entry(
+    trial: Trial, found: Mapping[str, Any], run: Mapping[str, Any], context: Mapping[str, JsonValue], asked: float
+) -> CandidateLatency:
+    failure, code = found.get("failure"), DeviceUnavailable.exit_code
+    if failure is None and (heat := throttled(run["before"], run["after"])) is not None:
+        failure, code = f"{heat} Nothing is recorded.", Inconclusive.exit_code
+    return CandidateLatency(
+        candidate=trial.candidate,
+        runtime=trial.runtime,
+        precision=trial.precision,
+        size_mib=trial.size_mib,
+        latency=None if failure else _latency(trial, found, run, context, asked),
+        failure=None if failure is None else str(failure),
+        failure_code=None if failure is None else code,
+    )
+
+
+def _latency(
+    trial: Trial, found: Mapping[str, Any], run: Mapping[str, Any], context: Mapping[str, JsonValue], asked: float
+) -> LatencyReport:
+    samples = Samples(warmup_n=int(found["warmup_n"]), rounds_ns=unpacked(str(found["timings"])))
+    report = latency_report(
+        samples,
+        runtime=trial.runtime,
+        precision=trial.precision,
+        threads=trial.threads,
+        batch=1,
+        session=found["facts"],
+        asked=asked,
+    )
+    reasons = " ".join(text for text in (report.inconclusive, run["floating"]) if text) or None
+    return report.model_copy(
+        update={
+            "environment": {**report.environment, **context},
+            "inconclusive": reasons,
+            "load_ms": float(found["load_ms"]),
+            "energy": None if found["energy"] is None else Energy.parse(found["energy"], trial.candidate),
+        }
+    )

@@ -1,0 +1,87 @@
+"""`edgekd profile --device` and `--lab`, in this process; the last ones against a real OpenSSH server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edgekd.cli.app import exit_code_of
+from edgekd.testing.toy_graphs import toy_graph
+from tests.profiling.remote.loopback import LoopbackBoard, start_board
+
+QUICK = ["--warmup", "0", "--duration", "0.05", "--precision", "100"]
+
+MEASURED = (0, 5)
+"""A machine that is busy with other things may know its median too badly; that is no failure of these tests."""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    onnx.save(toy_graph(), tmp_path / "toy.onnx")
+    return str(tmp_path / "toy.onnx")
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackBoard]:
+    started = start_board(tmp_path / "board")
+    monkeypatch.setenv("PATH", started.client_path)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "ssh://a", "--lab", "lab.yaml"], "--device names one board and --lab many"),
+        (["--tag", "orin"], "--tag is for boards, and none was named"),
+        (["--lock-clocks"], "--lock-clocks is for boards"),
+        (["--device", "ssh://a", "--layers"], "--layers is measured on this machine only"),
+        (["--device", "ssh://a", "--tag", "orin"], "--tag chooses boards of a lab file"),
+        (["--lab", "lab.yaml", "--device-python", "x"], "--device-python is for one board"),
+        (["--device", "a@b"], "--device 'a@b': expected ssh://user@host"),
+        (["--lab", "/nowhere/lab.yaml"], "Lab file /nowhere/lab.yaml"),
+    ],
+)
+def test_flags_of_boards_that_do_not_fit_together_are_refused(
+    model: str, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["profile", model, *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.needs("sshd")
+def test_a_board_gives_the_report_of_a_local_profile(
+    board: LoopbackBoard, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["profile", model, "--device", "ssh://board", *QUICK, "--format", "json"]) in MEASURED
+    report = json.loads(capsys.readouterr().out)
+    assert (report["measured"], report["entries"][0]["latency"]["origin"]) == (True, "measured")
+    assert exit_code_of(["profile", model, "--device", "ssh://board", *QUICK]) in MEASURED
+    assert "p50 ms" in capsys.readouterr().out
+
+
+@pytest.mark.needs("sshd")
+def test_a_lab_is_one_table_in_which_a_board_that_fails_has_its_reason(
+    board: LoopbackBoard, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = tmp_path / "lab.yaml"
+    lab.write_text(
+        "boards:\n  here: {address: ssh://board, tags: [x], target: host}\n"
+        "  dead: {address: 'ssh://127.0.0.1:1', tags: [x]}\n  other: {address: ssh://nowhere.invalid}\n"
+    )
+    assert exit_code_of(["profile", model, "--lab", str(lab), "--tag", "x", *QUICK]) == 3
+    shown = capsys.readouterr().out
+    assert "other" not in shown
+    (here,) = [line for line in shown.splitlines() if line.startswith("here ")]
+    assert "toy" in here
+    assert "failed" not in here
+    assert "dead: ssh://127.0.0.1:1: the machine is there, but nothing listens for ssh on that port" in shown
+    assert exit_code_of(["profile", model, "--lab", str(lab), "--tag", "here", *QUICK, "--format", "json"]) in MEASURED
+    found = json.loads(capsys.readouterr().out)["boards"]
+    assert found["here"]["report"]["entries"][0]["latency"]["n"] > 0

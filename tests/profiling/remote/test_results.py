@@ -1,0 +1,95 @@
+"""What a board measured, read as a report: no ssh, no engine, only numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd.core.packing import packed
+from edgekd.profiling.remote.request import BoardPlan, Trial, trials_for
+from edgekd.profiling.remote.results import report_from_result
+from tests.profiling.remote.conftest import candidate
+
+MS = 1_000_000
+ROUNDS = [[2 * MS, 2 * MS + index, 2 * MS - index] for index in range(20)]
+CALM = {"busy_share": 0.0, "usable_cores": 4, "governor": "performance", "throttle_counts": {"cpu0/core": 1}}
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {
+        "label": "x", "timings": packed(ROUNDS), "warmup_n": 3, "load_ms": 7.5, "energy": None, "outputs": [],
+        "facts": {"provider": "CPUExecutionProvider"}, **changes,
+    }  # fmt: skip
+
+
+def run(**changes: Any) -> dict[str, Any]:
+    return {"before": CALM, "after": CALM, "took_s": 1.0, "precise": True, "floating": None, **changes}
+
+
+def result(entries: list[dict[str, Any]], runs: list[dict[str, Any]], clocks: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "entries": entries, "runs": runs, "clocks": list(clocks), "finished_s": 0.0,
+        "machine": {"cpu_model": "Cortex-A76", "cores": 4, "architecture": "aarch64"},
+        "runtimes": {"onnxruntime": {"version": "1.20"}},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> list[Trial]:
+    return trials_for([candidate(tmp_path, "x")], ["onnxruntime"], BoardPlan(threads=(1, 2)))
+
+
+def test_timings_become_the_latencies_of_a_local_report(trials: list[Trial]) -> None:
+    found = result([entry(), entry()], [run(), run()], ("clocks were fixed",))
+    report, said = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
+    assert report.device == "Cortex-A76, 4 cores, aarch64; onnxruntime 1.20"
+    first, second = (entry.latency for entry in report.entries)
+    assert first is not None
+    assert second is not None
+    assert (first.origin, first.threads, second.threads) == ("measured", 1, 2)
+    assert (first.p50_ms, first.n, first.load_ms) == (2.0, 60, 7.5)
+    assert first.rounds_ns == ROUNDS
+    assert first.inconclusive is None
+    assert first.environment["board"] == "pi"
+    assert first.environment["measured_at"] == "1970-01-01T00:00:00Z"
+    assert said == ["On pi: clocks were fixed."]
+
+
+def test_a_board_that_throttled_gives_no_measurement(trials: list[Trial]) -> None:
+    hot = {**CALM, "throttle_counts": {"cpu0/core": 4}}
+    report, _ = report_from_result(
+        result([entry(), entry()], [run(after=hot), run()]), trials, board="pi", plan=BoardPlan(threads=(1, 2))
+    )
+    slowed, calm = report.entries
+    assert slowed.latency is None
+    assert "throttled while measuring" in str(slowed.failure)
+    assert slowed.failure_code == 5
+    assert calm.latency is not None
+
+
+def test_a_clock_that_moved_makes_a_latency_inconclusive(trials: list[Trial]) -> None:
+    moved = "The clock moved between 600 and 1800 MHz while measuring."
+    found = result([entry(), entry()], [run(floating=moved), run()])
+    report, _ = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
+    assert report.entries[0].latency is not None
+    assert report.entries[0].latency.inconclusive == moved
+
+
+def test_an_engine_that_failed_has_its_reason_and_no_numbers(trials: list[Trial]) -> None:
+    found = result([{"label": "x", "failure": "the runtime crashed"}, entry()], [{}, run()])
+    report, _ = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
+    assert (report.entries[0].latency, report.entries[0].failure) == (None, "the runtime crashed")
+    assert report.entries[0].failure_code == 3
+
+
+def test_what_the_boards_meter_said_comes_home(trials: list[Trial]) -> None:
+    joules = {"source": "VDD_IN", "per_call_mj": 12.0, "mean_w": 6.0, "idle_w": 3.0, "calls": 500, "took_s": 1.0}
+    found = result([entry(energy=joules), entry()], [run(), run()])
+    report, _ = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
+    first, second = (entry.latency for entry in report.entries)
+    assert first is not None
+    assert second is not None
+    assert first.energy is not None
+    assert (first.energy.per_call_mj, second.energy) == (12.0, None)
