@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from edgekd.core.stats import largest_rank, quantile
 
 BOOTSTRAPS = 2000
+FEWEST = 6
+"""Independent values below which there is no 95 % interval of a median."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,12 @@ def ratio_interval(
     pairs = zip(round_medians(rounds), round_medians(reference), strict=True)
     ratios = [mine / theirs for mine, theirs in pairs]
     n, slack = len(ratios), inefficiency(ratios)
-    drawn = min(n, max(3, int(n / slack**1.5)))
-    rng = random.Random(seed)
+    drawn, rng = min(n, max(3, int(n / slack**1.5))), random.Random(seed)
     medians = [statistics.median(rng.choices(ratios, k=drawn)) for _ in range(resamples)]
-    tail = (1 - confidence) / 2
-    middle = float(statistics.median(ratios))
+    middle, tail = float(statistics.median(ratios)), (1 - confidence) / 2
+    if n / slack < FEWEST:
+        # All that was seen, and as much again on either side: a drift says nothing about where it would have gone.
+        low, high = min(ratios), max(ratios)
+        return Interval(middle, low - (high - low), high + (high - low), n / slack, enough=False)
     low, high = quantile(medians, tail), quantile(medians, 1 - tail)
-    return Interval(middle, min(low, middle), max(high, middle), n / slack, enough=n / slack >= 6)
+    return Interval(middle, min(low, middle), max(high, middle), n / slack)

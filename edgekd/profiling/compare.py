@@ -124,7 +124,7 @@ def _ratio(
         text = f"{contender.label} was measured in another group than {first.label}, for want of memory: no ratio."
         return Ratio(candidate=name, runtime=runtime, sentence=text, latency=outcome)
     found = ratio_interval(mine, theirs, confidence, seed=seed)
-    answer = answer_from_interval(found.low, found.high) if found.enough else "no difference shown"
+    answer = answer_from_interval(found.low, found.high)
     return Ratio(
         candidate=name,
         runtime=runtime,
@@ -134,9 +134,7 @@ def _ratio(
         confidence=confidence,
         rounds=len(mine),
         answer=answer,
-        sentence=sentence(contender.label, first.label, found.middle, found.low, found.high, answer)
-        if found.enough
-        else f"Too few independent rounds to tell {contender.label} from {first.label}: measure longer.",
+        sentence=sentence(contender.label, first.label, found.middle, found.low, found.high, answer),
         latency=outcome,
     )
 
