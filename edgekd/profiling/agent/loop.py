@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from edgekd.core.rounds import Interval, median_interval, round_medians
+from edgekd.core.rounds import FEWEST, Interval, median_interval, round_medians
 
-FEWEST_ROUNDS = 6
+FEWEST_ROUNDS = FEWEST
 """Below this there is no 95 % interval of a median."""
 LARGEST_BURST = 100
 CHECK_EVERY = 5
