@@ -5,7 +5,7 @@ with when it died or stopped. A pulse is one small write outside of what is time
 
 The entries of a job's `engines`: `runtime`, `file` (digest), `kind` (`onnx` or `engine`), `inputs` (name and shape, a
 name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_to`. Beside them stand `plan`, `seed`,
-`lock_clocks`, `stall_s`, `open_s`, `limit_s` and `queue_s`.
+`lock_clocks`, `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgekd.core.packing import packed
 from edgekd.profiling.agent.clocks import clock_state
 from edgekd.profiling.agent.energy import energy_of_calls, meter_here
 from edgekd.profiling.agent.engines import Engine, open_engine
-from edgekd.profiling.agent.facts import Watch, floating, state
+from edgekd.profiling.agent.facts import Watch, available_mib, floating, state
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import SPEC_FILE
 from edgekd.profiling.agent.loop import CallTimer, Plan, Timer, TurnFailed, sample, settle
@@ -117,6 +117,7 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     tell = _Teller(job, share, [str(spec["engines"][index]["label"]) for index in indices])
     before = {**state(), **clock_state()}
     engines, facts, failures = _opened(folder, spec, indices, pulse, tell)
+    left = [index for index in indices if index not in engines and str(index) not in failures]
     timers: dict[str, Timer] = {str(index): PulsedTimer(engine, index, pulse) for index, engine in engines.items()}
     watch, began = Watch(), time.perf_counter()
 
@@ -151,6 +152,7 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
             {
                 "measured": measured,
                 "failures": failures,
+                "left": left,
                 "precise": found.precise,
                 "before": before,
                 "after": after,
@@ -192,12 +194,19 @@ def _die_with_worker() -> None:
 def _opened(
     folder: Folder, spec: dict[str, Any], indices: list[int], pulse: Pulse, tell: Callable[[str, float], None]
 ) -> tuple[dict[int, Engine], dict[str, dict[str, Any]], dict[str, str]]:
-    """Engines by index, how long each took to open, and why others did not."""
+    """Engines by index, how long each took to open, and why others did not.
+
+    Opens one after the other as long as memory lasts, the first one in any case: those that are in neither of the
+    answers are left for another process.
+    """
     engines: dict[int, Engine] = {}
     facts: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
+    largest_mib = 0.0
     for index in indices:
-        entry = spec["engines"][index]
+        entry, before = spec["engines"][index], available_mib()
+        if engines and before is not None and before < largest_mib + float(spec["reserve_mib"]):
+            break
         tell(f"open {entry['label']}", 0.0)
         pulse.beat(OPENING, index)
         began = time.perf_counter()
@@ -207,6 +216,7 @@ def _opened(
             failures[str(index)] = err.message + (f" ({err.hint})" if err.hint else "")
             continue
         facts[str(index)] = {"load_ms": (time.perf_counter() - began) * 1e3}
+        largest_mib = max(largest_mib, (before or 0) - (available_mib() or 0))
     return engines, facts, failures
 
 
