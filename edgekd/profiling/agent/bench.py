@@ -116,7 +116,7 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     pulse = Pulse(job / PULSE_FILE)
     tell = _Teller(job, share, [str(spec["engines"][index]["label"]) for index in indices])
     before = {**state(), **clock_state()}
-    engines, facts, failures = _opened(folder, spec, indices, pulse, tell)
+    engines, failures = _opened(folder, spec, indices, pulse, tell)
     left = [index for index in indices if index not in engines and str(index) not in failures]
     timers: dict[str, Timer] = {str(index): PulsedTimer(engine, index, pulse) for index, engine in engines.items()}
     watch, began = Watch(), time.perf_counter()
@@ -139,7 +139,6 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
         index: {
             "warmup_n": samples.warmup_n,
             "timings": packed(samples.rounds_ns),
-            **facts[index],
             "facts": engines[int(index)].facts(),
             "outputs": [values[:KEPT_OUTPUTS] for values in engines[int(index)].outputs()],
             "energy": _energy(engines[int(index)], pulse, int(index)),
@@ -180,7 +179,10 @@ def _energy(engine: Engine, pulse: Pulse, index: int) -> dict[str, Any] | None:
         return calls
 
     pulse.beat(RUNNING, index)
-    return dataclasses.asdict(energy_of_calls(call_for, meter, ENERGY_S))
+    try:
+        return dataclasses.asdict(energy_of_calls(call_for, meter, ENERGY_S))
+    except Exception:  # noqa: BLE001 - an extra that fails costs only itself; the latency was measured before
+        return None
 
 
 def _die_with_worker() -> None:
@@ -193,14 +195,13 @@ def _die_with_worker() -> None:
 
 def _opened(
     folder: Folder, spec: dict[str, Any], indices: list[int], pulse: Pulse, tell: Callable[[str, float], None]
-) -> tuple[dict[int, Engine], dict[str, dict[str, Any]], dict[str, str]]:
-    """Engines by index, how long each took to open, and why others did not.
+) -> tuple[dict[int, Engine], dict[str, str]]:
+    """Engines by index, and why others did not open.
 
     Opens one after the other as long as memory lasts, the first one in any case: those that are in neither of the
     answers are left for another process.
     """
     engines: dict[int, Engine] = {}
-    facts: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     largest_mib = 0.0
     for index in indices:
@@ -209,15 +210,13 @@ def _opened(
             break
         tell(f"open {entry['label']}", 0.0)
         pulse.beat(OPENING, index)
-        began = time.perf_counter()
         try:
             engines[index] = open_engine(entry, folder.file(str(entry["file"])), folder.engines)
         except AgentError as err:
             failures[str(index)] = err.message + (f" ({err.hint})" if err.hint else "")
             continue
-        facts[str(index)] = {"load_ms": (time.perf_counter() - began) * 1e3}
         largest_mib = max(largest_mib, (before or 0) - (available_mib() or 0))
-    return engines, facts, failures
+    return engines, failures
 
 
 class _Teller:

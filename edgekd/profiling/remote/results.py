@@ -79,13 +79,15 @@ def _latency(
     trial: Trial, found: Mapping[str, Any], run: Mapping[str, Any], context: Mapping[str, JsonValue], asked: float
 ) -> LatencyReport:
     samples = Samples(warmup_n=int(found["warmup_n"]), rounds_ns=unpacked(str(found["timings"])))
+    facts = dict(found["facts"])
+    load_ms = float(facts.pop("load_ms"))
     report = latency_report(
         samples,
         runtime=trial.runtime,
         precision=trial.precision,
         threads=trial.threads,
         batch=1,
-        session=found["facts"],
+        session=facts,
         asked=asked,
     )
     reasons = " ".join(text for text in (report.inconclusive, run["floating"]) if text) or None
@@ -93,7 +95,7 @@ def _latency(
         update={
             "environment": {**report.environment, **context},
             "inconclusive": reasons,
-            "load_ms": float(found["load_ms"]),
+            "load_ms": load_ms,
             "energy": None if found["energy"] is None else Energy.parse(found["energy"], trial.candidate),
         }
     )

@@ -19,8 +19,8 @@ CALM = {"busy_share": 0.0, "usable_cores": 4, "governor": "performance", "thrott
 
 def entry(**changes: Any) -> dict[str, Any]:
     return {
-        "label": "x", "timings": packed(ROUNDS), "warmup_n": 3, "load_ms": 7.5, "energy": None, "outputs": [],
-        "facts": {"provider": "CPUExecutionProvider"}, **changes,
+        "label": "x", "timings": packed(ROUNDS), "warmup_n": 3, "energy": None, "outputs": [],
+        "facts": {"provider": "CPUExecutionProvider", "load_ms": 7.5}, **changes,
     }  # fmt: skip
 
 
