@@ -175,6 +175,18 @@ def test_a_failed_job_is_started_again_by_the_same_request(bench: Bench) -> None
     assert bench.ended("job1")["state"] == "done"
 
 
+def test_a_job_that_failed_is_started_again_even_before_its_worker_has_ended(bench: Bench) -> None:
+    import fcntl
+
+    job = bench.folder.jobs / "job1"
+    job.mkdir(parents=True)
+    write_json(job / STATUS_FILE, {"state": "failed"})
+    with (job / "alive").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        assert not bench.submit("job1", ["fine"])["joined"]
+        assert bench.ended("job1")["state"] == "done"
+
+
 def test_a_cancelled_job_is_gone(bench: Bench) -> None:
     bench.submit("job1", ["hang"])
     assert cancel(bench.folder, "job1")
