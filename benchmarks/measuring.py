@@ -3,7 +3,8 @@
     python benchmarks/measuring.py --out benchmarks/results/measuring.json
 
 1. Coverage: series whose median is known, with neighbours that depend on each other (autoregressive, phi), against the
-   95 % interval of the median as `edgekd.core.rounds` gives it, and as it would be for independent values.
+   95 % interval of the median as `edgekd.core.rounds` gives it, and as it would be for independent values; and the
+   bootstrap interval of ratios.
 2. A/A: `edgekd compare` of a graph with itself, again and again with other seeds; each "difference shown" is false. A
    second process that computes on and off (--disturb) makes the machine as noisy as it will be on a Monday.
 3. Workers: from starting a process to an engine that is ready, and the share of it that loads the model.
@@ -26,7 +27,7 @@ from typing import Any
 
 import edgekd
 from edgekd.core.bundle import ModelBundle
-from edgekd.core.rounds import median_interval
+from edgekd.core.rounds import median_interval, ratio_interval
 from edgekd.core.stats import quantile_interval
 from edgekd.profiling.compare import Contender, compare
 from edgekd.profiling.environment import fingerprint, machine, state
@@ -61,6 +62,19 @@ def coverage(runs: int) -> list[dict[str, Any]]:
                 "width_relative_to_independent": round(our_width / naive_width, 2),
             }
         )
+    return rows
+
+
+def ratio_coverage(runs: int) -> list[dict[str, Any]]:
+    """For ratios of dependent rounds: how often the bootstrap interval of their median holds the true one."""
+    rng, rows = random.Random(1), []
+    for phi, n in CASES:
+        hits = 0
+        for seed in range(runs):
+            ratios = [[math.exp(value / 50)] for value in _series(phi, n, rng)]
+            found = ratio_interval(ratios, [[1.0]] * n, seed=seed, resamples=400)
+            hits += found.low <= 1 <= found.high
+        rows.append({"phi": phi, "rounds": n, "covered": hits / runs})
     return rows
 
 
@@ -153,7 +167,9 @@ def main() -> None:
             "workers": workers(bundle, ctx.blobs, 10),
             "load_1m": [before["load_1m"], round(os.getloadavg()[0], 2)],
         }
+    ratios = args.simulated // 5
     result["coverage"] = {"simulated": args.simulated, "cases": coverage(args.simulated)}
+    result["coverage_of_ratios"] = {"simulated": ratios, "cases": ratio_coverage(ratios)}
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from edgekd.core.stats import largest_rank, quantile
 
 BOOTSTRAPS = 2000
+FEWEST = 6
+"""Independent values below which there is no 95 % interval of a median."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,12 @@ def ratio_interval(
     seed: int = 0,
     resamples: int = BOOTSTRAPS,
 ) -> Interval:
-    """The median over rounds of `rounds / reference`, with a bootstrap interval.
+    """The median over rounds of `rounds / reference`, with a bootstrap interval over rounds.
 
-    Both ran in the same rounds, so what slowed a whole round cancels in its ratio. Blocks of consecutive rounds are
-    drawn, as long as the ratios depend on their neighbours (the circular block bootstrap of Politis and Romano, 1992).
+    Both ran in the same rounds, so what slowed a whole round cancels in its ratio. Where the ratios still depend on
+    their neighbours, fewer rounds are drawn than there are (an m out of n bootstrap with m = n / inefficiency ** 1.5),
+    which widens the interval. The exponent is above 1 because short series underestimate their inefficiency; drawing
+    blocks of rounds instead covered 80 % to 87 % where this covers 93 % to 95 % (autoregressive ratios, phi 0.4).
 
     Args:
         rounds: Timings by round.
@@ -119,16 +123,12 @@ def ratio_interval(
     pairs = zip(round_medians(rounds), round_medians(reference), strict=True)
     ratios = [mine / theirs for mine, theirs in pairs]
     n, slack = len(ratios), inefficiency(ratios)
-    block = min(n, max(1, round(slack)))
-    rng, twice = random.Random(seed), ratios + ratios
-    medians = []
-    for _ in range(resamples):
-        drawn: list[float] = []
-        while len(drawn) < n:
-            start = rng.randrange(n)
-            drawn += twice[start : start + block]
-        medians.append(statistics.median(drawn[:n]))
-    tail = (1 - confidence) / 2
-    middle = float(statistics.median(ratios))
+    drawn, rng = min(n, max(3, int(n / slack**1.5))), random.Random(seed)
+    medians = [statistics.median(rng.choices(ratios, k=drawn)) for _ in range(resamples)]
+    middle, tail = float(statistics.median(ratios)), (1 - confidence) / 2
+    if n / slack < FEWEST:
+        # All that was seen, and as much again on either side: a drift says nothing about where it would have gone.
+        low, high = min(ratios), max(ratios)
+        return Interval(middle, low - (high - low), high + (high - low), n / slack, enough=False)
     low, high = quantile(medians, tail), quantile(medians, 1 - tail)
-    return Interval(middle, min(low, middle), max(high, middle), n / slack, enough=n / slack >= 6)
+    return Interval(middle, min(low, middle), max(high, middle), n / slack)

@@ -41,7 +41,7 @@ def _measured(latencies: list[LatencyReport], device: str, threads: tuple[int, .
         f"Measured on {device}, with {counts} CPU thread{'s' if threads != (1,) else ''}{judged}, batch "
         f"{latencies[0].batch}. Timed: {latencies[0].region}. All engines took turns in random order after warming up, "
         f"{runs} timed calls each. The interval of a median is the 95 % order-statistic interval of the medians of the "
-        "rounds."
+        "rounds, wider where rounds depend on each other."
     )
 
 

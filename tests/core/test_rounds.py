@@ -105,6 +105,23 @@ def test_equal_engines_are_rarely_told_apart() -> None:
     assert wrong <= 12
 
 
+def test_ratios_that_only_drift_are_bounded_by_twice_what_was_seen() -> None:
+    drifting = [[1.10 + i / 1000] for i in range(40)]
+    found = ratio_interval(drifting, [[1.0]] * 40)
+    assert not found.enough
+    assert (found.low, found.high) == (pytest.approx(1.061), pytest.approx(1.178))
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.4])
+def test_ratios_that_depend_on_their_neighbours_are_covered_too(phi: float) -> None:
+    rng, hits = random.Random(4), 0
+    for run in range(150):
+        mine = [[math.exp((value - 10) / 50)] for value in series(phi, 60, rng)]
+        found = ratio_interval(mine, [[1.0]] * 60, seed=run, resamples=200)
+        hits += found.low <= 1 <= found.high
+    assert hits / 150 >= 0.92
+
+
 def test_the_bootstrap_is_reproducible_and_its_seed_matters() -> None:
     pair = paired(1.0, 30, random.Random(3))
     assert ratio_interval(*pair, seed=1) == ratio_interval(*pair, seed=1)

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,9 +49,9 @@ def bad(ctx: Context, behaviour: str) -> Engine:
     return Engine(bundle=bundle, runtime="bad")
 
 
-def measured(ctx: Context, *behaviours: str, limit_s: float = 20) -> Measured:
+def measured(ctx: Context, *behaviours: str) -> Measured:
     engines = {behaviour: bad(ctx, behaviour) for behaviour in behaviours}
-    return measure_isolated(engines, ctx.blobs, PLAN, extras=Extras(limit_s=limit_s))
+    return measure_isolated(engines, ctx.blobs, PLAN, extras=Extras(limit_s=60))
 
 
 def test_an_engine_that_segfaults_is_an_error_with_its_last_words_and_the_others_are_measured(ctx: Context) -> None:
@@ -64,13 +66,22 @@ def test_an_engine_that_segfaults_is_an_error_with_its_last_words_and_the_others
     assert good.n >= 6
 
 
-def test_an_engine_that_hangs_is_killed_after_the_time_limit(ctx: Context) -> None:
-    start = time.monotonic()
-    found = measured(ctx, "running hang", GOOD, limit_s=2).outcomes
-    assert time.monotonic() - start < 30
+class Impatient(WorkerProcess):
+    """Gives a turn three seconds, and loading as long as a busy machine needs."""
+
+    def __init__(self, label: str, runtime: str, *, limit_s: float) -> None:
+        super().__init__(label, runtime, limit_s=limit_s, command=COMMAND)
+
+    def ask(self, do: str, arguments: Mapping[str, Any] | None = None, *, takes_s: float = 0.0) -> Any:
+        self._limit_s = 3 if do == "turn" else 60
+        return super().ask(do, arguments, takes_s=takes_s)
+
+
+def test_an_engine_that_hangs_is_killed_after_the_time_limit(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "WorkerProcess", Impatient)
+    found = measured(ctx, "running hang", GOOD).outcomes
     assert isinstance(found["running hang"], WorkerLost)
-    assert "hung in native code" in str(found["running hang"])
-    assert "--time-limit" in str(found["running hang"])
+    assert "hung in native code: no answer to 'run the model' within 3 s (--time-limit)" in str(found["running hang"])
     assert isinstance(found[GOOD], LatencyReport)
 
 
@@ -122,8 +133,8 @@ def test_a_worker_that_hangs_dies_with_its_coordinator(ctx: Context) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as coordinator:
         assert coordinator.stdout is not None
         pid = int(coordinator.stdout.readline())
-        time.sleep(1.5)  # until it hangs
-        assert Path(f"/proc/{pid}").exists()
+        time.sleep(1.5)  # until it hangs; on a slow machine, while it still starts
+        assert _runs(pid)
         coordinator.kill()
     deadline = time.monotonic() + 10
     while _runs(pid) and time.monotonic() < deadline:

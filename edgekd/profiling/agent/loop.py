@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from edgekd.core.rounds import Interval, median_interval, round_medians
+from edgekd.core.rounds import FEWEST, Interval, median_interval, round_medians
 
-FEWEST_ROUNDS = 6
+FEWEST_ROUNDS = FEWEST
 """Below this there is no 95 % interval of a median."""
 LARGEST_BURST = 100
 CHECK_EVERY = 5
+_LOOK_S = 0.001
 
 
 class TurnFailed(Exception):
@@ -89,17 +90,29 @@ class CallTimer:
         return self._clock_ns() - start
 
 
-def settle(limit_s: float = 0.1, look_s: float = 0.001) -> None:
+def settle(
+    limit_s: float = 0.1,
+    *,
+    used_s: Callable[[], float] = time.process_time,
+    clock_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
     """Waits until this process leaves the processor alone, or the limit is over.
 
     Threads of a runtime look out for more work for a while after a call: those of ONNX Runtime for 30 ms, on a core
     that belongs to the next engine's turn.
+
+    Args:
+        limit_s: The longest wait.
+        used_s: Processor time that all threads of this process took so far.
+        clock_s: Monotonic seconds.
+        sleep: Waits for so many seconds.
     """
-    end, quiet = time.monotonic() + limit_s, 0
-    while quiet < 2 and time.monotonic() < end:
-        used, start = time.process_time(), time.monotonic()
-        time.sleep(look_s)
-        busy = time.process_time() - used > 0.2 * (time.monotonic() - start)
+    end, quiet = clock_s() + limit_s, 0
+    while quiet < 2 and clock_s() < end:
+        used, start = used_s(), clock_s()
+        sleep(_LOOK_S)
+        busy = used_s() - used > 0.2 * (clock_s() - start)
         quiet = 0 if busy else quiet + 1
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping
 
 import pytest
@@ -98,28 +96,21 @@ def test_too_few_rounds_are_never_enough(rounds: int) -> None:
     assert not Samples(rounds_ns=[[1000]] * rounds).median_ns().enough
 
 
+def rested_after(spins_s: float, limit_s: float) -> float:
+    """When a process whose threads spin for so long is left alone, by a clock that moves with the waiting."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    settle(limit_s, used_s=lambda: min(now[0], spins_s), clock_s=lambda: now[0], sleep=sleep)
+    return now[0]
+
+
 def test_a_turn_is_over_when_the_threads_of_the_engine_have_come_to_rest() -> None:
-    done = threading.Event()
-
-    def spin() -> None:
-        end = time.thread_time() + 0.05
-        while time.thread_time() < end:
-            pass
-        done.set()
-
-    threading.Thread(target=spin, daemon=True).start()
-    settle(limit_s=30)
-    assert done.is_set()
+    assert rested_after(spins_s=0.03, limit_s=0.1) == pytest.approx(0.032, abs=0.0015)
+    assert rested_after(spins_s=0.0, limit_s=0.1) == pytest.approx(0.002)
 
 
 def test_a_process_that_never_rests_is_not_waited_for_longer_than_the_limit() -> None:
-    stop, start = threading.Event(), time.monotonic()
-
-    def spin() -> None:
-        while not stop.is_set():
-            pass
-
-    threading.Thread(target=spin, daemon=True).start()
-    settle(limit_s=0.05)
-    stop.set()
-    assert time.monotonic() - start < 10
+    assert rested_after(spins_s=60, limit_s=0.1) == pytest.approx(0.1, abs=0.002)
