@@ -5,7 +5,7 @@ with when it died or stopped. A pulse is one small write outside of what is time
 
 The entries of a job's `engines`: `runtime`, `file` (digest), `kind` (`onnx` or `engine`), `inputs` (name and shape, a
 name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_to`. Beside them stand `plan`, `seed`,
-`lock_clocks`, `stall_s`, `open_s`, `limit_s` and `queue_s`.
+`lock_clocks`, `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgekd.core.packing import packed
 from edgekd.profiling.agent.clocks import clock_state
 from edgekd.profiling.agent.energy import energy_of_calls, meter_here
 from edgekd.profiling.agent.engines import Engine, open_engine
-from edgekd.profiling.agent.facts import Watch, floating, state
+from edgekd.profiling.agent.facts import Watch, available_mib, floating, state
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import SPEC_FILE
 from edgekd.profiling.agent.loop import CallTimer, Plan, Timer, TurnFailed, sample, settle
@@ -116,7 +116,8 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     pulse = Pulse(job / PULSE_FILE)
     tell = _Teller(job, share, [str(spec["engines"][index]["label"]) for index in indices])
     before = {**state(), **clock_state()}
-    engines, facts, failures = _opened(folder, spec, indices, pulse, tell)
+    engines, failures = _opened(folder, spec, indices, pulse, tell)
+    left = [index for index in indices if index not in engines and str(index) not in failures]
     timers: dict[str, Timer] = {str(index): PulsedTimer(engine, index, pulse) for index, engine in engines.items()}
     watch, began = Watch(), time.perf_counter()
 
@@ -138,7 +139,6 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
         index: {
             "warmup_n": samples.warmup_n,
             "timings": packed(samples.rounds_ns),
-            **facts[index],
             "facts": engines[int(index)].facts(),
             "outputs": [values[:KEPT_OUTPUTS] for values in engines[int(index)].outputs()],
             "energy": _energy(engines[int(index)], pulse, int(index)),
@@ -151,6 +151,7 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
             {
                 "measured": measured,
                 "failures": failures,
+                "left": left,
                 "precise": found.precise,
                 "before": before,
                 "after": after,
@@ -178,7 +179,10 @@ def _energy(engine: Engine, pulse: Pulse, index: int) -> dict[str, Any] | None:
         return calls
 
     pulse.beat(RUNNING, index)
-    return dataclasses.asdict(energy_of_calls(call_for, meter, ENERGY_S))
+    try:
+        return dataclasses.asdict(energy_of_calls(call_for, meter, ENERGY_S))
+    except Exception:  # noqa: BLE001 - an extra that fails costs only itself; the latency was measured before
+        return None
 
 
 def _die_with_worker() -> None:
@@ -191,23 +195,28 @@ def _die_with_worker() -> None:
 
 def _opened(
     folder: Folder, spec: dict[str, Any], indices: list[int], pulse: Pulse, tell: Callable[[str, float], None]
-) -> tuple[dict[int, Engine], dict[str, dict[str, Any]], dict[str, str]]:
-    """Engines by index, how long each took to open, and why others did not."""
+) -> tuple[dict[int, Engine], dict[str, str]]:
+    """Engines by index, and why others did not open.
+
+    Opens one after the other as long as memory lasts, the first one in any case: those that are in neither of the
+    answers are left for another process.
+    """
     engines: dict[int, Engine] = {}
-    facts: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
+    largest_mib = 0.0
     for index in indices:
-        entry = spec["engines"][index]
+        entry, before = spec["engines"][index], available_mib()
+        if engines and before is not None and before < largest_mib + float(spec["reserve_mib"]):
+            break
         tell(f"open {entry['label']}", 0.0)
         pulse.beat(OPENING, index)
-        began = time.perf_counter()
         try:
             engines[index] = open_engine(entry, folder.file(str(entry["file"])), folder.engines)
         except AgentError as err:
             failures[str(index)] = err.message + (f" ({err.hint})" if err.hint else "")
             continue
-        facts[str(index)] = {"load_ms": (time.perf_counter() - began) * 1e3}
-    return engines, facts, failures
+        largest_mib = max(largest_mib, (before or 0) - (available_mib() or 0))
+    return engines, failures
 
 
 class _Teller:

@@ -39,7 +39,11 @@ class Engine(Protocol):
         """Values of each output of the last `run`, flat."""
 
     def facts(self) -> dict[str, Any]:
-        """What really runs: `runtime`, `version`, `provider`, `threads` and the settings that affect latency."""
+        """What really runs: `runtime`, `version`, `provider`, `threads` and the settings that affect latency.
+
+        `load_ms` is the time from the model's file to an engine that is ready: the library was imported before, the
+        inputs are made after, and building an engine from a graph is not in it.
+        """
 
     def close(self) -> None:
         """Frees the model."""

@@ -53,7 +53,9 @@ def submit(folder: Folder, job_id: str, spec: dict[str, Any], *, agent: Path | N
         raise agent_error(err, folder.jobs) from err
     try:
         status = read_json(job / STATUS_FILE)
-        if status is not None and (status.get("state") == "done" or is_alive(job)):
+        state = None if status is None else status.get("state")
+        # A job that failed may still be alive for a moment: its worker has written its last words and ends.
+        if status is not None and (state == "done" or (state != "failed" and is_alive(job))):
             return {**status, "joined": True}
         require_space(folder.jobs, 0)
         absent = folder.missing(str(engine["file"]) for engine in spec["engines"])

@@ -5,6 +5,7 @@ Standard library of Python 3.10, and inside functions ONNX Runtime with the NumP
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,12 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> OnnxRuntimeEngine:
     import numpy
     import onnxruntime
 
-    batch = int(spec["batch"])
+    batch, began = int(spec["batch"]), time.perf_counter()
     try:
         session = onnxruntime.InferenceSession(str(path), _options(spec, onnxruntime), providers=[PROVIDER])
     except Exception as err:  # the library's exceptions have no common base below Exception
         raise AgentError(NOT_LOADED, f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {err}") from err
+    load_ms = (time.perf_counter() - began) * 1e3
     feeds = {}
     for number, entry in enumerate(spec["inputs"]):
         shape = input_shape(entry, batch)
@@ -69,6 +71,7 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> OnnxRuntimeEngine:
             "threads": spec["threads"],
             "graph_optimization": "all",
             "execution_mode": "sequential",
+            "load_ms": load_ms,
             "weights_dequantized": "at loading" if folds else "as the graph says",
         },
     )

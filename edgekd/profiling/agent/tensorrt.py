@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import struct
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ class TensorRtEngine:
 
     def __init__(self, trt: Any, engine: Any, spec: dict[str, Any], cuda: Cuda, facts: dict[str, Any]) -> None:
         self._engine, self._cuda, self._facts = engine, cuda, facts
+        began = time.perf_counter()
         self._context = engine.create_execution_context()
+        facts["load_ms"] += (time.perf_counter() - began) * 1e3
         if self._context is None:
             raise AgentError(NOT_LOADED, "TensorRT could not create an execution context; memory is probably short")
         shapes = {entry["name"]: input_shape(entry, int(spec["batch"])) for entry in spec["inputs"]}
@@ -104,6 +107,7 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
         content = path.read_bytes()
     else:
         content = _built(trt, logger, spec, path, cache, here)
+    began = time.perf_counter()
     engine = trt.Runtime(logger).deserialize_cuda_engine(content)
     if engine is None:
         raise AgentError(
@@ -122,6 +126,7 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
             "provider": name,
             "threads": 1,
             "cuda_graph": False,
+            "load_ms": (time.perf_counter() - began) * 1e3,
             "engine": here,
         },
     )

@@ -25,6 +25,8 @@ TAKES: Mapping[str, tuple[BundleKind, ...]] = {
     "onnxruntime": (BundleKind.ONNX,),
     "tensorrt": (BundleKind.ONNX, BundleKind.ENGINE),
 }
+RESERVE_MIB = 256
+"""Memory of the board that is left free when several engines are open at once."""
 TENSORRT_SCHEMES = ("", "tensorrt-s8")
 
 
@@ -179,6 +181,7 @@ def job_for(trials: Sequence[Trial], plan: BoardPlan) -> tuple[str, dict[str, An
         "plan": {"warmup_s": plan.warmup_s, "duration_s": plan.duration_s, "precision": plan.precision},
         "seed": plan.seed,
         "lock_clocks": plan.lock_clocks,
+        "reserve_mib": RESERVE_MIB,
         "open_s": plan.open_s,
         "stall_s": plan.stall_s,
         "limit_s": plan.limit_s or openings + timings,

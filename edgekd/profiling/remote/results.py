@@ -29,19 +29,23 @@ def report_from_result(
         board: Its name or address.
         plan: How it was measured.
     """
-    # A thread count is one run; each run has its own circumstances.
-    counts = list(dict.fromkeys(trial.threads for trial in trials))
-    runs = dict(zip(counts, result["runs"], strict=True))
     entries, said = [], [f"On {board}: {sentence}." for sentence in result["clocks"]]
+    runs = result["runs"]
+    if len(runs) > result["groups"]:
+        said.append(
+            f"The memory of {board} did not suffice for all engines at once: they were measured in {len(runs)} runs, "
+            "and only engines of one run took turns with each other."
+        )
     for trial, found in zip(trials, result["entries"], strict=True):
+        run = runs[found["run"]] if "run" in found else {}
         context: dict[str, JsonValue] = {
             "board": board,
             "machine": result["machine"],
             "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(result["finished_s"])),
-            **{key: runs[trial.threads].get(key) for key in ("before", "after")},
+            **{key: run.get(key) for key in ("before", "after")},
         }
-        entries.append(_entry(trial, found, runs[trial.threads], context, plan.precision))
-    for run in runs.values():
+        entries.append(_entry(trial, found, run, context, plan.precision))
+    for run in runs:
         said += [text for text in _circumstances(run) if text not in said]
     versions = {name: str(result["runtimes"][name]["version"]) for name in {trial.runtime for trial in trials}}
     report = ProfileReport(
@@ -75,13 +79,15 @@ def _latency(
     trial: Trial, found: Mapping[str, Any], run: Mapping[str, Any], context: Mapping[str, JsonValue], asked: float
 ) -> LatencyReport:
     samples = Samples(warmup_n=int(found["warmup_n"]), rounds_ns=unpacked(str(found["timings"])))
+    facts = dict(found["facts"])
+    load_ms = float(facts.pop("load_ms"))
     report = latency_report(
         samples,
         runtime=trial.runtime,
         precision=trial.precision,
         threads=trial.threads,
         batch=1,
-        session=found["facts"],
+        session=facts,
         asked=asked,
     )
     reasons = " ".join(text for text in (report.inconclusive, run["floating"]) if text) or None
@@ -89,7 +95,7 @@ def _latency(
         update={
             "environment": {**report.environment, **context},
             "inconclusive": reasons,
-            "load_ms": float(found["load_ms"]),
+            "load_ms": load_ms,
             "energy": None if found["energy"] is None else Energy.parse(found["energy"], trial.candidate),
         }
     )

@@ -62,6 +62,7 @@ class Bench:
             "plan": {"warmup_s": 0.0, "duration_s": 0.05, "precision": 0.5},
             "seed": 0,
             "lock_clocks": False,
+            "reserve_mib": 0.0,
             "open_s": 60.0,
             "stall_s": 60.0,
             "limit_s": 120.0,
@@ -105,13 +106,21 @@ def test_an_engine_that_fails_is_an_entry_and_the_others_are_measured(bench: Ben
     assert last["timings"]
 
 
+def test_engines_that_do_not_fit_into_memory_together_are_measured_in_several_runs(bench: Bench) -> None:
+    bench.submit("job1", ["fine", "crash", "also fine"], reserve_mib=1e9)
+    assert bench.ended("job1")["state"] == "done"
+    found = result(bench.folder, "job1")
+    assert [entry.get("run") for entry in found["entries"]] == [0, None, 1]
+    assert (found["groups"], len(found["runs"])) == (1, 2)
+
+
 @pytest.mark.parametrize("model", ["hang", "hang while opening"])
 def test_an_engine_that_hangs_is_ended_and_the_others_are_measured(bench: Bench, model: str) -> None:
     bench.submit("job1", [model, "fine"], open_s=3.0, stall_s=3.0)
     assert bench.ended("job1")["state"] == "done"
     hung, fine = result(bench.folder, "job1")["entries"]
     assert "it hung on the board: 3 s were not enough" in hung["failure"]
-    assert "--time-limit" in hung["failure"]
+    assert ("--time-limit" in hung["failure"]) == (model == "hang")
     assert fine["timings"]
 
 
@@ -164,6 +173,18 @@ def test_a_failed_job_is_started_again_by_the_same_request(bench: Bench) -> None
     assert bench.ended("job1")["state"] == "failed"
     assert not bench.submit("job1", ["fine"])["joined"]
     assert bench.ended("job1")["state"] == "done"
+
+
+def test_a_job_that_failed_is_started_again_even_before_its_worker_has_ended(bench: Bench) -> None:
+    import fcntl
+
+    job = bench.folder.jobs / "job1"
+    job.mkdir(parents=True)
+    write_json(job / STATUS_FILE, {"state": "failed"})
+    with (job / "alive").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        assert not bench.submit("job1", ["fine"])["joined"]
+        assert bench.ended("job1")["state"] == "done"
 
 
 def test_a_cancelled_job_is_gone(bench: Bench) -> None:

@@ -12,8 +12,8 @@ import pytest
 import edgekd.profiling.agent as agent
 
 FOLDER = Path(agent.__file__).parent
-ENGINES = "engines.py"
-"""The one file that may import numpy and a runtime, inside functions."""
+ADAPTERS = {"onnxruntime.py": ("onnxruntime", "numpy"), "tensorrt.py": ("tensorrt",)}
+"""What an adapter may import, inside functions: the runtime that it is named for and what that brings along."""
 NEWER = {
     "typing": {"Self", "Never", "LiteralString", "assert_never", "reveal_type", "Required", "NotRequired", "Unpack",
                "TypeVarTuple", "override", "dataclass_transform", "assert_type"},
@@ -47,7 +47,7 @@ def violations(source: str, name: str) -> list[str]:
         for module in modules:
             ours = module == agent.__name__ or module.startswith(f"{agent.__name__}.") or module in agent.NEEDS
             standard = module.partition(".")[0] in sys.stdlib_module_names and module not in NEWER_MODULES
-            runtime = name == ENGINES and id(node) in within
+            runtime = module in ADAPTERS.get(name, ()) and id(node) in within
             if not (ours or standard or runtime):
                 found.append(module)
     return found
@@ -62,7 +62,9 @@ def test_the_agent_imports_the_standard_library_of_python_3_10_and_itself(path: 
     ("source", "name"),
     [
         ("import psutil", "facts.py"),
-        ("import numpy", ENGINES),
+        ("import numpy", "onnxruntime.py"),
+        ("def f():\n    import numpy", "tensorrt.py"),
+        ("def f():\n    import torch", "tensorrt.py"),
         ("from edgekd.errors import UserError", "loop.py"),
         ("from typing import Self", "loop.py"),
         ("import tomllib", "loop.py"),
@@ -74,8 +76,8 @@ def test_the_check_can_fail(source: str, name: str) -> None:
     assert violations(source, name)
 
 
-def test_the_check_lets_a_runtime_into_a_function_of_the_engines() -> None:
-    assert violations("def f():\n    import numpy", ENGINES) == []
+def test_the_check_lets_a_runtime_into_a_function_of_its_adapter() -> None:
+    assert violations("def f():\n    import numpy", "onnxruntime.py") == []
 
 
 def test_newer_syntax_is_refused() -> None:

@@ -19,8 +19,8 @@ CALM = {"busy_share": 0.0, "usable_cores": 4, "governor": "performance", "thrott
 
 def entry(**changes: Any) -> dict[str, Any]:
     return {
-        "label": "x", "timings": packed(ROUNDS), "warmup_n": 3, "load_ms": 7.5, "energy": None, "outputs": [],
-        "facts": {"provider": "CPUExecutionProvider"}, **changes,
+        "label": "x", "timings": packed(ROUNDS), "warmup_n": 3, "energy": None, "outputs": [],
+        "facts": {"provider": "CPUExecutionProvider", "load_ms": 7.5}, **changes,
     }  # fmt: skip
 
 
@@ -29,8 +29,9 @@ def run(**changes: Any) -> dict[str, Any]:
 
 
 def result(entries: list[dict[str, Any]], runs: list[dict[str, Any]], clocks: tuple[str, ...] = ()) -> dict[str, Any]:
+    entries = [entry if "failure" in entry else {**entry, "run": index} for index, entry in enumerate(entries)]
     return {
-        "entries": entries, "runs": runs, "clocks": list(clocks), "finished_s": 0.0,
+        "groups": 2, "entries": entries, "runs": runs, "clocks": list(clocks), "finished_s": 0.0,
         "machine": {"cpu_model": "Cortex-A76", "cores": 4, "architecture": "aarch64"},
         "runtimes": {"onnxruntime": {"version": "1.20"}},
     }  # fmt: skip
@@ -78,7 +79,7 @@ def test_a_clock_that_moved_makes_a_latency_inconclusive(trials: list[Trial]) ->
 
 
 def test_an_engine_that_failed_has_its_reason_and_no_numbers(trials: list[Trial]) -> None:
-    found = result([{"label": "x", "failure": "the runtime crashed"}, entry()], [{}, run()])
+    found = result([{"label": "x", "failure": "the runtime crashed"}, entry()], [run(), run()])
     report, _ = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
     assert (report.entries[0].latency, report.entries[0].failure) == (None, "the runtime crashed")
     assert report.entries[0].failure_code == 3
@@ -93,3 +94,9 @@ def test_what_the_boards_meter_said_comes_home(trials: list[Trial]) -> None:
     assert second is not None
     assert first.energy is not None
     assert (first.energy.per_call_mj, second.energy) == (12.0, None)
+
+
+def test_engines_of_several_runs_say_that_they_did_not_all_take_turns(trials: list[Trial]) -> None:
+    found = {**result([entry(), entry()], [run(), run()]), "groups": 1}
+    _, said = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
+    assert "The memory of pi did not suffice for all engines at once" in said[0]
