@@ -82,7 +82,7 @@ def gate(**flags: Any) -> int:
     from edgekd.cli.gate_output import add_to_history, exit_code, show, write_junit
 
     warn = flags["on_inconclusive"] == "warn"
-    report, asked = _judged_run(flags) if _is_run(flags["target"]) else _judged_bundle(flags)
+    report, asked = _judged_run(flags) if is_run(flags["target"]) else _judged_bundle(flags)
     if flags["junit"]:
         write_junit(report, flags["junit"], warn=warn)
     if flags["history"]:
@@ -106,7 +106,7 @@ def parse_share(text: str | None, flag: str) -> float | None:
     return value
 
 
-def _is_run(target: Path) -> bool:
+def is_run(target: Path) -> bool:
     """Whether the target holds the records of a finished run; a bundle's folder is what it is not."""
     if target.is_dir():
         return (target / METRICS_FILE).is_file() or not (

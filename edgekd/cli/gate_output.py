@@ -82,6 +82,7 @@ def add_to_history(report: GateReport, path: Path, label: str | None) -> None:
         low_ms=None if latency is None else latency.median_low_ms,
         high_ms=None if latency is None else latency.median_high_ms,
         limit_ms=limit,
+        accuracy=None if report.accuracy is None else report.accuracy.value,
         ratio=None if ratio is None else ratio.value,
         ratio_low=None if ratio is None else ratio.low,
         ratio_high=None if ratio is None else ratio.high,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekd.core.report import Check, LatencyReport, Verdict
+from edgekd.core.report import Check, Evaluation, LatencyReport, Verdict
 
 
 class GateReport(Verdict):
@@ -13,6 +13,8 @@ class GateReport(Verdict):
         content: Digest of the judged bundle; None for a finished run.
         device: Fingerprint of the device that the latency is of.
         latency: Of the judged engine; None when there is none.
+        accuracy: Of the judged engine, where it was evaluated.
+        size_mib: Of its file; None for a finished run.
         baseline_latency: Of the baseline's engine, where it was measured in turns with it.
         seconds: Time of measuring.
         notes: Sentences on what may have disturbed the measurement, and on what was decided on the way.
@@ -22,6 +24,8 @@ class GateReport(Verdict):
     content: str | None = None
     device: str
     latency: LatencyReport | None = None
+    accuracy: Evaluation | None = None
+    size_mib: float | None = None
     baseline_latency: LatencyReport | None = None
     seconds: float = 0.0
     notes: tuple[str, ...] = ()

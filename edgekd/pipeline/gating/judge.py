@@ -26,7 +26,7 @@ from edgekd.targets.schema import Target
 
 FAR_PERCENTILES = (95, 99)
 LIMIT_TIME_S = 5.0
-"""Milliseconds move with what else the machine does, ratios hardly: a limit in ms is judged after this time at least."""
+"""Milliseconds move with what else the machine does, ratios hardly: a limit in ms is not judged before."""
 ENOUGH = 0.01
 """Where nothing is limited, the median is measured until it is known this well, as a share of it."""
 
@@ -102,13 +102,15 @@ def _measured(case: _Case, clock_s: Callable[[], float]) -> GateReport:
     budget, before = request.budget, state()
     far = budget.max_latency_ms is not None and budget.percentile in FAR_PERCENTILES
     plan = SHORT_PLAN if far and not case.against_bundle else PLAN
+    questions = _questions(case)
+    limited = any(isinstance(question, LimitQuestion) for question in questions)
     units = EngineUnits(engines, case.bench.store.blobs, plan=plan, seed=request.seed or 0)
     with closing(units):
         trial = run_trial(
             units,
-            _questions(case),
+            questions,
             time_limit_s=request.time_limit_s,
-            min_time_s=0.0 if budget.max_latency_ms is None else LIMIT_TIME_S,
+            min_time_s=LIMIT_TIME_S if limited else 0.0,
             clock_s=clock_s,
             on_unit=lambda done: case.reporter.progress("gate, percent of the time", round(100 * done), 100),
         )
@@ -149,12 +151,14 @@ def _report(case: _Case, trial: Trial, latencies: dict[str, LatencyReport]) -> G
         reason = incomparable(baseline, case.device, request.threads)
         if reason is not None:
             checks.append(incomparable_check(baseline, reason))
-    checks += _other_checks(case)
-    verdict = verdict_from_checks(checks, request.budget)
+    accuracy = _evaluated(case, CANDIDATE)
+    verdict = verdict_from_checks([*checks, *_other_checks(case, accuracy)], request.budget)
     latency = latencies[CANDIDATE]
     return GateReport.of(verdict, subject=str(request.target), device=case.device, latency=latency).model_copy(
         update={
             "content": case.bench.bundles[CANDIDATE].content,
+            "accuracy": accuracy,
+            "size_mib": case.size_mib,
             "baseline_latency": latencies.get(BASELINE),
             "seconds": round(trial.seconds, 2),
             "notes": tuple(case.notes),
@@ -183,17 +187,17 @@ def _elsewhere(case: _Case) -> GateReport:
     if request.baseline is not None or case.against_bundle:
         text = f"not measured: this machine is not {case.device}"
         checks.append(Check(name=LATENCY_CHECK, status="INCONCLUSIVE", reason=text))
-    verdict = verdict_from_checks([*checks, *_other_checks(case)], request.budget)
+    accuracy = _evaluated(case, CANDIDATE)
+    verdict = verdict_from_checks([*checks, *_other_checks(case, accuracy)], request.budget)
     return GateReport.of(
         verdict, subject=str(request.target), device=case.device, latency=latency, notes=tuple(case.notes)
     )
 
 
-def _other_checks(case: _Case) -> list[Check]:
+def _other_checks(case: _Case, accuracy: Evaluation | None) -> list[Check]:
     """Accuracy and size: against the budget, the accepted bundle, and the baseline's numbers."""
     budget, baseline = case.request.budget, case.request.baseline
     checks: list[Check] = []
-    accuracy = _evaluated(case, CANDIDATE)
     if budget.max_drop is not None and (case.against_bundle or baseline is None or baseline.accuracy is None):
         reference = _evaluated(case, BASELINE) if case.against_bundle else None
         check = accuracy_check(accuracy, reference, budget, budget.max_drop)
