@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgekd.core.events import Reporter
@@ -13,20 +14,30 @@ from edgekd.pipeline.gating.files import is_same_result, relative_bundle
 from edgekd.pipeline.gating.judge import gate_bundle
 from edgekd.pipeline.gating.request import GateRequest
 from edgekd.pipeline.single import workbench
+from edgekd.profiling.measure import Profiler
 
 
-def accepted_bundle(request: GateRequest, file: Path, reporter: Reporter) -> Baseline:
+def accepted_bundle(
+    request: GateRequest,
+    file: Path,
+    reporter: Reporter,
+    *,
+    profiler: Profiler | None = None,
+    clock_s: Callable[[], float] = time.monotonic,
+) -> Baseline:
     """The baseline that a bundle sets, measured now.
 
     Args:
         request: The bundle and how to measure it; without limits.
         file: Where the baseline will be written, which the bundle's path is noted relative to.
+        profiler: Times the calls.
+        clock_s: Decides when the time is up.
 
     Raises:
         DeviceUnavailable: The bundle is for another device than this one.
         EdgekdError: It does not open or run.
     """
-    report = gate_bundle(request, reporter)
+    report = gate_bundle(request, reporter, profiler=profiler, clock_s=clock_s)
     if report.latency is None or report.latency.origin != "measured":
         raise DeviceUnavailable(
             f"A baseline needs a measured latency, and {request.target} is for {report.device}, which is not here.",

@@ -18,13 +18,13 @@ from edgekd.gate.trial import Trial, latency_from_units, run_trial
 from edgekd.gate.verdict import LATENCY, accuracy_check, judge, size_check, verdict_from_checks
 from edgekd.pipeline.gating.device import host_fingerprint, runtime_of, target_of
 from edgekd.pipeline.gating.request import DEFAULT_REGRESSION, GateRequest
-from edgekd.pipeline.gating.units import PLAN, SHORT_PLAN, Engine, EngineUnits
+from edgekd.pipeline.gating.units import Engine, EngineUnits
 from edgekd.pipeline.single import Workbench, data_for, workbench
 from edgekd.profiling.environment import state, warnings_from_states
+from edgekd.profiling.measure import Profiler
 from edgekd.profiling.stage import MODEL_FILE
 from edgekd.targets.schema import Target
 
-FAR_PERCENTILES = (95, 99)
 LIMIT_TIME_S = 5.0
 """Milliseconds move with what else the machine does, ratios hardly: a limit in ms is not judged before."""
 ENOUGH = 0.01
@@ -57,9 +57,19 @@ class _Case:
 
 
 def gate_bundle(
-    request: GateRequest, reporter: Reporter, *, clock_s: Callable[[], float] = time.monotonic
+    request: GateRequest,
+    reporter: Reporter,
+    *,
+    profiler: Profiler | None = None,
+    clock_s: Callable[[], float] = time.monotonic,
 ) -> GateReport:
     """Measures the bundle, and the baseline's in turns with it where there is one, and judges.
+
+    Args:
+        request: What to judge, by what.
+        reporter: Hears of the progress.
+        profiler: Times the calls.
+        clock_s: Decides when the time is up.
 
     Raises:
         EdgekdError: A bundle that does not open or run; nothing was judged then.
@@ -72,7 +82,7 @@ def gate_bundle(
         target = target_of(request.target)
         device = host_fingerprint(target) if target.measured_here else target.name
         case = _Case(request=request, bench=bench, target=target, device=device, notes=notes, reporter=reporter)
-        return _measured(case, clock_s) if target.measured_here else _elsewhere(case)
+        return _measured(case, profiler or Profiler(), clock_s) if target.measured_here else _elsewhere(case)
 
 
 def _accepted_bundle(request: GateRequest, notes: list[str]) -> Path | None:
@@ -93,18 +103,16 @@ def _accepted_bundle(request: GateRequest, notes: list[str]) -> Path | None:
     return path
 
 
-def _measured(case: _Case, clock_s: Callable[[], float]) -> GateReport:
+def _measured(case: _Case, profiler: Profiler, clock_s: Callable[[], float]) -> GateReport:
     request = case.request
     engines = {
         name: Engine(bundle=bundle, runtime=runtime_of(bundle, case.target, request.runtime), threads=request.threads)
         for name, bundle in case.bench.bundles.items()
     }
-    budget, before = request.budget, state()
-    far = budget.max_latency_ms is not None and budget.percentile in FAR_PERCENTILES
-    plan = SHORT_PLAN if far and not case.against_bundle else PLAN
+    before = state()
     questions = _questions(case)
     limited = any(isinstance(question, LimitQuestion) for question in questions)
-    units = EngineUnits(engines, case.bench.store.blobs, plan=plan, seed=request.seed or 0)
+    units = EngineUnits(engines, case.bench.store.blobs, seed=request.seed or 0, profiler=profiler, clock_s=clock_s)
     with closing(units):
         trial = run_trial(
             units,

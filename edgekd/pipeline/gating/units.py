@@ -26,8 +26,6 @@ from edgekd.runtimes.session import open_bundle
 
 PLAN = MeasurePlan(warmup_s=0.02, burst_s=0.01, min_rounds=6, max_rounds=10, duration_s=0.12, precision=1e-9)
 """A quarter of a second for two fast engines, six rounds for slow ones."""
-SHORT_PLAN = PLAN.model_copy(update={"warmup_s": 0.0, "max_rounds": 6})
-"""For far percentiles, which take hundreds of units."""
 
 
 @dataclass(frozen=True, kw_only=True)
