@@ -79,6 +79,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(folder=tmp_path, noise=lambda: 1 + 0.01 * rng.random())
     monkeypatch.setattr("edgekd.pipeline.gating.units.open_bundle", made.open)
     monkeypatch.setattr("edgekd.pipeline.gating.judge.state", dict)
+    monkeypatch.setattr("gc.collect", lambda: 0)  # before every unit; slow in a process as large as a test run
     return made
 
 

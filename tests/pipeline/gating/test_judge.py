@@ -61,7 +61,7 @@ def test_a_ratio_at_the_limit_takes_all_the_time_and_stays_open(bench: Bench) ->
 
 
 def test_fast_engines_are_opened_anew_in_every_unit_and_slow_ones_less_often(bench: Bench) -> None:
-    request = GateRequest(target=bench.graph("new", 1.0, seed=1), time_limit_s=30, budget=Budget(max_latency_ms=1.005))
+    request = GateRequest(target=bench.graph("new", 1.0, seed=1), time_limit_s=4, budget=Budget(max_latency_ms=1.005))
     report = bench.gate(request)
     assert report.latency is not None
     assert report.latency.environment["units"] == bench.opened
