@@ -62,7 +62,7 @@ class RatioQuestion:
     def check(self, seconds: float) -> Check:
         status, ratio, (low, high) = self.status or "INCONCLUSIVE", self._test.ratio, self._test.interval()
         change = f"{percent(abs(ratio - 1))} {'slower' if ratio >= 1 else 'faster'} than the baseline"
-        side = {"PASS": "within", "FAIL": "beyond", "INCONCLUSIVE": "too close to"}[status]
+        side = {"PASS": "within", "FAIL": "beyond", "INCONCLUSIVE": "not clear against"}[status]
         return Check(
             name=LATENCY_CHECK,
             status=status,
@@ -109,7 +109,7 @@ class LimitQuestion:
     def check(self, seconds: float) -> Check:
         status, (low, high) = self.status or "INCONCLUSIVE", self._test.interval()
         value = quantile(self._values, self._percentile / 100)
-        side = {"PASS": "keeps", "FAIL": "misses", "INCONCLUSIVE": "is too close to"}[status]
+        side = {"PASS": "keeps", "FAIL": "misses", "INCONCLUSIVE": "is not clear against"}[status]
         return Check(
             name=self._name,
             status=status,

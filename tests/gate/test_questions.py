@@ -31,7 +31,7 @@ def test_noise_that_hits_both_engines_of_a_round_cancels() -> None:
     [
         (1.1, "FAIL", "slower than the baseline"),
         (0.9, "PASS", "faster than the baseline"),
-        (1.05, "INCONCLUSIVE", "too close to the limit of +5 %"),
+        (1.05, "INCONCLUSIVE", "not clear against the limit of +5 %"),
     ],
 )
 def test_a_ratio_is_said_as_a_change_with_its_interval(ratio: float, status: str, words: str) -> None:
