@@ -1,57 +1,186 @@
-"""`edgekd gate`: the verdict of a finished run under its own limits, others, or a baseline. Runs nothing."""
+"""`edgekd gate`: may this be merged? The verdict of a finished run, or of a bundle that is measured now."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edgekd.cli.compress import budget_options
-from edgekd.cli.options import SectionedCommand, section
-from edgekd.cli.verdict import print_verdict
-from edgekd.core.blobs import disk_errors
+from edgekd.cli.options import SectionedCommand, section, verbosity_of
 from edgekd.core.report import Budget
-from edgekd.errors import GateFailed, Inconclusive, UserError
-from edgekd.gate.artifacts import RunMetrics, baseline_of_run, judge_run, read_baseline, read_run
+from edgekd.errors import UserError
+from edgekd.gate.artifacts import METRICS_FILE, baseline_of_run, entry_of, judge_run, read_baseline, read_run
+from edgekd.gate.baseline import Baseline, tolerating
+from edgekd.gate.report import GateReport
 
 LIMITS = ("max_latency_ms", "max_drop", "max_size_mib")
+MEASURING_ONLY = {
+    "baseline_bundle": "--baseline-bundle",
+    "runtime": "--runtime",
+    "threads": "--threads",
+    "time_s": "--time",
+    "data": "--data",
+    "seed": "--seed",
+}
 
 
-@click.command(cls=SectionedCommand, short_help="Judge a finished run; the exit code is the verdict.")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.command(cls=SectionedCommand, short_help="Judge a run or a bundle; the exit code is the verdict.")
+@click.argument("target", type=click.Path(path_type=Path))
 @budget_options
 @section(
     "Baseline",
-    click.option("--baseline", type=click.Path(path_type=Path), help="JSON of an accepted run: no regression from it."),
-    click.option("--write-baseline", type=click.Path(path_type=Path), help="Write this run as a baseline."),
-    click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text", help="Output."),
+    click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Accepted numbers (JSON)."),
+    click.option(
+        "--baseline-bundle",
+        type=click.Path(path_type=Path),
+        metavar="BUNDLE",
+        help="Accepted bundle: measured in turns with TARGET, and the ratio is judged.",
+    ),
+    click.option(
+        "--max-regression",
+        metavar="SHARE",
+        help="How much slower is allowed: 5% or 0.05. Default: the baseline's own tolerance, or 5%.",
+    ),
+    click.option("--write-baseline", type=click.Path(path_type=Path), help="Write a finished run as a baseline."),
 )
+@section(
+    "Measuring a bundle",
+    click.option("--runtime", help="Where to run; default: the one the bundle was chosen for."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads; default: 1."),
+    click.option(
+        "--time",
+        "time_s",
+        type=click.FloatRange(min=0.1),
+        metavar="SECONDS",
+        help="Longest time of measuring; it stops earlier when the answer is clear. Default: 60.",
+    ),
+    click.option("--data", help="Labelled data to count the drop on."),
+    click.option("--seed", type=click.IntRange(0), help="Of orders, and of the split of the data."),
+)
+@section(
+    "Answer",
+    click.option("--on-inconclusive", type=click.Choice(["fail", "warn"]), default="fail", show_default=True,
+                 help="fail: exit code 5; warn: exit code 0."),
+    click.option("--allow-predicted", is_flag=True, help="A predicted latency may keep or miss the limit."),
+    click.option("--format", "output_format", type=click.Choice(["text", "json", "junit", "markdown", "github"]),
+                 default="text", help="Of the answer on standard output."),
+    click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write JUnit XML."),
+    click.option("--history", type=click.Path(path_type=Path), metavar="FILE", help="Also append to this history."),
+    click.option("--label", help="What the code is, for the history. Default: the commit that CI names."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more; show the traceback of an error."),
+    click.option("-q", "--quiet", is_flag=True, help="Only the answer, warnings and errors."),
+)  # fmt: skip
 def gate(**flags: Any) -> int:
-    """Judge the results in OUT (a folder of `compress` or `run`) against limits.
+    """Judge TARGET: the folder of a finished run from its records, or a bundle (a folder or .onnx file) by measuring.
 
-    Limits that are not given are those of the run. Exit codes: 0 PASS, 1 FAIL, 5 INCONCLUSIVE (too noisy, predicted, or
-    another device than the baseline's).
+    Limits of a finished run that are not given are its own. Exit codes: 0 PASS, 1 FAIL, 5 INCONCLUSIVE (too noisy for
+    the time, predicted, or another device than the baseline's).
     """
-    run = read_run(flags["out"])
-    budget = _budget(flags, run)
-    baseline = read_baseline(flags["baseline"]) if flags["baseline"] else None
-    verdict = judge_run(run, budget, baseline)
+    from edgekd.cli.gate_output import add_to_history, exit_code, show, write_junit
+
+    warn = flags["on_inconclusive"] == "warn"
+    report, asked = _judged_run(flags) if is_run(flags["target"]) else _judged_bundle(flags)
+    if flags["junit"]:
+        write_junit(report, flags["junit"], warn=warn)
+    if flags["history"]:
+        add_to_history(report, flags["history"], flags["label"])
+    show(report, flags["output_format"], warn=warn)
+    return exit_code(report.status, asked=asked, warn=warn)
+
+
+def parse_share(text: str | None, flag: str) -> float | None:
+    """0.05 from `5%` or `0.05`; None from None.
+
+    Raises:
+        UserError: Not a share from 0 to below 1: `5` could mean either.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(%?)\s*", text)
+    value = float(found[1]) / (100 if found[2] else 1) if found else -1.0
+    if not 0 <= value < 1:
+        raise UserError(f"{flag} {text!r}: expected a share such as 5% or 0.05.", hint=f"{flag} 5%")
+    return value
+
+
+def is_run(target: Path) -> bool:
+    """Whether the target holds the records of a finished run; a bundle's folder is what it is not."""
+    if target.is_dir():
+        return (target / METRICS_FILE).is_file() or not (
+            (target / "manifest.json").exists() or (target / "bundle").is_dir()
+        )
+    return target.suffix == ".json" or not target.exists()
+
+
+def _judged_run(flags: dict[str, Any]) -> tuple[GateReport, bool]:
+    """The verdict from a run's records, and whether anything was asked."""
+    from edgekd.pipeline.gating.files import write_baseline
+
+    run = read_run(flags["target"])
+    for name, flag in MEASURING_ONLY.items():
+        if flags[name] is not None:
+            raise UserError(
+                f"{flag} is for a bundle that is measured; {flags['target']} is judged from the records of its run.",
+                hint=f"give {flags['target']}/bundle",
+            )
+    budget, baseline = _budget(flags, run.budget), _baseline(flags)
+    verdict = judge_run(run, budget, baseline, allow_predicted=flags["allow_predicted"])
     if flags["write_baseline"]:
-        path = flags["write_baseline"]
-        text = json.dumps(baseline_of_run(run).plain(), indent=2, sort_keys=True) + "\n"
-        with disk_errors(path):
-            path.write_text(text, encoding="utf-8")
-        click.echo(f"wrote the baseline {path}", err=True)
-    if flags["output_format"] == "json":
-        click.echo(json.dumps(verdict.plain(), indent=2))
-        return _exit_code(verdict.status, budget, baseline is not None)
-    print_verdict(verdict)
-    return _exit_code(verdict.status, budget, baseline is not None)
+        write_baseline(baseline_of_run(run), flags["write_baseline"])
+        click.echo(f"wrote the baseline {flags['write_baseline']}", err=True)
+    report = GateReport.of(
+        verdict,
+        subject=str(flags["target"]),
+        device=run.profile.device,
+        latency=entry_of(run.choice, run.profile).latency,
+    )
+    return report, _asked(budget, baseline is not None)
 
 
-def _budget(flags: dict[str, Any], run: RunMetrics) -> Budget:
+def _judged_bundle(flags: dict[str, Any]) -> tuple[GateReport, bool]:
+    """The verdict of a measurement that is made now, and whether anything was asked."""
+    from edgekd.cli.console import reporter_for
+    from edgekd.cli.work import live
+    from edgekd.pipeline.gating.judge import gate_bundle
+    from edgekd.pipeline.gating.request import DEFAULT_TIME_S, GateRequest
+
+    if flags["write_baseline"]:
+        raise UserError("--write-baseline is for a finished run.", hint="edgekd baseline update FILE BUNDLE")
+    if flags["max_regression"] and not (flags["baseline"] or flags["baseline_bundle"]):
+        raise UserError("--max-regression needs a baseline.", hint="add --baseline FILE or --baseline-bundle BUNDLE")
+    request = GateRequest(
+        target=flags["target"],
+        budget=_budget(flags, Budget()),
+        baseline=read_baseline(flags["baseline"]) if flags["baseline"] else None,
+        baseline_path=flags["baseline"],
+        baseline_bundle=flags["baseline_bundle"],
+        max_regression=parse_share(flags["max_regression"], "--max-regression"),
+        runtime=flags["runtime"],
+        threads=flags["threads"] or 1,
+        time_limit_s=flags["time_s"] or DEFAULT_TIME_S,
+        data=flags["data"],
+        seed=flags["seed"],
+        allow_predicted=flags["allow_predicted"],
+    )
+    plain = "json" if flags["output_format"] == "json" else "text"
+    with live(reporter_for(plain, verbosity_of(flags["verbose"], flags["quiet"]))) as reporter:
+        report = gate_bundle(request, reporter)
+    return report, _asked(request.budget, bool(request.baseline or request.baseline_bundle))
+
+
+def _baseline(flags: dict[str, Any]) -> Baseline | None:
+    share = parse_share(flags["max_regression"], "--max-regression")
+    if not flags["baseline"]:
+        if share is not None:
+            raise UserError("--max-regression needs a baseline.", hint="add --baseline FILE")
+        return None
+    return tolerating(read_baseline(flags["baseline"]), max_regression=share)
+
+
+def _budget(flags: dict[str, Any], own: Budget) -> Budget:
     """The limits of the run, with those that were given in their place."""
     given = {name: flags[name] for name in LIMITS if flags[name] is not None}
     if flags["max_latency_ms"] is not None:
@@ -62,11 +191,8 @@ def _budget(flags: dict[str, Any], run: RunMetrics) -> Budget:
         given["drop_type"] = flags["drop_type"]
     elif flags["drop_type"] != "absolute":
         raise UserError("--drop-type needs a drop to apply to.", hint="add --max-drop 0.01")
-    return Budget.parse(run.budget.plain() | given, "the budget flags")
+    return Budget.parse(own.plain() | given, "the budget flags")
 
 
-def _exit_code(status: str, budget: Budget, against_baseline: bool) -> int:
-    asked = against_baseline or any(getattr(budget, name) is not None for name in LIMITS)
-    if status == "PASS" or not asked:
-        return 0
-    return GateFailed.exit_code if status == "FAIL" else Inconclusive.exit_code
+def _asked(budget: Budget, against_baseline: bool) -> bool:
+    return against_baseline or any(getattr(budget, name) is not None for name in LIMITS)

@@ -230,11 +230,18 @@ class Choice(Schema):
 
 
 class Check(Schema):
-    """One limit against one number."""
+    """One limit against one number.
+
+    Attributes:
+        low: Lower end of the interval of `value` that the status was read from; None where there is none.
+        high: Upper end.
+    """
 
     name: str
     status: Status
     value: float | None = None
+    low: float | None = None
+    high: float | None = None
     limit: float | None = None
     unit: str = ""
     origin: Origin = "measured"

@@ -46,10 +46,18 @@ def schema_from_json(path: Path, kind: type[S], where: str) -> S:
     Raises:
         UserError: The file is missing or unreadable, not JSON, or its keys do not fit.
     """
+    return kind.parse(json_from_file(path, where), where)
+
+
+def json_from_file(path: Path, where: str) -> object:
+    """The plain data in a JSON file.
+
+    Raises:
+        UserError: The file is missing or unreadable, or not JSON.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise UserError(f"{where}: cannot read {path} ({err.strerror}).") from err
     except ValueError as err:
         raise UserError(f"{where}: {path} is not valid JSON ({err}).") from err
-    return kind.parse(data, where)

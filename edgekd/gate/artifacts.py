@@ -9,10 +9,10 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from edgekd.core.report import Budget, CandidateLatency, Choice, Evaluation, ProfileReport, Verdict
-from edgekd.core.report_io import schema_from_json
+from edgekd.core.report_io import json_from_file, schema_from_json
 from edgekd.core.schema import Schema
 from edgekd.errors import UserError
-from edgekd.gate.baseline import Baseline, baseline_from_results
+from edgekd.gate.baseline import Baseline, baseline_from_plain, baseline_from_results
 from edgekd.gate.budget import evaluation_of
 from edgekd.gate.verdict import judge
 
@@ -70,9 +70,9 @@ def read_baseline(path: Path) -> Baseline:
     """The baseline in a JSON file.
 
     Raises:
-        UserError: The file is missing or not a baseline.
+        UserError: The file is missing, not a baseline, or one of another schema.
     """
-    return schema_from_json(path, Baseline, str(path))
+    return baseline_from_plain(json_from_file(path, str(path)), str(path))
 
 
 def judge_choice(
@@ -85,6 +85,7 @@ def judge_choice(
     chosen: str,
     reference: str,
     baseline: Baseline | None = None,
+    allow_predicted: bool = False,
 ) -> Verdict:
     """The verdict on a choice, from reports alone.
 
@@ -102,10 +103,13 @@ def judge_choice(
         size_mib=entry.size_mib,
         budget=budget,
         baseline=baseline,
+        allow_predicted=allow_predicted,
     )
 
 
-def judge_run(run: RunMetrics, budget: Budget | None = None, baseline: Baseline | None = None) -> Verdict:
+def judge_run(
+    run: RunMetrics, budget: Budget | None = None, baseline: Baseline | None = None, *, allow_predicted: bool = False
+) -> Verdict:
     """The verdict on a finished run under its own limits or others."""
     return judge_choice(
         run.choice,
@@ -116,6 +120,7 @@ def judge_run(run: RunMetrics, budget: Budget | None = None, baseline: Baseline 
         chosen=run.chosen,
         reference=run.reference,
         baseline=baseline,
+        allow_predicted=allow_predicted,
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from edgekd.core.report import METRIC_NAMES, Check, Evaluation, LatencyReport, Metric
 from edgekd.core.schema import Schema
 from edgekd.core.text import mib, ms, percent, points
+from edgekd.errors import UserError
 
 BASELINE_SCHEMA_VERSION = 1
+LATENCY_CHECK = "latency against the baseline"
 
 
 class Baseline(Schema):
@@ -22,6 +26,9 @@ class Baseline(Schema):
         latency_tolerance: Share by which the median may be slower before it counts as a regression.
         accuracy_tolerance: How much accuracy may be lower, as a difference of ratios.
         size_tolerance: Share by which the file may be larger.
+        bundle: Where the accepted bundle lies, relative to the baseline's file; None when that is not known.
+        content: Digest of that bundle: another one in its place is not the baseline.
+        reason: Why it was accepted, as the person who did so wrote it.
     """
 
     schema_version: int = BASELINE_SCHEMA_VERSION
@@ -38,6 +45,9 @@ class Baseline(Schema):
     latency_tolerance: float = Field(default=0.05, ge=0)
     accuracy_tolerance: float = Field(default=0.005, ge=0)
     size_tolerance: float = Field(default=0.02, ge=0)
+    bundle: str | None = None
+    content: str | None = None
+    reason: str = ""
 
 
 def baseline_from_results(
@@ -58,13 +68,37 @@ def baseline_from_results(
     )
 
 
+def baseline_from_plain(data: object, where: str) -> Baseline:
+    """A baseline from JSON data.
+
+    Raises:
+        UserError: Written by an edgekd of another schema, or keys that do not fit.
+    """
+    version = data.get("schema_version", BASELINE_SCHEMA_VERSION) if isinstance(data, Mapping) else None
+    if isinstance(data, Mapping) and version != BASELINE_SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: baseline schema {version!r}, this edgekd reads {BASELINE_SCHEMA_VERSION}.",
+            hint="use the edgekd that wrote it, or accept the current result anew: edgekd baseline update",
+        )
+    return Baseline.parse(data, where)
+
+
+def tolerating(baseline: Baseline, *, max_regression: float | None = None, max_drop: float | None = None) -> Baseline:
+    """The baseline with the tolerances that were asked for in place of its own."""
+    given = {"latency_tolerance": max_regression, "accuracy_tolerance": max_drop}
+    return baseline.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
 def regression_checks(
     baseline: Baseline, device: str, latency: LatencyReport | None, accuracy: Evaluation | None, size_mib: float
 ) -> tuple[Check, ...]:
-    """One check per number that the baseline has."""
-    checks = [_latency(baseline, device, latency)]
-    if baseline.accuracy is not None:
-        checks.append(_accuracy(baseline, baseline.accuracy, accuracy))
+    """One check per number that the baseline has, from finished reports."""
+    return (_latency(baseline, device, latency), *other_checks(baseline, accuracy, size_mib))
+
+
+def other_checks(baseline: Baseline, accuracy: Evaluation | None, size_mib: float) -> tuple[Check, ...]:
+    """One check per number of the baseline that is not a latency."""
+    checks = [_accuracy(baseline, baseline.accuracy, accuracy)] if baseline.accuracy is not None else []
     limit = baseline.size_mib * (1 + baseline.size_tolerance)
     checks.append(
         Check(
@@ -79,17 +113,29 @@ def regression_checks(
     return tuple(checks)
 
 
-def _latency(baseline: Baseline, device: str, latency: LatencyReport | None) -> Check:
+def incomparable(baseline: Baseline, device: str, threads: int) -> str | None:
+    """Why milliseconds measured here say nothing against the baseline's; None when they may be compared."""
+    if (device, threads) == (baseline.device, baseline.threads):
+        return None
+    return (
+        f"the baseline was measured on another device or setting ({baseline.device}; {baseline.threads} threads), "
+        f"this profile on {device}; {threads} threads"
+    )
+
+
+def incomparable_check(baseline: Baseline, reason: str) -> Check:
+    """The check in the place of a comparison that cannot be made."""
     limit = baseline.p50_ms * (1 + baseline.latency_tolerance)
-    name = "latency against the baseline"
+    return Check(name=LATENCY_CHECK, status="INCONCLUSIVE", limit=limit, unit="ms", reason=reason)
+
+
+def _latency(baseline: Baseline, device: str, latency: LatencyReport | None) -> Check:
     if latency is None or latency.origin != "measured":
-        return Check(name=name, status="INCONCLUSIVE", limit=limit, unit="ms", reason="the latency was not measured")
-    if (device, latency.threads) != (baseline.device, baseline.threads):
-        reason = (
-            f"the baseline was measured on another device or setting ({baseline.device}; {baseline.threads} threads), "
-            f"this profile on {device}; {latency.threads} threads"
-        )
-        return Check(name=name, status="INCONCLUSIVE", value=latency.p50_ms, limit=limit, unit="ms", reason=reason)
+        return incomparable_check(baseline, "the latency was not measured")
+    limit, name = baseline.p50_ms * (1 + baseline.latency_tolerance), LATENCY_CHECK
+    reason = incomparable(baseline, device, latency.threads)
+    if reason is not None:
+        return incomparable_check(baseline, reason).model_copy(update={"value": latency.p50_ms})
     # The baseline has noise of its own: only its interval, widened by the tolerance, is the limit.
     high, low = baseline.median_high_ms * (1 + baseline.latency_tolerance), latency.median_low_ms
     pair = f"median {ms(latency.p50_ms)}, the baseline {ms(baseline.p50_ms)} ({baseline.latency_tolerance:.0%} allowed)"

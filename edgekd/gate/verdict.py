@@ -13,6 +13,7 @@ from edgekd.core.stats import quantile_interval
 from edgekd.core.text import mib, ms, percent, significant
 from edgekd.gate.baseline import Baseline, regression_checks
 from edgekd.gate.budget import amount_text, loss_from_evaluations, loss_text
+from edgekd.gate.questions import RATIO_UNIT
 
 LATENCY = "latency"
 DROP = "drop in"
@@ -34,6 +35,7 @@ def judge(
     size_mib: float,
     budget: Budget,
     baseline: Baseline | None = None,
+    allow_predicted: bool = False,
 ) -> Verdict:
     """The verdict on the chosen engine.
 
@@ -45,23 +47,35 @@ def judge(
         size_mib: Of the model file.
         budget: Limits; what is None is not judged. A latency that was not measured is always said.
         baseline: Earlier result to compare with.
+        allow_predicted: A predicted latency may keep or miss the limit, and its check says that it was predicted.
     """
     checks: list[Check] = []
     if budget.max_latency_ms is not None or latency is None or latency.origin != "measured":
-        checks.append(_latency_check(device, latency, budget))
+        checks.append(_latency_check(device, latency, budget, allow_predicted=allow_predicted))
     if budget.max_drop is not None:
-        checks.append(_accuracy_check(accuracy, reference, budget, budget.max_drop))
+        checks.append(accuracy_check(accuracy, reference, budget, budget.max_drop))
     if budget.max_size_mib is not None:
-        checks.append(_size_check(size_mib, budget.max_size_mib))
+        checks.append(size_check(size_mib, budget.max_size_mib))
     if baseline is not None:
         checks += regression_checks(baseline, device, latency, accuracy, size_mib)
+    return verdict_from_checks(checks, budget)
+
+
+def verdict_from_checks(checks: Sequence[Check], budget: Budget) -> Verdict:
+    """The worst of the checks, with one sentence on what decided.
+
+    Args:
+        budget: Says in which unit a loss is told.
+    """
     status = _worst(checks)
     return Verdict(status=status, reason=_sentence(status, checks, budget), checks=tuple(checks))
 
 
-def _latency_check(device: str, latency: LatencyReport | None, budget: Budget) -> Check:
+def _latency_check(device: str, latency: LatencyReport | None, budget: Budget, *, allow_predicted: bool) -> Check:
     limit = budget.max_latency_ms
     if latency is None or latency.origin != "measured":
+        if latency is not None and limit is not None and allow_predicted:
+            return _predicted_check(device, latency, limit, budget.percentile)
         value = None if latency is None else latency.p50_ms
         predicted = "" if value is None else f"; {ms(value)} is predicted"
         return Check(
@@ -89,6 +103,29 @@ def _latency_check(device: str, latency: LatencyReport | None, budget: Budget) -
     return Check(name=LATENCY, status=status, value=value, limit=limit, unit="ms", reason=reason)
 
 
+def _predicted_check(device: str, latency: LatencyReport, limit: float, percentile: int) -> Check:
+    """A prediction against the limit: its own interval decides, and the words never let it pass for a measurement."""
+    low, high = latency.median_low_ms, latency.median_high_ms
+    said = f"{ms(latency.p50_ms)} is predicted for {device} ({significant(low)} to {significant(high)}), not measured"
+    status: Status = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
+    side = {"PASS": "keeps", "FAIL": "misses", "INCONCLUSIVE": "is too close to"}[status]
+    if low == high:
+        status, side = "INCONCLUSIVE", "is of unknown error, so it cannot be held against"
+    if percentile != 50:
+        status, side = "INCONCLUSIVE", f"says nothing of p{percentile}, and so of"
+    return Check(
+        name=LATENCY,
+        status=status,
+        value=latency.p50_ms,
+        low=low,
+        high=high,
+        limit=limit,
+        unit="ms",
+        origin="predicted",
+        reason=f"{said}; the prediction {side} the limit of {limit:g} ms",
+    )
+
+
 def _interval(latency: LatencyReport, percentile: int) -> tuple[float, float] | None:
     """The 95 % interval of a percentile: stored for the median, from the kept samples for the others."""
     if percentile == 50:
@@ -100,7 +137,8 @@ def _interval(latency: LatencyReport, percentile: int) -> tuple[float, float] | 
     return min(found[0], value), max(found[1], value)
 
 
-def _accuracy_check(accuracy: Evaluation | None, reference: Evaluation | None, budget: Budget, limit: float) -> Check:
+def accuracy_check(accuracy: Evaluation | None, reference: Evaluation | None, budget: Budget, limit: float) -> Check:
+    """How much accuracy was lost against the reference, beside `limit`."""
     if accuracy is None:
         reason = "accuracy was not evaluated: there is no data"
         return Check(name=drop_name(None), status="INCONCLUSIVE", limit=limit, reason=reason)
@@ -121,7 +159,8 @@ def _accuracy_check(accuracy: Evaluation | None, reference: Evaluation | None, b
     return Check(name=name, status=status, value=loss.value, limit=limit, reason=reason)
 
 
-def _size_check(size_mib: float, limit: float) -> Check:
+def size_check(size_mib: float, limit: float) -> Check:
+    """The size of the model file beside `limit`."""
     keeps = size_mib <= limit
     reason = f"the file of {mib(size_mib)} {'keeps' if keeps else 'misses'} the limit of {limit:g} MiB"
     return Check(name=SIZE, status="PASS" if keeps else "FAIL", value=size_mib, limit=limit, unit="MiB", reason=reason)
@@ -146,8 +185,11 @@ def _beside(check: Check, budget: Budget) -> str:
     """`latency 0.361 of 0.5 ms`."""
     if check.value is None or check.limit is None:
         return check.name
+    if check.unit == RATIO_UNIT:
+        return f"{check.name} {100 * (check.value - 1):+.1f} of {100 * (check.limit - 1):+.3g} %"
     if check.unit:
-        return f"{check.name} {significant(check.value)} of {check.limit:.3g} {check.unit}"
+        predicted = "predicted " if check.origin == "predicted" else ""
+        return f"{predicted}{check.name} {significant(check.value)} of {check.limit:.3g} {check.unit}"
     if check.name.startswith(DROP):
         return f"{check.name} {100 * check.value:.1f} of {amount_text(check.limit, budget)}"
     return f"{check.name} {percent(check.value)}, at least {percent(check.limit)}"

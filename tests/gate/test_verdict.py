@@ -24,6 +24,7 @@ def verdict(
     baseline: Baseline | None = None,
     measured: bool = True,
     device: str = "a desk",
+    allow_predicted: bool = False,
 ) -> Verdict:
     return judge(
         device=device,
@@ -33,6 +34,7 @@ def verdict(
         size_mib=2.0,
         budget=budget,
         baseline=baseline,
+        allow_predicted=allow_predicted,
     )
 
 
@@ -82,6 +84,40 @@ def test_a_prediction_is_shown_and_decides_nothing() -> None:
     assert found.checks[0].origin == "predicted"
     assert found.checks[0].value == 1.0
     assert "1.00 ms is predicted" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("limit", "percentile", "status", "words"),
+    [
+        (2.0, 50, "PASS", "the prediction keeps"),
+        (0.5, 50, "FAIL", "the prediction misses"),
+        (1.05, 50, "INCONCLUSIVE", "too close"),
+        (2.0, 99, "INCONCLUSIVE", "says nothing of p99"),
+    ],
+)
+def test_a_prediction_decides_only_where_it_is_allowed_and_then_it_is_said(
+    limit: float, percentile: int, status: str, words: str
+) -> None:
+    guess = latency(1.0, noise=0.1, origin="predicted")
+    budget = Budget.parse({"max_latency_ms": limit, "percentile": percentile}, "test")
+    assert verdict(budget, found=guess).status == "INCONCLUSIVE"
+    found = verdict(budget, found=guess, allow_predicted=True)
+    assert found.status == status
+    assert found.checks[0].origin == "predicted"
+    assert "is predicted for a desk (0.900 to 1.10), not measured" in found.checks[0].reason
+    assert words in found.checks[0].reason
+
+
+def test_a_passed_prediction_is_called_one_in_the_verdicts_sentence() -> None:
+    guess = latency(1.0, noise=0.1, origin="predicted")
+    found = verdict(Budget(max_latency_ms=2), found=guess, allow_predicted=True)
+    assert found.reason == "Every limit holds: predicted latency 1.00 of 2 ms."
+
+
+def test_a_prediction_of_unknown_error_decides_nothing() -> None:
+    found = verdict(Budget(max_latency_ms=2), found=latency(1.0, noise=0, origin="predicted"), allow_predicted=True)
+    assert found.status == "INCONCLUSIVE"
+    assert "unknown error" in found.reason
 
 
 def test_a_drop_beyond_the_limit_fails_and_names_the_split() -> None:

@@ -1,0 +1,64 @@
+"""Which device a bundle is for, whether that is this machine, and the fingerprint its milliseconds carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from edgekd.core.bundle import ModelBundle
+from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.profiling.environment import fingerprint, machine
+from edgekd.runtimes.session import RUNTIMES
+from edgekd.targets.host import completed, host_facts, is_host
+from edgekd.targets.load import load_target
+from edgekd.targets.schema import Target
+
+TARGET_FILE = "target.yaml"
+
+
+def target_of(path: Path) -> Target:
+    """The device that a bundle was made for; this machine for a bare `.onnx` file.
+
+    Raises:
+        UserError: The bundle's card does not parse.
+    """
+    folder = path / "bundle" if (path / "bundle").is_dir() else path
+    card = folder / TARGET_FILE
+    if not card.is_file():
+        return load_target("host")
+    try:
+        data = yaml.safe_load(card.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as err:
+        raise UserError(f"{card}: not a readable YAML file ({err}).") from err
+    # The card says where the bundle was made; whether that device is here is found out anew.
+    target, here = Target.parse(data, str(card)).model_copy(update={"measured_here": False}), host_facts()
+    return completed(target, here) if is_host(target, here) else target
+
+
+def runtime_of(bundle: ModelBundle, target: Target, asked: str | None) -> str:
+    """The runtime to measure a bundle in: the one asked for, the one it was chosen for, or the first that works.
+
+    Raises:
+        UserError: No such runtime.
+        DeviceUnavailable: None of the target's runtimes works here.
+    """
+    tagged = bundle.tags.get("runtime")
+    if asked is not None or isinstance(tagged, str):
+        name = asked or str(tagged)
+        RUNTIMES.get(name)
+        return name
+    for support in target.runtimes:
+        runtime = RUNTIMES.get(support.runtime)
+        if bundle.kind in runtime.accepts and runtime.availability().ok:
+            return support.runtime
+    names = ", ".join(support.runtime for support in target.runtimes)
+    raise DeviceUnavailable(f"No runtime of {target.name} that runs {bundle.kind} bundles works here ({names}).")
+
+
+def host_fingerprint(target: Target) -> str:
+    """The fingerprint that a profile of this target has here, with the versions of all its runtimes."""
+    able = [s.runtime for s in target.runtimes if RUNTIMES.get(s.runtime).availability().ok]
+    deployable = [name for name in able if name != "torch"] or able
+    versions = {name: str(RUNTIMES.get(name).availability().version) for name in deployable}
+    return fingerprint(machine(), versions)
