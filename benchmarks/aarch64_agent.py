@@ -95,6 +95,20 @@ def candidate(name: str, path: Path) -> Candidate:
     return Candidate(name=name, bundle=bundle, path=path)
 
 
+def compared(name: str, path: Path, outputs: dict[str, list[list[float]]]) -> dict[str, Any]:
+    """How far a graph's outputs on the board are from those of this machine."""
+    images = np.frombuffer(input_values(SHAPE, 0), dtype=np.float32).reshape(SHAPE)
+    (here,) = onnxruntime.InferenceSession(str(path)).run(None, {"images": images})
+    there = np.asarray(outputs[f"{name}@onnxruntime, 1 threads"][0]).reshape(here.shape)
+    return {
+        "model": name,
+        "max_difference": float(np.abs(there - here).max()),
+        "output_std": float(here.std()),
+        "same_argmax": bool(there.argmax() == here.argmax()),
+        "nodes": len(onnx.load(path).graph.node),
+    }
+
+
 def main() -> None:
     """Prints the comparison as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,7 +116,6 @@ def main() -> None:
     sysroot = parser.parse_args().folder.resolve()
     if missing_in(sysroot):
         make_sysroot(sysroot, onnxruntime.__version__)
-    images = np.frombuffer(input_values(SHAPE, 0), dtype=np.float32).reshape(SHAPE)
     with tempfile.TemporaryDirectory() as name:
         paths = graphs(Path(name))
         board = start_board(Path(name) / "board")
@@ -115,19 +128,7 @@ def main() -> None:
             )
         finally:
             board.stop()
-        rows = []
-        for entry in found.report.entries:
-            (here,) = onnxruntime.InferenceSession(str(paths[entry.candidate])).run(None, {"images": images})
-            there = np.asarray(found.outputs[f"{entry.candidate}@onnxruntime, 1 threads"][0]).reshape(here.shape)
-            rows.append(
-                {
-                    "model": entry.candidate,
-                    "max_difference": float(np.abs(there - here).max()),
-                    "output_std": float(here.std()),
-                    "same_argmax": bool(there.argmax() == here.argmax()),
-                    "nodes": len(onnx.load(paths[entry.candidate]).graph.node),
-                }
-            )
+        rows = [compared(entry.candidate, paths[entry.candidate], found.outputs) for entry in found.report.entries]
     latency = found.report.entries[0].latency
     assert latency is not None
     machine = latency.environment["machine"]

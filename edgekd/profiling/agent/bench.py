@@ -27,7 +27,7 @@ from edgekd.profiling.agent.engines import Engine, open_engine
 from edgekd.profiling.agent.facts import Watch, available_mib, floating, state
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import SPEC_FILE
-from edgekd.profiling.agent.loop import CallTimer, Plan, Timer, TurnFailed, sample, settle
+from edgekd.profiling.agent.loop import CallTimer, Plan, Samples, Timer, TurnFailed, sample, settle
 from edgekd.profiling.agent.queue import STATUS_FILE
 from edgekd.profiling.agent.wire import AgentError, read_json, write_json
 
@@ -125,44 +125,37 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
         watch.look()
         tell(f"measure {len(timers)} engines", done)
 
-    found = sample(
-        timers,
-        Plan(**spec["plan"]),
-        seed=int(spec["seed"]),
-        on_round=on_round,
-    )
+    found = sample(timers, Plan(**spec["plan"]), seed=int(spec["seed"]), on_round=on_round)
     took_s = time.perf_counter() - began
     pulse.beat(BETWEEN, -1)
-    after = {**state(), **clock_state()}
+    circumstances = {
+        "precise": found.precise,
+        "before": before,
+        "after": {**state(), **clock_state()},
+        "took_s": took_s,
+        "floating": floating(watch),
+    }
     failures.update({index: str(failure) for index, failure in found.failures.items()})
     measured = {
-        index: {
-            "warmup_n": samples.warmup_n,
-            "timings": packed(samples.rounds_ns),
-            "facts": engines[int(index)].facts(),
-            "outputs": [values[:KEPT_OUTPUTS] for values in engines[int(index)].outputs()],
-            "energy": _energy(engines[int(index)], pulse, int(index)),
-        }
-        for index, samples in found.samples.items()
+        index: _entry(engines[int(index)], samples, pulse, int(index)) for index, samples in found.samples.items()
     }
     try:
-        write_json(
-            job / MEASURED_FILE,
-            {
-                "measured": measured,
-                "failures": failures,
-                "left": left,
-                "precise": found.precise,
-                "before": before,
-                "after": after,
-                "took_s": took_s,
-                "floating": floating(watch),
-            },
-        )
+        write_json(job / MEASURED_FILE, {"measured": measured, "failures": failures, "left": left, **circumstances})
     except OSError as err:
         os._exit(WRITE_FAILED + (err.errno or 0))  # no engine's fault
     # Not closed one by one: a runtime that crashes while it is torn down must not take what was measured with it.
     os._exit(0)
+
+
+def _entry(engine: Engine, samples: Samples, pulse: Pulse, index: int) -> dict[str, Any]:
+    """What goes home of an engine that was timed."""
+    return {
+        "warmup_n": samples.warmup_n,
+        "timings": packed(samples.rounds_ns),
+        "facts": engine.facts(),
+        "outputs": [values[:KEPT_OUTPUTS] for values in engine.outputs()],
+        "energy": _energy(engine, pulse, index),
+    }
 
 
 def _energy(engine: Engine, pulse: Pulse, index: int) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.folder import Folder, require_space
+from edgekd.profiling.agent.folder import KEPT_S, Folder, require_space
 from edgekd.profiling.agent.queue import ALIVE_FILE, STATUS_FILE, is_alive, waited_for
 from edgekd.profiling.agent.wire import BAD_REQUEST, NO_JOB, AgentError, agent_error, read_json, write_json
 
@@ -145,6 +145,7 @@ def release(folder: Folder, job_id: str) -> None:
     except OSError:
         shutil.rmtree(job, ignore_errors=True)  # a full disk: then nothing is kept
     folder.tidy()
+    _remove_forgotten(folder)
 
 
 def cancel(folder: Folder, job_id: str) -> bool:
@@ -168,6 +169,17 @@ def tail(path: Path, limit: int = 400) -> str:
     except OSError:
         return ""
     return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-limit:]
+
+
+def _remove_forgotten(folder: Folder) -> None:
+    """Removes jobs that ended long ago and that nobody fetched."""
+    for job in folder.jobs.glob("*"):
+        try:
+            forgotten = (job / STATUS_FILE).stat().st_mtime < time.time() - KEPT_S
+        except OSError:
+            continue
+        if forgotten and not is_alive(job):
+            shutil.rmtree(job, ignore_errors=True)
 
 
 def _start(folder: Folder, job: Path, spec: dict[str, Any], agent: Path) -> dict[str, Any]:

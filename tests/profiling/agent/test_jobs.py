@@ -154,6 +154,19 @@ def test_a_released_job_can_be_read_once_more_but_is_measured_anew(bench: Bench)
     assert not bench.submit("job1", ["fine"])["joined"]
 
 
+def test_a_result_that_nobody_fetched_is_removed_after_a_week(bench: Bench) -> None:
+    bench.submit("old", ["fine"])
+    bench.submit("new", ["fine"])
+    bench.submit("read", ["fine"])
+    for job_id in ("old", "new", "read"):
+        assert bench.ended(job_id)["state"] == "done"
+    long_ago = time.time() - 8 * 86400
+    os.utime(bench.folder.jobs / "old" / STATUS_FILE, (long_ago, long_ago))
+    _until_dead(bench.folder.jobs / "old")
+    release(bench.folder, "read")
+    assert [job.name for job in bench.folder.jobs.glob("*")] == ["new"]
+
+
 def test_a_worker_that_was_killed_is_a_failed_job_and_does_not_block_the_next(bench: Bench) -> None:
     bench.submit("job1", ["hang"])
     job = bench.folder.jobs / "job1"
