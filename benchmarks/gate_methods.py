@@ -133,8 +133,8 @@ def answers(deviations: Floats, gains: Gains | None) -> dict[str, Any]:
     return {
         "FAIL": share(int((first_above < first_below).sum()), total),
         "PASS": share(int((first_below < first_above).sum()), total),
-        "units_p50": float(np.median(units) + 1),
-        "units_p95": float(np.quantile(units, 0.95) + 1),
+        "units_p50": float(np.median(np.minimum(units + 1, never))),
+        "units_p95": float(np.quantile(np.minimum(units + 1, never), 0.95)),
     }
 
 

@@ -206,8 +206,7 @@ def main() -> None:
         return
     log: Path = given.log or given.out.with_suffix(".jsonl")
     log.parent.mkdir(parents=True, exist_ok=True)
-    lines = log.read_text().splitlines() if log.exists() else []
-    done = [json.loads(line) for line in lines if line.endswith("}")]
+    done = kept(log)
     with tempfile.TemporaryDirectory() as folder, loaded(given.loads):
         files = {kind: Path(folder) / f"blocks{blocks}.onnx" for kind, blocks in BLOCKS.items()}
         for kind, path in files.items():
@@ -240,6 +239,15 @@ def main() -> None:
     }
     given.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["results"], indent=1))
+
+
+def kept(log: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run; a line that was cut off when it was stopped is removed."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    whole = [line for line in lines if line.endswith("}\n")]
+    if whole != lines:
+        log.write_text("".join(whole))
+    return [json.loads(line) for line in whole]
 
 
 def keep(log: Path, done: list[dict[str, Any]], row: dict[str, Any]) -> None:

@@ -107,12 +107,18 @@ def parse_share(text: str | None, flag: str) -> float | None:
 
 
 def is_run(target: Path) -> bool:
-    """Whether the target holds the records of a finished run; a bundle's folder is what it is not."""
-    if target.is_dir():
-        return (target / METRICS_FILE).is_file() or not (
-            (target / "manifest.json").exists() or (target / "bundle").is_dir()
-        )
-    return target.suffix == ".json" or not target.exists()
+    """Whether the target holds the records of a finished run, and not a bundle.
+
+    Raises:
+        UserError: It is not there.
+    """
+    if not target.exists():
+        hint = "give the folder of a finished run, the folder of a bundle, or an .onnx file"
+        raise UserError(f"No such file or folder: {target}.", hint=hint)
+    if target.is_file():
+        return target.suffix == ".json"
+    is_bundle = (target / "manifest.json").exists() or (target / "bundle").is_dir()
+    return (target / METRICS_FILE).is_file() or not is_bundle
 
 
 def _judged_run(flags: dict[str, Any]) -> tuple[GateReport, bool]:

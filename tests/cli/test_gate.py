@@ -198,4 +198,6 @@ def test_accepting_a_run_writes_its_baseline_once_and_says_what_changes(
 
 def test_a_missing_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["gate", str(tmp_path / "gone.onnx")]) == 2
-    assert "gone.onnx" in capsys.readouterr().err
+    assert "No such file or folder" in capsys.readouterr().err
+    assert exit_code_of(["baseline", "update", str(tmp_path / "main.json"), str(tmp_path / "gone")]) == 2
+    assert "the folder of a bundle, or an .onnx file" in capsys.readouterr().err
