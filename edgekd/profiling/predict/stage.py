@@ -15,8 +15,8 @@ from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult
 from edgekd.errors import EdgekdError
 from edgekd.profiling.measure import MeasurePlan, Profiler, Subject
-from edgekd.profiling.predict.fit import Timing, fitted_model
 from edgekd.profiling.predict.nets import Net, probe_nets
+from edgekd.profiling.predict.roofline import Timing, fitted_model
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.latency import LatencyModel, latency_model_from_target
 from edgekd.targets.schema import Target
