@@ -53,13 +53,10 @@ def calibration_from(population: Population, rows: Ints, own: Mixture) -> Calibr
     if not groups:
         groups = [np.sqrt(2) * erfinv(np.linspace(0.005, 0.995, 100))]  # |z| of a normal distribution
     left_out = own.left_out_scores() if len(rows) >= _FEWEST else np.zeros(0)
+    trust = len(rows) / (len(rows) + _OWN_HALF)
+    shares = [np.full(len(group), _DEVICES_COUNT_AS / len(groups) / len(group)) for group in groups]
     scores = np.concatenate([*groups, left_out])
-    weights = np.concatenate(
-        [
-            *(np.full(len(g), _DEVICES_COUNT_AS / len(groups) / len(g)) for g in groups),
-            np.full(len(left_out), len(rows) / (len(rows) + _OWN_HALF)),
-        ]
-    )
+    weights = np.concatenate([*shares, np.full(len(left_out), trust)])
     order = np.argsort(scores)
     # One more that is beyond all: the finite-sample correction.
     return Calibration(scores=scores[order], weights=weights[order] / (weights.sum() + 1))
@@ -74,7 +71,7 @@ def _scores_as_new(population: Population, index: int, rows: Ints, *, siblings: 
     settings = population.settings[population.origins != index]
     if len(seen) < _FEWEST or not len(settings):
         return np.zeros(0)
-    basis = population.without(index, siblings=siblings)
+    basis = population.others[index, siblings]
     observed, scale = observed_on(basis, seen, device.ms[place[seen]], device.step_ms)
     others = np.setdiff1d(device.rows, seen)
     chosen = np.random.default_rng(population.seed).permutation(others)[:_CHECK_ON]

@@ -7,7 +7,7 @@ say. So a sibling of a known device is predicted from that one, and a stranger f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +47,8 @@ class Population:
         basis: Spanned by all of them.
         settings: (M, blocks + 1) log variances.
         origins: (M,) the device that each setting was learnt from, -1 for none.
+        others: For a reference device that is treated as new: the basis that all other devices span, and the one
+            that only those span that are unlike it, by (device, with siblings).
         seed: What was drawn at random was drawn with it.
     """
 
@@ -56,15 +58,8 @@ class Population:
     basis: Basis
     settings: Floats
     origins: Ints
+    others: Mapping[tuple[int, bool], Basis]
     seed: int
-
-    def without(self, device: int, *, siblings: bool) -> Basis:
-        """The basis that the other devices span; without `siblings`, only those that are unlike the device."""
-        rest = [i for i in range(len(self.tables)) if i != device]
-        if not siblings:
-            alike = likeness(self.tables)[device]
-            rest = [i for i in rest if alike[i] < _ALIKE]
-        return Basis(self.archs, [self.tables[i] for i in rest], self.ops, anchors(self.archs, self.seed))
 
 
 def learn(archs: Archs, reference_latencies: References, *, seed: int = 0) -> Population:
@@ -86,6 +81,7 @@ def learn(archs: Archs, reference_latencies: References, *, seed: int = 0) -> Po
         basis=Basis(table, tables, ops, anchors(table, seed)),
         settings=np.zeros((0, len(BLOCKS) + 1)),
         origins=np.zeros(0, dtype=np.int64),
+        others=_bases_of_others(table, tables, ops, seed),
         seed=seed,
     )
     settings, origins = _settings(population)
@@ -119,17 +115,31 @@ def treated_as_new(tables: Sequence[DeviceTable], seed: int) -> list[int]:
     return sorted(int(i) for i in np.random.default_rng(seed).permutation(len(tables))[:_MOST_DEVICES])
 
 
+def _bases_of_others(
+    archs: ArchTable, tables: Sequence[DeviceTable], ops: int, seed: int
+) -> dict[tuple[int, bool], Basis]:
+    alike, anchor = likeness(tables), anchors(archs, seed)
+    found: dict[tuple[int, bool], Basis] = {}
+    for device in treated_as_new(tables, seed):
+        rest = [i for i in range(len(tables)) if i != device]
+        strangers = [i for i in rest if alike[device, i] < _ALIKE]
+        found[device, True] = Basis(archs, [tables[i] for i in rest], ops, anchor)
+        alone = len(strangers) == len(rest)
+        found[device, False] = (
+            found[device, True] if alone else Basis(archs, [tables[i] for i in strangers], ops, anchor)
+        )
+    return found
+
+
 def _settings(population: Population) -> tuple[Floats, Ints]:
-    tables = population.tables
-    alike = likeness(tables) if tables else np.zeros((0, 0))
     found: list[tuple[Floats, int]] = []
-    for index in treated_as_new(tables, population.seed):
-        rows, ms, step_ms = _drawn(tables[index].device, population.seed)
-        has_sibling = bool(np.sum(alike[index] >= _ALIKE) > 1)
-        for siblings in (True, False) if has_sibling else (True,):
-            observed, _ = observed_on(population.without(index, siblings=siblings), rows, ms, step_ms)
+    for index in treated_as_new(population.tables, population.seed):
+        rows, ms, step_ms = _drawn(population.tables[index].device, population.seed)
+        both = {id(basis): basis for basis in (population.others[index, True], population.others[index, False])}
+        for basis in both.values():
+            observed, _ = observed_on(basis, rows, ms, step_ms)
             found.append((most_likely_setting(observed), index))
-    if len(tables) < 3:
+    if len(population.tables) < 3:
         found += [(np.log(np.array(setting)), -1) for setting in _STRANGERS]
     return np.array([setting for setting, _ in found]), np.array([origin for _, origin in found], dtype=np.int64)
 
