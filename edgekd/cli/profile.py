@@ -56,6 +56,9 @@ def profile(**flags: Any) -> int:
 
 def _row(entry: Any) -> list[str]:
     latency = entry.latency
+    if entry.prediction is not None:
+        predicted = f"~{entry.prediction.median_ms:.3f} predicted"
+        return [entry.candidate, entry.runtime, str(entry.prediction.threads), predicted, "", "", "", "", ""]
     if latency is None:
         return [entry.candidate, entry.runtime, "", "failed", "", "", "", "", ""]
     values = [latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgekd.core.report import METRIC_NAMES, Check, Evaluation, LatencyReport, Metric
+from edgekd.core.report import METRIC_NAMES, Check, Evaluation, Latency, LatencyReport, Metric
 from edgekd.core.schema import Schema
 from edgekd.core.text import mib, ms, percent, points
 
@@ -59,7 +59,7 @@ def baseline_from_results(
 
 
 def regression_checks(
-    baseline: Baseline, device: str, latency: LatencyReport | None, accuracy: Evaluation | None, size_mib: float
+    baseline: Baseline, device: str, latency: Latency | None, accuracy: Evaluation | None, size_mib: float
 ) -> tuple[Check, ...]:
     """One check per number that the baseline has."""
     checks = [_latency(baseline, device, latency)]
@@ -79,10 +79,10 @@ def regression_checks(
     return tuple(checks)
 
 
-def _latency(baseline: Baseline, device: str, latency: LatencyReport | None) -> Check:
+def _latency(baseline: Baseline, device: str, latency: Latency | None) -> Check:
     limit = baseline.p50_ms * (1 + baseline.latency_tolerance)
     name = "latency against the baseline"
-    if latency is None or latency.origin != "measured":
+    if not isinstance(latency, LatencyReport):
         return Check(name=name, status="INCONCLUSIVE", limit=limit, unit="ms", reason="the latency was not measured")
     if (device, latency.threads) != (baseline.device, baseline.threads):
         reason = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekd.core.report import METRIC_NAMES, Budget, Check, Evaluation, LatencyReport, Metric, Status, Verdict
+from edgekd.core.report import METRIC_NAMES, Budget, Check, Evaluation, Latency, LatencyReport, Metric, Status, Verdict
 from edgekd.core.stats import quantile_interval
 from edgekd.core.text import mib, ms, percent, significant
 from edgekd.gate.baseline import Baseline, regression_checks
@@ -28,7 +28,7 @@ def drop_name(metric: Metric | None) -> str:
 def judge(
     *,
     device: str,
-    latency: LatencyReport | None,
+    latency: Latency | None,
     accuracy: Evaluation | None,
     reference: Evaluation | None,
     size_mib: float,
@@ -47,7 +47,7 @@ def judge(
         baseline: Earlier result to compare with.
     """
     checks: list[Check] = []
-    if budget.max_latency_ms is not None or latency is None or latency.origin != "measured":
+    if budget.max_latency_ms is not None or not isinstance(latency, LatencyReport):
         checks.append(_latency_check(device, latency, budget))
     if budget.max_drop is not None:
         checks.append(_accuracy_check(accuracy, reference, budget, budget.max_drop))
@@ -59,10 +59,10 @@ def judge(
     return Verdict(status=status, reason=_sentence(status, checks, budget), checks=tuple(checks))
 
 
-def _latency_check(device: str, latency: LatencyReport | None, budget: Budget) -> Check:
+def _latency_check(device: str, latency: Latency | None, budget: Budget) -> Check:
     limit = budget.max_latency_ms
-    if latency is None or latency.origin != "measured":
-        value = None if latency is None else latency.p50_ms
+    if not isinstance(latency, LatencyReport):
+        value = None if latency is None else latency.median_ms
         predicted = "" if value is None else f"; {ms(value)} is predicted"
         return Check(
             name=LATENCY,

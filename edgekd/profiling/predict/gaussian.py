@@ -86,11 +86,13 @@ class Posterior:
         return observed.values - spread * (inverse @ observed.values), usual * self.inflation
 
 
-def posterior(setting: Floats, observed: Observed, kernels: Sequence[Floats]) -> Posterior:
-    """The posterior for given log variances (one per block, then the noise)."""
+def posterior(setting: Floats, observed: Observed, kernels: Sequence[Floats], *, robust: bool = True) -> Posterior:
+    """The posterior for given log variances (one per block, then the noise); outliers lose weight where `robust`."""
     variances, noise = np.exp(setting[:-1]), float(np.exp(setting[-1]))
     signal = _signal(variances, kernels)
-    weights = outlier_weights(setting, observed, kernels, signal=signal)
+    weights = np.ones(len(observed.values))
+    if robust:
+        weights = outlier_weights(setting, observed, kernels, signal=signal)
     covariance = signal + np.diag(noise / weights + observed.rounding)
     factor = cholesky(covariance, lower=True, check_finite=False)
     half = solve_triangular(factor, observed.values, lower=True, check_finite=False)
