@@ -5,8 +5,9 @@
 Every device column of the HELP data is the new one once per case: with its siblings among the references (other batch
 sizes of the same GPU, GPUs or processors of the same family), and without. Networks: 5,000 per space, drawn with seed
 0. Compared: a ridge on the other devices' log latencies and one-hot operations, and `edgekd.profiling.predict.fit`,
-each with networks drawn at random (without siblings the ridge only) and chosen by `choose_samples`. Scored on the networks that were not measured:
-Spearman's correlation, share within 10 %, share of 90 % intervals that hold the measured value.
+each with networks drawn at random and chosen by `choose_samples` (without siblings `fit` with chosen ones only). Scored
+on the networks that were not measured: Spearman's correlation, share within 10 %, share of 90 % intervals that hold the
+measured value.
 
 `ceiling` is what the device's own noise leaves: a table of operations fitted to half of the device's networks, scored
 on the other half; `twins`: cells of NAS-Bench-201 that are the same graph with its nodes renamed, measured apart.
@@ -124,7 +125,9 @@ def case(
     device: str,
     population: Population,
     names: list[str],
-    seeds: int,
+    seeds: range,
+    *,
+    random: bool,
 ) -> list[dict[str, Any]]:
     """One device with one set of references: a row per count, sampling and model."""
     truth, rows = latencies[device], []
