@@ -106,6 +106,9 @@ def print_report(report: Any, with_layers: bool) -> None:
 
 def _row(entry: Any, metered: bool, offline: bool, width: int) -> list[str]:
     latency = entry.latency
+    if entry.prediction is not None:
+        predicted = f"~{entry.prediction.median_ms:.3f} predicted"
+        return [entry.candidate, entry.runtime, str(entry.prediction.threads), predicted, "", "", "", "", ""]
     if latency is None:
         return [entry.candidate, entry.runtime, "", "failed", *([""] * (width - 4))]
     row = [entry.candidate, entry.runtime, str(latency.threads), f"{latency.p50_ms:.3f}"]

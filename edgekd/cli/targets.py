@@ -3,27 +3,77 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
 from edgekd.cli.console import print_table
-from edgekd.cli.options import SectionedCommand
+from edgekd.cli.options import SectionedCommand, section
+from edgekd.core.schema import suggest
+from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.targets.calibration import save_calibration
 from edgekd.targets.load import HOST, known_targets, load_target
 from edgekd.targets.schema import Target
 
+CALIBRATE = "calibrate"
 
-@click.command(cls=SectionedCommand, short_help="List the devices, or explain one.")
-@click.argument("name", required=False)
+
+@click.command(cls=SectionedCommand, short_help="List the devices, explain one, or calibrate one.")
+@click.argument("words", nargs=-1, metavar="[NAME | calibrate NAME]")
 @click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text", help="Output.")
-def targets(name: str | None, output_format: str) -> int:
-    """List the devices that have cards; with NAME (or a card's path) explain one, with the source of each number."""
-    found = known_targets() if name is None else (load_target(name),)
+@section(
+    "Calibrate",
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
+    click.option("--duration", "duration_s", type=click.FloatRange(0.01), default=1.0, show_default=True,
+                 help="Seconds per network, at most."),
+)  # fmt: skip
+def targets(words: tuple[str, ...], output_format: str, threads: int, duration_s: float) -> int:
+    """List the devices that have cards; with NAME (or a card's path) explain one, with the source of each number.
+
+    `edgekd targets calibrate NAME` times a designed set of small networks on the device and keeps the fitted latency
+    model beside its card; later runs predict with it and say so.
+    """
+    if words[:1] == (CALIBRATE,):
+        if len(words) != 2:
+            raise UserError("targets calibrate takes the name of one target.", hint="edgekd targets calibrate host")
+        return _calibrate(load_target(words[1]), threads, duration_s, output_format)
+    if len(words) > 1:
+        raise UserError(f"targets takes one name, got {len(words)}.{suggest(words[0], [CALIBRATE])}")
+    found = known_targets() if not words else (load_target(words[0]),)
     if output_format == "json":
         click.echo(json.dumps([target.plain() for target in found], indent=2))
-    elif name is None:
+    elif not words:
         _print_list(found)
     else:
         _print_card(found[0])
+    return 0
+
+
+def _calibrate(target: Target, threads: int, duration_s: float, output_format: str) -> int:
+    from tempfile import TemporaryDirectory
+
+    from edgekd.profiling.predict.calibrate import calibration_of, local_measure
+    from edgekd.profiling.predict.stage import main_runtime
+
+    runtime = main_runtime(target) if target.measured_here else None
+    if runtime is None:
+        why = "this machine is not the device" if not target.measured_here else "none of its runtimes is installed here"
+        raise DeviceUnavailable(
+            f"{target.name} cannot be calibrated: {why}.", hint="run the command on the device itself"
+        )
+    with TemporaryDirectory() as folder:
+        measure = local_measure(runtime, threads=threads, duration_s=duration_s)
+        calibration = calibration_of(target, runtime, threads, measure, Path(folder))
+    path = save_calibration(calibration)
+    if output_format == "json":
+        click.echo(json.dumps({"path": str(path), **calibration.plain()}, indent=2))
+        return 0
+    error = calibration.model.relative_error
+    click.echo(
+        f"{target.name} is calibrated by {calibration.networks} networks timed in {calibration.runtime} with {threads} "
+        f"threads; median error {'unknown' if error is None else f'{error:.0%}'} on networks left out of the fit."
+    )
+    click.echo(f"Kept in {path}; later runs predict with it.")
     return 0
 
 
@@ -64,8 +114,11 @@ def _print_card(target: Target) -> None:
     for precision, rate in target.peak.gmacs_per_s.items():
         click.echo(f"peak {precision:<12} {rate:,.0f} GMAC/s")
     click.echo(f"bandwidth         {target.peak.bandwidth_gb_s:,.1f} GB/s")
+    if target.calibrated is not None:
+        click.echo(f"calibration       {target.calibrated}")
     if target.peak.relative_error is not None:
-        click.echo(f"prediction error  {target.peak.relative_error:.0%} (median, against published latencies)")
+        against = "published latencies" if target.calibrated is None else "networks left out of the fit"
+        click.echo(f"prediction error  {target.peak.relative_error:.0%} (median, against {against})")
     click.echo("\nsources")
     for source in (*target.sources, *target.peak.sources):
         click.echo(f"  - {source}")

@@ -10,7 +10,7 @@ from edgekd.core.layers import LayerReport
 from edgekd.core.packing import unpacked
 from edgekd.core.schema import Schema
 
-REPORT_SCHEMA_VERSION = 1
+REPORT_SCHEMA_VERSION = 2
 
 Origin = Literal["measured", "predicted"]
 Metric = Literal["top1", "agreement"]
@@ -58,18 +58,18 @@ class Energy(Schema):
 
 
 class LatencyReport(Schema):
-    """The distribution of one engine's latency on one device.
+    """The distribution of one engine's latency, measured on one device.
 
     Attributes:
-        origin: `measured` on the device named in `environment`, or `predicted` by a model.
+        origin: Always `measured`; a prediction is a `PredictedLatency`.
         runtime: Registry name, such as `onnxruntime`.
         provider: Execution provider or device really used.
         precision: Of the weights and activations that dominate.
         region: What was timed, in words.
-        n: Timed inferences; 0 for a prediction.
+        n: Timed inferences.
         median_low_ms: Lower end of the 95 % interval of the median.
         median_high_ms: Upper end of the 95 % interval of the median.
-        samples_ms: The timed values in order, thinned evenly to at most 2,000; empty for a prediction.
+        samples_ms: The timed values in order, thinned evenly to at most 2,000.
         environment: Clocks, governor, load, versions, affinity, before and after.
         rounds_packed: Every timed value in nanoseconds by round, as `edgekd.core.packing` writes them.
         inconclusive: Why the numbers answer less than was asked (an interval too wide, a clock that moved), a sentence;
@@ -81,7 +81,7 @@ class LatencyReport(Schema):
         mlperf: The same measurement under the names of MLPerf Inference.
     """
 
-    origin: Origin
+    origin: Literal["measured"] = "measured"
     runtime: str
     provider: str
     precision: str
@@ -120,13 +120,64 @@ class LatencyReport(Schema):
         """Width of the median's interval as a fraction of the median."""
         return (self.median_high_ms - self.median_low_ms) / self.p50_ms if self.p50_ms else 0.0
 
+    @property
+    def median_ms(self) -> float:
+        """`p50_ms` under the name that a prediction has for it."""
+        return self.p50_ms
+
     def percentile_ms(self, percentile: int) -> float:
         """One of the stored percentiles: 50, 90, 95 or 99."""
         return {50: self.p50_ms, 90: self.p90_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
 
 
+class PredictedLatency(Schema):
+    """What a model says about an engine's latency on a device where it was not measured.
+
+    It has no percentiles, no samples and no environment: whoever wants those has to measure.
+
+    Attributes:
+        origin: Always `predicted`.
+        runtime: The runtime it speaks about.
+        precision: Of weights and activations.
+        threads: CPU threads it speaks about.
+        batch: Images per inference.
+        device: Name of the target.
+        model: By what it was predicted, in words.
+        median_ms: The typical latency.
+        low_ms: Lower end of what the model's error allows; None where that is not known.
+        high_ms: Upper end.
+        level: Share of measurements between `low_ms` and `high_ms`.
+        relative_error: Median relative error on networks that the model was not fitted to; None when unknown.
+    """
+
+    origin: Literal["predicted"] = "predicted"
+    runtime: str
+    precision: str
+    threads: int
+    batch: int = 1
+    device: str
+    model: str
+    median_ms: float = Field(gt=0)
+    low_ms: float | None = Field(default=None, ge=0)
+    high_ms: float | None = None
+    level: float | None = Field(default=None, gt=0, lt=1)
+    relative_error: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _whole_interval(self) -> Self:
+        if len({self.low_ms is None, self.high_ms is None, self.level is None}) > 1:
+            raise ValueError("low_ms, high_ms and level belong together")
+        if self.low_ms is not None and self.high_ms is not None and not self.low_ms <= self.median_ms <= self.high_ms:
+            raise ValueError("the median must lie between low_ms and high_ms")
+        return self
+
+
+Latency = LatencyReport | PredictedLatency
+"""What is known of a latency; `origin` says which, `median_ms` orders them."""
+
+
 class CandidateLatency(Schema):
-    """One candidate in one runtime: a latency, or the reason why there is none.
+    """One candidate in one runtime: a measured latency, a predicted one, or the reason why there is none.
 
     Attributes:
         failure_code: Exit code of the error behind `failure`; 5 says that the machine, not the candidate, was to blame.
@@ -138,15 +189,21 @@ class CandidateLatency(Schema):
     precision: str
     size_mib: float
     latency: LatencyReport | None = None
+    prediction: PredictedLatency | None = None
     failure: str | None = None
     failure_code: int | None = None
     layers: LayerReport | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.latency is None) == (self.failure is None):
-            raise ValueError("a candidate has either a latency or a failure")
+        if sum(part is not None for part in (self.latency, self.prediction, self.failure)) != 1:
+            raise ValueError("a candidate has either a latency, a prediction or a failure")
         return self
+
+    @property
+    def known(self) -> Latency | None:
+        """The latency or the prediction; None where it failed."""
+        return self.latency or self.prediction
 
 
 class ProfileReport(Schema):

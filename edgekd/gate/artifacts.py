@@ -97,7 +97,7 @@ def judge_choice(
     entry = entry_of(choice, profile)
     return judge(
         device=profile.device if profile.measured else target,
-        latency=entry.latency,
+        latency=entry.known,
         accuracy=evaluation_of(evaluations, chosen, JUDGES_ON),
         reference=evaluation_of(evaluations, reference, JUDGES_ON),
         size_mib=entry.size_mib,
@@ -131,7 +131,7 @@ def baseline_of_run(run: RunMetrics) -> Baseline:
         UserError: Its latency was not measured, so there is nothing to hold later runs to.
     """
     entry = entry_of(run.choice, run.profile)
-    if entry.latency is None or entry.latency.origin != "measured":
+    if entry.latency is None:
         raise UserError("A baseline needs a measured latency, and this run has none.", hint="run it on the target")
     accuracy = evaluation_of(run.evaluations, run.chosen, JUDGES_ON)
     return baseline_from_results(run.profile.device, entry.latency, accuracy, entry.size_mib)

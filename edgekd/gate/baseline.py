@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from edgekd.core.report import METRIC_NAMES, Check, Evaluation, LatencyReport, Metric
+from edgekd.core.report import METRIC_NAMES, Check, Evaluation, Latency, LatencyReport, Metric
 from edgekd.core.schema import Schema
 from edgekd.core.text import mib, ms, percent, points
 from edgekd.errors import UserError
@@ -90,7 +90,7 @@ def tolerating(baseline: Baseline, *, max_regression: float | None = None, max_d
 
 
 def regression_checks(
-    baseline: Baseline, device: str, latency: LatencyReport | None, accuracy: Evaluation | None, size_mib: float
+    baseline: Baseline, device: str, latency: Latency | None, accuracy: Evaluation | None, size_mib: float
 ) -> tuple[Check, ...]:
     """One check per number that the baseline has, from finished reports."""
     return (_latency(baseline, device, latency), *other_checks(baseline, accuracy, size_mib))
@@ -129,8 +129,8 @@ def incomparable_check(baseline: Baseline, reason: str) -> Check:
     return Check(name=LATENCY_CHECK, status="INCONCLUSIVE", limit=limit, unit="ms", reason=reason)
 
 
-def _latency(baseline: Baseline, device: str, latency: LatencyReport | None) -> Check:
-    if latency is None or latency.origin != "measured":
+def _latency(baseline: Baseline, device: str, latency: Latency | None) -> Check:
+    if not isinstance(latency, LatencyReport):
         return incomparable_check(baseline, "the latency was not measured")
     limit, name = baseline.p50_ms * (1 + baseline.latency_tolerance), LATENCY_CHECK
     reason = incomparable(baseline, device, latency.threads)

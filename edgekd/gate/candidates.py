@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgekd.core.report import Budget, CandidateLatency, Evaluation, LatencyReport, ProfileReport
+from edgekd.core.report import Budget, CandidateLatency, Evaluation, Latency, ProfileReport
 from edgekd.core.text import mib
 from edgekd.gate.budget import Loss, amount_text, evaluation_of, loss_from_evaluations, loss_text
 
@@ -42,7 +42,7 @@ class Row:
     candidate: Candidate
     runtime: str
     size_mib: float
-    latency: LatencyReport | None
+    latency: Latency | None
     accuracy: Evaluation | None
     loss: Loss | None
 
@@ -80,7 +80,7 @@ def rows_from_profile(
             candidate=known[entry.candidate],
             runtime=runtime,
             size_mib=entry.size_mib,
-            latency=entry.latency,
+            latency=entry.known,
             accuracy=accuracy,
             loss=None if accuracy is None else loss_from_evaluations(accuracy, teacher, budget),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgekd.core.report import METRIC_NAMES, Budget, Choice, Evaluation, LatencyReport, ProfileReport
+from edgekd.core.report import METRIC_NAMES, Budget, Choice, Evaluation, LatencyReport, PredictedLatency, ProfileReport
 from edgekd.core.text import mib, ms, percent, significant
 from edgekd.errors import UserError
 from edgekd.gate.budget import BETTER, loss_from_evaluations, loss_text
@@ -108,17 +108,17 @@ def _left_out(candidates: Sequence[Candidate], profile: ProfileReport, runtimes:
 
 
 def _measured(row: Row) -> LatencyReport | None:
-    return row.latency if row.latency is not None and row.latency.origin == "measured" else None
+    return row.latency if isinstance(row.latency, LatencyReport) else None
 
 
 def _expected(row: Row) -> tuple[float, float]:
     """Order by latency, measured or predicted, then by size; rows without a latency come last."""
-    return (row.latency.p50_ms if row.latency is not None else float("inf"), row.size_mib)
+    return (row.latency.median_ms if row.latency is not None else float("inf"), row.size_mib)
 
 
 def _fastest(rows: Sequence[Row]) -> Row:
     """The fastest row; among those whose interval of the median overlaps the fastest one's, the most accurate."""
-    timed = [(row, row.latency) for row in rows if row.latency is not None]
+    timed = [(row, latency) for row in rows if (latency := _measured(row)) is not None]
     ceiling = min(timed, key=lambda pair: pair[1].p50_ms)[1].median_high_ms
     near = [(row, latency) for row, latency in timed if latency.median_low_ms <= ceiling]
     return max(near, key=lambda pair: (pair[0].value, -pair[1].p50_ms))[0]
@@ -131,7 +131,7 @@ def _why(winner: Row, keeping: Sequence[Row], budget: Budget) -> str:
     ]
     many = len(keeping) > 1
     rivals = f"one of {len(keeping)} engines" if many else "the one engine"
-    measured = winner.latency is not None and winner.latency.origin == "measured"
+    measured = _measured(winner) is not None
     if kept and measured:
         rivals += f" that {'keep' if many else 'keeps'} {' and '.join(kept)}"
     latency = winner.latency
@@ -140,15 +140,15 @@ def _why(winner: Row, keeping: Sequence[Row], budget: Budget) -> str:
             f"{rivals} that may be chosen without a measurement, which INT8 may not; the smallest file was taken "
             f"({mib(winner.size_mib)}), as nothing was measured on the target"
         )
-    if latency.origin == "predicted":
+    if isinstance(latency, PredictedLatency):
         return (
             f"{rivals} that may be chosen without a measurement, which INT8 may not; nothing was measured on the "
-            f"target, so the lowest predicted latency was taken ({ms(latency.p50_ms)} predicted)"
+            f"target, so the lowest predicted latency was taken ({ms(latency.median_ms)} predicted)"
         )
     low, high = significant(latency.median_low_ms), significant(latency.median_high_ms)
     fast = f"median {ms(latency.p50_ms)} (95 % interval {low} to {high})"
     place = ", the fastest of them" if many else ""
-    if any(row.latency is not None and row.latency.p50_ms < latency.p50_ms for row in keeping):
+    if any(row.latency is not None and row.latency.median_ms < latency.p50_ms for row in keeping):
         place = f", as fast as the fastest of them within the noise and {_better(winner)}"
     return f"{rivals}{place}: {fast}; {_accuracy_text(winner, budget)}"
 
@@ -164,8 +164,8 @@ def _why_not(row: Row, winner: Row) -> str:
     """Why a row that keeps every limit was not taken."""
     if row.latency is None or winner.latency is None:
         return f"larger than the chosen one: {mib(row.size_mib)}"
-    pair = f"{ms(row.latency.p50_ms)} against {ms(winner.latency.p50_ms)}"
-    if row.latency.origin == "predicted":
+    pair = f"{ms(row.latency.median_ms)} against {ms(winner.latency.median_ms)}"
+    if isinstance(row.latency, PredictedLatency) or isinstance(winner.latency, PredictedLatency):
         return f"predicted to be slower: {pair}"
     if row.latency.median_low_ms > winner.latency.median_high_ms:
         return f"slower: {pair}"

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekd.core.report import METRIC_NAMES, Budget, Check, Evaluation, LatencyReport, Metric, Status, Verdict
+from edgekd.core.report import (
+    METRIC_NAMES,
+    Budget,
+    Check,
+    Evaluation,
+    Latency,
+    LatencyReport,
+    Metric,
+    PredictedLatency,
+    Status,
+    Verdict,
+)
 from edgekd.core.stats import quantile_interval
 from edgekd.core.text import mib, ms, percent, significant
 from edgekd.gate.baseline import Baseline, regression_checks
@@ -29,7 +40,7 @@ def drop_name(metric: Metric | None) -> str:
 def judge(
     *,
     device: str,
-    latency: LatencyReport | None,
+    latency: Latency | None,
     accuracy: Evaluation | None,
     reference: Evaluation | None,
     size_mib: float,
@@ -50,7 +61,7 @@ def judge(
         allow_predicted: A predicted latency may keep or miss the limit, and its check says that it was predicted.
     """
     checks: list[Check] = []
-    if budget.max_latency_ms is not None or latency is None or latency.origin != "measured":
+    if budget.max_latency_ms is not None or not isinstance(latency, LatencyReport):
         checks.append(_latency_check(device, latency, budget, allow_predicted=allow_predicted))
     if budget.max_drop is not None:
         checks.append(accuracy_check(accuracy, reference, budget, budget.max_drop))
@@ -71,12 +82,12 @@ def verdict_from_checks(checks: Sequence[Check], budget: Budget) -> Verdict:
     return Verdict(status=status, reason=_sentence(status, checks, budget), checks=tuple(checks))
 
 
-def _latency_check(device: str, latency: LatencyReport | None, budget: Budget, *, allow_predicted: bool) -> Check:
+def _latency_check(device: str, latency: Latency | None, budget: Budget, *, allow_predicted: bool) -> Check:
     limit = budget.max_latency_ms
-    if latency is None or latency.origin != "measured":
+    if not isinstance(latency, LatencyReport):
         if latency is not None and limit is not None and allow_predicted:
             return _predicted_check(device, latency, limit, budget.percentile)
-        value = None if latency is None else latency.p50_ms
+        value = None if latency is None else latency.median_ms
         predicted = "" if value is None else f"; {ms(value)} is predicted"
         return Check(
             name=LATENCY,
@@ -103,20 +114,23 @@ def _latency_check(device: str, latency: LatencyReport | None, budget: Budget, *
     return Check(name=LATENCY, status=status, value=value, limit=limit, unit="ms", reason=reason)
 
 
-def _predicted_check(device: str, latency: LatencyReport, limit: float, percentile: int) -> Check:
+def _predicted_check(device: str, latency: PredictedLatency, limit: float, percentile: int) -> Check:
     """A prediction against the limit: its own interval decides, and the words never let it pass for a measurement."""
-    low, high = latency.median_low_ms, latency.median_high_ms
-    said = f"{ms(latency.p50_ms)} is predicted for {device} ({significant(low)} to {significant(high)}), not measured"
-    status: Status = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
-    side = {"PASS": "keeps", "FAIL": "misses", "INCONCLUSIVE": "is too close to"}[status]
-    if low == high:
-        status, side = "INCONCLUSIVE", "is of unknown error, so it cannot be held against"
+    low, high, level = latency.low_ms, latency.high_ms, latency.level
+    status: Status = "INCONCLUSIVE"
+    if low is None or high is None or level is None:
+        error, side = "its error is not known", "is of unknown error, so it cannot be held against"
+    else:
+        error = f"{significant(low)} to {significant(high)} for {level:.0%} of networks"
+        status = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
+        side = {"PASS": "keeps", "FAIL": "misses", "INCONCLUSIVE": "is too close to"}[status]
     if percentile != 50:
         status, side = "INCONCLUSIVE", f"says nothing of p{percentile}, and so of"
+    said = f"{ms(latency.median_ms)} is predicted for {device} ({error}), not measured"
     return Check(
         name=LATENCY,
         status=status,
-        value=latency.p50_ms,
+        value=latency.median_ms,
         low=low,
         high=high,
         limit=limit,

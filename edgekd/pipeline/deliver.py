@@ -135,7 +135,7 @@ def _facts(results: Results, recipe: Recipe, situation: Situation) -> dict[str, 
         facts["data"] = situation.dataset.digest
     latency = results.latency(results.choice.candidate)
     if latency is not None:
-        facts["latency"] = ms(latency.p50_ms)
+        facts["latency"] = ms(latency.median_ms)
         if latency.origin == "measured":
             facts["measured_on"] = results.profile.device
     return facts
@@ -148,7 +148,7 @@ def _chosen_text(results: Results) -> str:
     parts = [f"{choice.candidate} in {choice.runtime}"]
     if latency is not None:
         word = "" if latency.origin == "measured" else " (predicted)"
-        parts.append(f"{ms(latency.p50_ms)}{word}")
+        parts.append(f"{ms(latency.median_ms)}{word}")
     if size is not None:
         parts.append(mib(size))
     return f"{', '.join(parts)}: {choice.reason}"

@@ -11,6 +11,7 @@ from typing import Literal
 
 from edgekd import __version__
 from edgekd.core.plan import Action, NodeReport
+from edgekd.core.report import LatencyReport
 from edgekd.export.engine import build_command
 from edgekd.export.package import MANIFEST_FILE
 from edgekd.pipeline.compose import FINAL
@@ -154,6 +155,6 @@ def _next_steps(results: Results, situation: Situation, out: Path) -> list[str]:
 def _other_limit(results: Results) -> tuple[str, str]:
     """A limit that can be judged: of latency where it was measured, else of the size, which is always known."""
     latency = results.latency(results.choice.candidate)
-    if latency is not None and latency.origin == "measured":
+    if isinstance(latency, LatencyReport):
         return "--max-latency-ms", f"{2 * latency.p50_ms:.2g}"
     return "--max-size-mib", f"{2 * (results.size_mib(results.choice.candidate) or 1.0):.2g}"

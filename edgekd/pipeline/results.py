@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.graph import Graph
 from edgekd.core.plan import RunReport
-from edgekd.core.report import Choice, Evaluation, EvaluationReport, LatencyReport, ProfileReport, Verdict
+from edgekd.core.report import Choice, Evaluation, EvaluationReport, Latency, ProfileReport, Verdict
 from edgekd.core.report_io import REPORT_FILE, schema_from_json
 from edgekd.core.store import Store
 from edgekd.gate.artifacts import RunMetrics
@@ -49,7 +49,7 @@ class Results:
         found = (e for e in self.evaluations if (e.candidate, e.split) == (candidate, split))
         return next((e for e in found if runtime in (None, e.runtime)), None)
 
-    def latency(self, candidate: str) -> LatencyReport | None:
+    def latency(self, candidate: str) -> Latency | None:
         """The candidate's latency at the thread count that is judged: where it is deployed, or where it is fastest.
 
         Args:
@@ -57,14 +57,14 @@ class Results:
         """
         deployed_in = self.choice.runtime if candidate == self.choice.candidate and self.profile.measured else None
         latencies = [
-            entry.latency
+            known
             for entry in self.profile.entries
             if entry.candidate == candidate
             and deployed_in in (None, entry.runtime)
-            and entry.latency is not None
-            and entry.latency.threads == self.profile.threads[0]
+            and (known := entry.known) is not None
+            and known.threads == self.profile.threads[0]
         ]
-        return min(latencies, key=lambda latency: latency.p50_ms, default=None)
+        return min(latencies, key=lambda latency: latency.median_ms, default=None)
 
     def size_mib(self, candidate: str) -> float | None:
         """Size of the candidate's model file."""

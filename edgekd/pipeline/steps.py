@@ -95,7 +95,7 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
         params_m=_number(counted.get("params_m")),
         macs_m=_number(counted.get("macs_m")),
         size_mib=results.size_mib(name),
-        latency_ms=None if latency is None else latency.p50_ms,
+        latency_ms=None if latency is None else latency.median_ms,
         latency_origin="measured" if latency is None else latency.origin,
         runtime=runtime,
         seconds=sum(results.run.node(n).seconds for n in made_for_it),

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import LayerReport
-from edgekd.core.report import CandidateLatency, LatencyReport, ProfileReport
+from edgekd.core.report import CandidateLatency, LatencyReport, PredictedLatency, ProfileReport
 from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
 from edgekd.errors import EdgekdError, UserError
@@ -76,14 +76,17 @@ class _Trial:
     def precision(self) -> str:
         return str(self.bundle.tags.get("precision", "fp32"))
 
-    def entry(self, found: LatencyReport | EdgekdError, layers: LayerReport | None = None) -> CandidateLatency:
-        """The entry for a latency, or for the error that stands in its place."""
+    def entry(
+        self, found: LatencyReport | PredictedLatency | EdgekdError, layers: LayerReport | None = None
+    ) -> CandidateLatency:
+        """The entry for a latency, a prediction, or the error that stands in its place."""
         return CandidateLatency(
             candidate=self.candidate,
             runtime=self.runtime,
             precision=self.precision,
             size_mib=self.size_mib,
             latency=found if isinstance(found, LatencyReport) else None,
+            prediction=found if isinstance(found, PredictedLatency) else None,
             failure=found.message if isinstance(found, EdgekdError) else None,
             failure_code=found.exit_code if isinstance(found, EdgekdError) else None,
             layers=layers,
@@ -193,8 +196,8 @@ def _predicted(
         entries.append(trial.entry(found))
     report = ProfileReport(device=target.name, measured=False, threads=threads, entries=tuple(entries))
     sentence = (
-        f"Nothing was measured: this machine is not {target.name}. Predicted latencies come from the target's card and "
-        "steer only; they do not decide a verdict."
+        f"Nothing was measured: this machine is not {target.name}. Predicted latencies come from the target's card or "
+        "its calibration and steer only; they do not decide a verdict."
     )
     return _result(report, [sentence], ctx)
 

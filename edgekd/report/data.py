@@ -14,7 +14,7 @@ from edgekd.core.report import (
     Budget,
     Choice,
     Evaluation,
-    LatencyReport,
+    Latency,
     Origin,
     ProfileReport,
     Verdict,
@@ -229,16 +229,16 @@ class ReportData(Schema):
         found = (e for e in self.evaluations if e.candidate == candidate and e.split == split)
         return next((e for e in found if runtime is None or e.runtime == runtime), None)
 
-    def latency(self, candidate: str, runtime: str | None = None) -> LatencyReport | None:
-        """The latency of a candidate at the judged thread count; without a runtime, its fastest."""
+    def latency(self, candidate: str, runtime: str | None = None) -> Latency | None:
+        """Of a candidate at the judged thread count, measured or predicted; without a runtime, its fastest."""
         if self.profile is None:
             return None
         found = [
-            entry.latency
+            known
             for entry in self.profile.entries
-            if entry.latency is not None
+            if (known := entry.known) is not None
             and entry.candidate == candidate
-            and entry.latency.threads == self.profile.threads[0]
+            and known.threads == self.profile.threads[0]
             and runtime in (None, entry.runtime)
         ]
-        return min(found, key=lambda latency: latency.p50_ms, default=None)
+        return min(found, key=lambda latency: latency.median_ms, default=None)

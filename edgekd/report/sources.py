@@ -20,15 +20,17 @@ def sources(data: ReportData) -> list[tuple[str, str]]:
 
 
 def _latency(data: ReportData) -> list[tuple[str, str]]:
-    latencies = [entry.latency for entry in data.profile.entries if entry.latency] if data.profile is not None else []
-    measured = [latency for latency in latencies if latency.origin == "measured"]
-    predicted = [latency for latency in latencies if latency.origin == "predicted"]
+    entries = data.profile.entries if data.profile is not None else ()
+    measured = [entry.latency for entry in entries if entry.latency is not None]
+    predicted = [entry.prediction for entry in entries if entry.prediction is not None]
     found = []
     if measured and data.profile is not None:
         found.append(("Latency", _measured(measured, data.profile.device, data.profile.threads)))
     if predicted:
-        text = predicted[0].region
-        found.append(("Predicted latency", f"{text[0].upper()}{text[1:]}. It was not measured and decides no verdict."))
+        error = predicted[0].relative_error
+        sure = "of unknown error" if error is None else f"with a median error of {error:.0%}"
+        text = f"Predicted by {predicted[0].model}, {sure}. It was not measured and decides no verdict."
+        found.append(("Predicted latency", text))
     return found
 
 

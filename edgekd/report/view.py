@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from edgekd.core.report import Check, Evaluation, LatencyReport, Status
+from edgekd.core.report import Check, Evaluation, Latency, LatencyReport, Status
 from edgekd.core.text import duration, mib, ms, percent, points, significant
 from edgekd.report.data import ReportData, Step
 from edgekd.report.plots.marks import metric_name, precision_name, runtime_name
@@ -97,7 +97,7 @@ def tiles(data: ReportData) -> list[Tile]:
     ]
 
 
-def _latency_tile(data: ReportData, latency: LatencyReport | None, check: Check | None) -> Tile:
+def _latency_tile(data: ReportData, latency: Latency | None, check: Check | None) -> Tile:
     limit, percentile = data.asked.budget.max_latency_ms, data.asked.budget.percentile
     if latency is None:
         return Tile(
@@ -109,14 +109,15 @@ def _latency_tile(data: ReportData, latency: LatencyReport | None, check: Check 
             bar=None,
             origin="",
         )
-    value = latency.percentile_ms(percentile)
+    measured = isinstance(latency, LatencyReport)
+    value = latency.percentile_ms(percentile) if isinstance(latency, LatencyReport) else latency.median_ms
     teacher = data.latency(data.reference)
     against = ""
     if teacher is not None and data.choice is not None and data.reference != data.choice.candidate:
-        against = _factor_text(teacher.p50_ms / latency.p50_ms, "faster", "slower")
-        against += f" than the teacher's {ms(teacher.p50_ms)} ({runtime_name(teacher.runtime)})"
+        against = _factor_text(teacher.median_ms / latency.median_ms, "faster", "slower")
+        against += f" than the teacher's {ms(teacher.median_ms)} ({runtime_name(teacher.runtime)})"
     return Tile(
-        name=f"Latency, {'median' if percentile == 50 else f'p{percentile}'}",
+        name=f"Latency, {'median' if percentile == 50 else f'p{percentile}'}" if measured else "Latency, typical",
         value=significant(value),
         unit="ms",
         against=against,
@@ -210,7 +211,7 @@ def engine_rows(data: ReportData) -> list[EngineRow]:
         return []
     rows: list[tuple[tuple[bool, bool, float], EngineRow]] = []
     for entry in data.profile.entries:
-        latency = entry.latency
+        latency = entry.known
         judged = latency is None or latency.threads == data.profile.threads[0]
         chosen = judged and is_chosen(data, entry.candidate, entry.runtime)
         accuracy = data.evaluation(entry.candidate, "select", entry.runtime if data.profile.measured else None)
@@ -220,7 +221,7 @@ def engine_rows(data: ReportData) -> list[EngineRow]:
             precision_key=entry.precision,
             runtime=runtime_name(entry.runtime),
             threads=str(latency.threads) if latency else "",
-            p50=NONE if latency is None else significant(latency.p50_ms),
+            p50=NONE if latency is None else significant(latency.median_ms),
             interval=_interval(latency),
             p90=_tail(latency, 90),
             p95=_tail(latency, 95),
@@ -231,7 +232,7 @@ def engine_rows(data: ReportData) -> list[EngineRow]:
             chosen=chosen,
             predicted=latency is not None and latency.origin == "predicted",
         )
-        rows.append(((not chosen, latency is None, latency.p50_ms if latency else 0.0), row))
+        rows.append(((not chosen, latency is None, latency.median_ms if latency else 0.0), row))
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
@@ -301,14 +302,19 @@ def _ends(evaluation: Evaluation) -> str:
     return f"{100 * evaluation.low:.1f} to {100 * evaluation.high:.1f}"
 
 
-def _tail(latency: LatencyReport | None, percentile: int) -> str:
+def _tail(latency: Latency | None, percentile: int) -> str:
     """An upper percentile; a prediction has none."""
-    if latency is None or latency.origin != "measured":
+    if not isinstance(latency, LatencyReport):
         return NONE
     return significant(latency.percentile_ms(percentile))
 
 
-def _interval(latency: LatencyReport | None) -> str:
+def _interval(latency: Latency | None) -> str:
+    """The interval of a median, or what a prediction allows and for which share of networks."""
+    if latency is not None and not isinstance(latency, LatencyReport):
+        if latency.low_ms is None or latency.high_ms is None or latency.level is None:
+            return "error unknown"
+        return f"{significant(latency.low_ms)} to {significant(latency.high_ms)} for {latency.level:.0%}"
     if latency is None or latency.median_low_ms == latency.median_high_ms:
         return ""
     return f"{significant(latency.median_low_ms)} to {significant(latency.median_high_ms)}"

@@ -86,7 +86,7 @@ class LatencyModel(Schema):
 
 
 def latency_model_from_target(target: Target) -> LatencyModel:
-    """The model that the target's card implies."""
+    """The model that the target's card implies, or the calibration that took its place."""
     peak = target.peak
     return LatencyModel(
         target=target.name,
@@ -98,6 +98,6 @@ def latency_model_from_target(target: Target) -> LatencyModel:
         },
         efficiency=peak.efficiency,
         bandwidth_gb_s=peak.bandwidth_gb_s * peak.bandwidth_efficiency,
-        origin="card",
+        origin="card" if target.calibrated is None else "fitted",
         relative_error=peak.relative_error,
     )

@@ -10,6 +10,7 @@ import yaml
 from edgekd.core.schema import suggest
 from edgekd.core.shipped import shipped_folder
 from edgekd.errors import UserError
+from edgekd.targets.calibration import calibrated, load_calibration
 from edgekd.targets.host import HostFacts, completed, host_facts, is_host
 from edgekd.targets.schema import Target
 
@@ -67,6 +68,11 @@ def target_from_yaml(path: Path) -> Target:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         raise UserError(f"Target card {path}: not a readable YAML file ({err}).") from err
     target = Target.parse(data, f"Target card {path}")
+    if target.calibrated is not None:
+        raise UserError(
+            f"Target card {path}: 'calibrated' cannot be written in a card.",
+            hint=f"edgekd targets calibrate {target.name} measures it",
+        )
     if target.measured_here:
         raise UserError(
             f"Target card {path}: 'measured_here' cannot be written in a card.",
@@ -76,7 +82,8 @@ def target_from_yaml(path: Path) -> Target:
 
 
 def _placed(target: Target, here: HostFacts) -> Target:
-    return completed(target, here) if is_host(target, here) else target
+    placed = completed(target, here) if is_host(target, here) else target
+    return calibrated(placed, load_calibration(placed.name))
 
 
 def _host(targets: Iterable[Target], here: HostFacts) -> Target:

@@ -107,6 +107,7 @@ class Target(Schema):
         peak: The input of the latency model.
         sources: Where the other numbers come from.
         notes: What a user must know.
+        calibrated: What `peak` was measured with, where the user calibrated the device; never written in a card.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -123,6 +124,7 @@ class Target(Schema):
     peak: Peak
     sources: tuple[str, ...] = ()
     notes: str = ""
+    calibrated: str | None = None
 
     @property
     def digest(self) -> Digest:

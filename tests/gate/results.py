@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from edgekd.core.report import CandidateLatency, Evaluation, LatencyReport, Metric, Origin, ProfileReport
+from edgekd.core.report import CandidateLatency, Evaluation, LatencyReport, Metric, PredictedLatency, ProfileReport
 from edgekd.gate.candidates import Candidate
 
 
-def latency(
-    p50: float, *, noise: float = 0.01, threads: int = 1, origin: Origin = "measured", samples: tuple[float, ...] = ()
-) -> LatencyReport:
+def prediction(median: float) -> PredictedLatency:
+    return PredictedLatency(
+        runtime="tensorrt", precision="fp32", threads=1, device="jetson-orin-nano", model="a roofline", median_ms=median
+    )
+
+
+def latency(p50: float, *, noise: float = 0.01, threads: int = 1, samples: tuple[float, ...] = ()) -> LatencyReport:
     """A latency whose median is known to `noise` on both sides."""
     return LatencyReport(
-        origin=origin,
         runtime="onnxruntime",
         provider="cpu",
         precision="fp32",

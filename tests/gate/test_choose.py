@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgekd.core.report import Budget, Choice, Evaluation, ProfileReport
 from edgekd.errors import UserError
 from edgekd.gate.choose import choose
-from tests.gate.results import accuracy, candidates, entry, latency, profile
+from tests.gate.results import accuracy, candidates, entry, prediction, profile
 
 BUDGET = Budget(max_drop=0.01)
 NAMES = ("teacher-fp32", "student-fp32", "student-int8")
@@ -157,9 +157,7 @@ def test_nothing_to_deploy_is_an_error_that_lists_the_failures() -> None:
 
 def test_a_device_elsewhere_gets_the_lowest_prediction_and_no_int8() -> None:
     entries = [
-        entry(name, None).model_copy(
-            update={"failure": None, "latency": latency(ms, origin="predicted"), "runtime": "tensorrt"}
-        )
+        entry(name, None).model_copy(update={"failure": None, "prediction": prediction(ms), "runtime": "tensorrt"})
         for name, ms in (("teacher-fp32", 3.0), ("teacher-fp16", 1.5), ("teacher-int8", 1.0))
     ]
     evaluations = [accuracy(name, 0.9) for name in ("teacher-fp32", "teacher-fp16", "teacher-int8")]

@@ -9,7 +9,7 @@ import pytest
 from edgekd.core.report import Budget, Evaluation, LatencyReport, Verdict
 from edgekd.gate.baseline import Baseline, baseline_from_results
 from edgekd.gate.verdict import judge
-from tests.gate.results import accuracy, latency
+from tests.gate.results import accuracy, latency, prediction
 
 TEST = accuracy("chosen", 0.895, split="test")
 TEACHER = accuracy("teacher-fp32", 0.900, split="test")
@@ -79,7 +79,7 @@ def test_not_measured_is_inconclusive_even_when_no_limit_was_asked() -> None:
 
 
 def test_a_prediction_is_shown_and_decides_nothing() -> None:
-    found = verdict(Budget(max_latency_ms=100), found=latency(1.0, origin="predicted"))
+    found = verdict(Budget(max_latency_ms=100), found=prediction(1.0))
     assert found.status == "INCONCLUSIVE"
     assert found.checks[0].origin == "predicted"
     assert found.checks[0].value == 1.0

@@ -113,25 +113,25 @@ def test_a_device_elsewhere_is_predicted_and_says_so(tmp_path: Path) -> None:
     bundle = toy_bundle(ctx.blobs, ctx.scratch)
     result = run_stage(ProfileStage(ProfileConfig()), make_inputs(candidates=[("teacher", bundle)]), ctx)
     report = report_from_bundle(result.bundle, ProfileReport, ctx, "profile")
-    latency = report.entries[0].latency
+    predicted = report.entries[0].prediction
     assert not report.measured
     assert report.device == "toy-board"
-    assert latency is not None
-    assert (latency.origin, latency.n, latency.samples_ms) == ("predicted", 0, ())
-    assert latency.median_low_ms == pytest.approx(0.7 * latency.p50_ms)
-    assert "median error of 30%" in latency.region
+    assert report.entries[0].latency is None
+    assert predicted is not None
+    assert (predicted.origin, predicted.device, predicted.relative_error) == ("predicted", "toy-board", 0.3)
+    assert predicted.low_ms == pytest.approx(0.7 * predicted.median_ms)
     assert "this machine is not toy-board" in result.decisions[0]
 
 
-def test_a_graph_without_a_module_is_neither_measured_nor_predicted_elsewhere(tmp_path: Path) -> None:
+def test_a_graph_without_a_module_is_predicted_from_its_operations(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, resources={"target": card(here=False)})
     bundle = onnx_bundle(ctx)
+    with_module = profile(ctx, [("graph", bundle)], ProfileConfig()).entries[0].prediction
     bundle = bundle.model_copy(update={"recipe": bundle.model.model_copy(update={"builder": "onnx"})})
-    report = profile(ctx, [("graph", bundle)], ProfileConfig())
-    assert report.entries[0].failure == (
-        "not measured, since this machine is not toy-board; not predicted, since the layers of an ONNX graph are not "
-        "counted"
-    )
+    bare = profile(ctx, [("graph", bundle)], ProfileConfig()).entries[0].prediction
+    assert with_module is not None
+    assert bare is not None
+    assert bare.median_ms == pytest.approx(with_module.median_ms, rel=0.01)
 
 
 def test_an_unknown_runtime_and_an_empty_port_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from edgekd.core.report import (
     Evaluation,
     LatencyReport,
     Metric,
-    Origin,
+    PredictedLatency,
     ProfileReport,
 )
 from edgekd.core.stats import quantile
@@ -57,21 +57,17 @@ def evaluation(
     )
 
 
-def latency(
-    runtime: str, precision: str, p50: float, *, threads: int = 1, origin: Origin = "measured", n: int = 1800
-) -> LatencyReport:
+def latency(runtime: str, precision: str, p50: float, *, threads: int = 1, n: int = 1800) -> LatencyReport:
     rng = random.Random(f"{runtime}{precision}{p50}{threads}")
     samples = [p50 * (0.985 + rng.lognormvariate(-4.1, 0.8) + (rng.random() < 0.03) * rng.random()) for _ in range(n)]
-    samples = samples if origin == "measured" else [p50]
     middle = statistics.median(samples)
     return LatencyReport(
-        origin=origin,
         runtime=runtime,
         provider="CPUExecutionProvider",
         precision=precision,
         threads=threads,
         region=REGION,
-        n=n if origin == "measured" else 0,
+        n=n,
         warmup_n=90,
         mean_ms=statistics.fmean(samples),
         p50_ms=middle,
@@ -84,7 +80,7 @@ def latency(
         median_low_ms=middle * 0.996,
         median_high_ms=middle * 1.005,
         throughput_per_s=1000 / middle,
-        samples_ms=tuple(samples) if origin == "measured" else (),
+        samples_ms=tuple(samples),
     )
 
 
@@ -306,7 +302,18 @@ def without_measurement() -> ReportData:
             runtime="tensorrt",
             precision=precision,
             size_mib=size,
-            latency=latency("tensorrt", precision, ms, origin="predicted"),
+            prediction=PredictedLatency(
+                runtime="tensorrt",
+                precision=precision,
+                threads=1,
+                device="jetson-orin-nano",
+                model="the card roofline of jetson-orin-nano, from operation counts",
+                median_ms=ms,
+                low_ms=0.9 * ms,
+                high_ms=1.1 * ms,
+                level=0.5,
+                relative_error=0.1,
+            ),
         )
         for name, precision, size, ms in (("teacher-fp32", "fp32", 3.27, 0.71), ("teacher-fp16", "fp16", 1.64, 0.42))
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import edgekd.profiling.predict.stage as stage_module
+import edgekd.profiling.predict.calibrate as calibrate_module
 from edgekd.core.report_io import report_from_bundle
 from edgekd.profiling.predict.nets import probe_nets
 from edgekd.profiling.predict.stage import LatencyModelConfig, LatencyModelStage
@@ -26,7 +26,7 @@ def test_a_device_elsewhere_gets_the_model_of_its_card(tmp_path: Path) -> None:
 
 def test_the_host_gets_a_fitted_model_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [net for net in probe_nets("fp32") if net.name.split("-")[0] in ("overhead", "conv16", "linear512")]
-    monkeypatch.setattr(stage_module, "probe_nets", lambda precision: few)
+    monkeypatch.setattr(calibrate_module, "probe_nets", lambda precision: few)
     ctx = make_context(tmp_path, resources={"target": card(here=True)})
     result = run_stage(LatencyModelStage(LatencyModelConfig(duration_s=0.02)), make_inputs(), ctx)
     model = report_from_bundle(result.bundle, LatencyModel, ctx, "x")

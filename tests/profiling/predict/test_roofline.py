@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from edgekd.profiling.predict.fit import Timing, fitted_model
 from edgekd.profiling.predict.nets import probe_nets
+from edgekd.profiling.predict.roofline import Timing, fitted_model
 from edgekd.targets.latency import LatencyModel
 
 TRUTH = LatencyModel(
