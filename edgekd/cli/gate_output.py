@@ -12,6 +12,7 @@ import click
 from edgekd.cli.verdict import print_verdict
 from edgekd.core.blobs import disk_errors
 from edgekd.core.history import HistoryEntry, append_entry
+from edgekd.core.report import Latency, LatencyReport
 from edgekd.core.text import duration, ms, significant
 from edgekd.errors import GateFailed, Inconclusive
 from edgekd.gate.report import GateReport
@@ -68,6 +69,7 @@ def add_to_history(report: GateReport, path: Path, label: str | None) -> None:
         UserError: It cannot be written.
     """
     latency, ratio = report.latency, report.ratio()
+    low_ms, high_ms = (None, None) if latency is None else latency.median_interval
     limit = next((check.limit for check in report.checks if check.name == "latency"), None)
     named = next((os.environ[name] for name in LABEL_VARIABLES if os.environ.get(name)), "")
     entry = HistoryEntry(
@@ -78,9 +80,9 @@ def add_to_history(report: GateReport, path: Path, label: str | None) -> None:
         status=report.status,
         reason=report.reason,
         origin="measured" if latency is None else latency.origin,
-        p50_ms=None if latency is None else latency.p50_ms,
-        low_ms=None if latency is None else latency.median_low_ms,
-        high_ms=None if latency is None else latency.median_high_ms,
+        p50_ms=None if latency is None else latency.median_ms,
+        low_ms=low_ms,
+        high_ms=high_ms,
         limit_ms=limit,
         accuracy=None if report.accuracy is None else report.accuracy.value,
         ratio=None if ratio is None else ratio.value,
@@ -110,16 +112,22 @@ def _junit(report: GateReport, warn: bool) -> str:
 def _markdown(report: GateReport) -> str:
     facts = {"device": report.device}
     if report.latency is not None:
-        latency = report.latency
-        how = "measured" if latency.origin == "measured" else "predicted, not measured"
-        facts["latency"] = (
-            f"median {ms(latency.p50_ms)} ({significant(latency.median_low_ms)} to "
-            f"{significant(latency.median_high_ms)}), p90 {ms(latency.p90_ms)}, p99 {ms(latency.p99_ms)}; {how}, "
-            f"{latency.runtime}, {latency.precision}, {latency.threads} thread(s)"
-        )
+        facts["latency"] = _latency(report.latency)
     if report.seconds:
         facts["time"] = duration(report.seconds)
     return markdown_from_verdict(report, report.subject, facts=facts, notes=report.notes)
+
+
+def _latency(latency: Latency) -> str:
+    """What was measured, or what a model says in its place."""
+    low, high = latency.median_interval
+    interval = "" if low is None or high is None else f" ({significant(low)} to {significant(high)})"
+    said = f"median {ms(latency.median_ms)}{interval}"
+    if isinstance(latency, LatencyReport):
+        said += f", p90 {ms(latency.p90_ms)}, p99 {ms(latency.p99_ms)}; measured"
+    else:
+        said += f"; predicted, not measured, by {latency.model}"
+    return f"{said}, {latency.runtime}, {latency.precision}, {latency.threads} thread(s)"
 
 
 def _append(path: Path, text: str) -> None:

@@ -125,6 +125,11 @@ class LatencyReport(Schema):
         """`p50_ms` under the name that a prediction has for it."""
         return self.p50_ms
 
+    @property
+    def median_interval(self) -> tuple[float | None, float | None]:
+        """Ends of the median's 95 % interval, under the name that a prediction has for what its error allows."""
+        return self.median_low_ms, self.median_high_ms
+
     def percentile_ms(self, percentile: int) -> float:
         """One of the stored percentiles: 50, 90, 95 or 99."""
         return {50: self.p50_ms, 90: self.p90_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
@@ -170,6 +175,11 @@ class PredictedLatency(Schema):
         if self.low_ms is not None and self.high_ms is not None and not self.low_ms <= self.median_ms <= self.high_ms:
             raise ValueError("the median must lie between low_ms and high_ms")
         return self
+
+    @property
+    def median_interval(self) -> tuple[float | None, float | None]:
+        """`low_ms` and `high_ms` under the name that a measurement has for its own."""
+        return self.low_ms, self.high_ms
 
 
 Latency = LatencyReport | PredictedLatency

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekd.core.report import Check, Evaluation, LatencyReport, Verdict
+from edgekd.core.report import Check, Evaluation, Latency, LatencyReport, Verdict
 
 
 class GateReport(Verdict):
@@ -12,7 +12,7 @@ class GateReport(Verdict):
         subject: What was judged, as it was named.
         content: Digest of the judged bundle; None for a finished run.
         device: Fingerprint of the device that the latency is of.
-        latency: Of the judged engine; None when there is none.
+        latency: Of the judged engine, measured or predicted; None when there is none.
         accuracy: Of the judged engine, where it was evaluated.
         size_mib: Of its file; None for a finished run.
         baseline_latency: Of the baseline's engine, where it was measured in turns with it.
@@ -23,7 +23,7 @@ class GateReport(Verdict):
     subject: str
     content: str | None = None
     device: str
-    latency: LatencyReport | None = None
+    latency: Latency | None = None
     accuracy: Evaluation | None = None
     size_mib: float | None = None
     baseline_latency: LatencyReport | None = None
@@ -37,7 +37,7 @@ class GateReport(Verdict):
         *,
         subject: str,
         device: str,
-        latency: LatencyReport | None = None,
+        latency: Latency | None = None,
         notes: tuple[str, ...] = (),
     ) -> GateReport:
         """The report of a verdict that was reached without measuring."""

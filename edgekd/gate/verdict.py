@@ -121,7 +121,7 @@ def _predicted_check(device: str, latency: PredictedLatency, limit: float, perce
     if low is None or high is None or level is None:
         error, side = "its error is not known", "is of unknown error, so it cannot be held against"
     else:
-        error = f"{significant(low)} to {significant(high)} for {level:.0%} of networks"
+        error = f"{significant(low)} to {significant(high)} for {percent(level, 0)} of networks"
         status = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
         side = {"PASS": "keeps", "FAIL": "misses", "INCONCLUSIVE": "is too close to"}[status]
     if percentile != 50:

@@ -6,9 +6,19 @@ from edgekd.core.report import CandidateLatency, Evaluation, LatencyReport, Metr
 from edgekd.gate.candidates import Candidate
 
 
-def prediction(median: float) -> PredictedLatency:
+def prediction(median: float, *, error: float | None = None) -> PredictedLatency:
+    """A prediction whose model is off by `error` on half of the networks."""
     return PredictedLatency(
-        runtime="tensorrt", precision="fp32", threads=1, device="jetson-orin-nano", model="a roofline", median_ms=median
+        runtime="tensorrt",
+        precision="fp32",
+        threads=1,
+        device="jetson-orin-nano",
+        model="a roofline",
+        median_ms=median,
+        low_ms=None if error is None else median * (1 - error),
+        high_ms=None if error is None else median * (1 + error),
+        level=None if error is None else 0.5,
+        relative_error=error,
     )
 
 

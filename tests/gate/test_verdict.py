@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from edgekd.core.report import Budget, Evaluation, LatencyReport, Verdict
+from edgekd.core.report import Budget, Evaluation, Latency, Verdict
 from edgekd.gate.baseline import Baseline, baseline_from_results
 from edgekd.gate.verdict import judge
 from tests.gate.results import accuracy, latency, prediction
@@ -18,7 +18,7 @@ TEACHER = accuracy("teacher-fp32", 0.900, split="test")
 def verdict(
     budget: Budget,
     *,
-    found: LatencyReport | None = None,
+    found: Latency | None = None,
     reached: Evaluation | None = TEST,
     reference: Evaluation | None = TEACHER,
     baseline: Baseline | None = None,
@@ -98,24 +98,24 @@ def test_a_prediction_is_shown_and_decides_nothing() -> None:
 def test_a_prediction_decides_only_where_it_is_allowed_and_then_it_is_said(
     limit: float, percentile: int, status: str, words: str
 ) -> None:
-    guess = latency(1.0, noise=0.1, origin="predicted")
+    guess = prediction(1.0, error=0.1)
     budget = Budget.parse({"max_latency_ms": limit, "percentile": percentile}, "test")
     assert verdict(budget, found=guess).status == "INCONCLUSIVE"
     found = verdict(budget, found=guess, allow_predicted=True)
     assert found.status == status
     assert found.checks[0].origin == "predicted"
-    assert "is predicted for a desk (0.900 to 1.10), not measured" in found.checks[0].reason
+    assert "is predicted for a desk (0.900 to 1.10 for 50 % of networks), not measured" in found.checks[0].reason
     assert words in found.checks[0].reason
 
 
 def test_a_passed_prediction_is_called_one_in_the_verdicts_sentence() -> None:
-    guess = latency(1.0, noise=0.1, origin="predicted")
+    guess = prediction(1.0, error=0.1)
     found = verdict(Budget(max_latency_ms=2), found=guess, allow_predicted=True)
     assert found.reason == "Every limit holds: predicted latency 1.00 of 2 ms."
 
 
 def test_a_prediction_of_unknown_error_decides_nothing() -> None:
-    found = verdict(Budget(max_latency_ms=2), found=latency(1.0, noise=0, origin="predicted"), allow_predicted=True)
+    found = verdict(Budget(max_latency_ms=2), found=prediction(1.0), allow_predicted=True)
     assert found.status == "INCONCLUSIVE"
     assert "unknown error" in found.reason
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgekd.core.events import Reporter
+from edgekd.core.report import LatencyReport
 from edgekd.errors import DeviceUnavailable
 from edgekd.gate.artifacts import baseline_of_run, read_run
 from edgekd.gate.baseline import Baseline, baseline_from_results
@@ -38,7 +39,7 @@ def accepted_bundle(
         EdgekdError: It does not open or run.
     """
     report = gate_bundle(request, reporter, profiler=profiler, clock_s=clock_s)
-    if report.latency is None or report.latency.origin != "measured":
+    if not isinstance(report.latency, LatencyReport):
         raise DeviceUnavailable(
             f"A baseline needs a measured latency, and {request.target} is for {report.device}, which is not here.",
             hint="run this on the device",

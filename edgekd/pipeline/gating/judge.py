@@ -181,7 +181,7 @@ def _elsewhere(case: _Case) -> GateReport:
         [CANDIDATE], "profile", {}, "candidates", ProfileReport,
         resources={"target": case.target}, reporter=case.reporter,
     )  # fmt: skip
-    latency = profile.entries[0].latency
+    latency = profile.entries[0].known
     first = judge(
         device=case.device,
         latency=latency,
