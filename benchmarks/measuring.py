@@ -38,6 +38,7 @@ from edgekd.runtimes.session import RUNTIMES
 from edgekd.testing.harness import make_context
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 
+PARTS = ("coverage", "same", "workers")
 CASES = [(phi, n) for phi in (0.0, 0.3, 0.5, 0.8) for n in (20, 40, 100, 300)]
 
 
@@ -148,7 +149,13 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=2000, help="series for each case of the coverage")
     parser.add_argument("--duration", type=float, default=1.5, help="seconds per engine of a comparison")
     parser.add_argument("--disturb", action="store_true", help="compute on and off in another process meanwhile")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do; default: all")
     args = parser.parse_args()
+    result: dict[str, Any] = {"edgekd": edgekd.__version__}
+    if "coverage" in args.parts:
+        ratios = args.simulated // 5
+        result["coverage"] = {"simulated": args.simulated, "cases": coverage(args.simulated)}
+        result["coverage_of_ratios"] = {"simulated": ratios, "cases": ratio_coverage(ratios)}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         ctx = make_context(Path(folder))
         bundle = toy_onnx_bundle(ctx.blobs, ctx.scratch, size=128)
@@ -156,20 +163,14 @@ def main() -> None:
             other = multiprocessing.get_context("fork").Process(target=_disturb, daemon=True)
             other.start()
             stack.callback(other.terminate)
-        before = state()
-        result = {
-            "edgekd": edgekd.__version__,
-            "device": fingerprint(
-                machine(), {n: str(RUNTIMES.get(n).availability().version) for n in ("onnxruntime",)}
-            ),
-            "disturbed": args.disturb,
-            "same_against_same": same_against_same(bundle, ctx.blobs, args.runs, args.duration),
-            "workers": workers(bundle, ctx.blobs, 10),
-            "load_1m": [before["load_1m"], round(os.getloadavg()[0], 2)],
-        }
-    ratios = args.simulated // 5
-    result["coverage"] = {"simulated": args.simulated, "cases": coverage(args.simulated)}
-    result["coverage_of_ratios"] = {"simulated": ratios, "cases": ratio_coverage(ratios)}
+        version = str(RUNTIMES.get("onnxruntime").availability().version)
+        result["device"] = fingerprint(machine(), {"onnxruntime": version})
+        result["disturbed"], result["load_1m"] = args.disturb, [state()["load_1m"]]
+        if "same" in args.parts:
+            result["same_against_same"] = same_against_same(bundle, ctx.blobs, args.runs, args.duration)
+        if "workers" in args.parts:
+            result["workers"] = workers(bundle, ctx.blobs, 10)
+        result["load_1m"].append(round(os.getloadavg()[0], 2))
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
