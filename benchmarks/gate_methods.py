@@ -33,7 +33,7 @@ from scipy.stats import t as student
 from edgekd.gate.questions import BASELINE, CANDIDATE, log_ratio
 from edgekd.gate.sequential import ALPHA, FIRST_SCALE, LEAST_SCALE
 from edgekd.gate.wealth import STAKES
-from edgekd.pipeline.gating.units import PLAN, bursts_of
+from edgekd.pipeline.gating.units import PLAN
 from edgekd.pipeline.single import workbench
 from edgekd.profiling.environment import machine
 from edgekd.profiling.measure import Profiler, Subject
@@ -72,7 +72,9 @@ def record(log: Path, seconds: float) -> None:
 def opened_unit(subjects: dict[str, Subject], rng: random.Random) -> float:
     """The log ratio of one unit, as the gate takes it."""
     reports: dict[str, Any] = Profiler().measure_interleaved(subjects, PLAN, seed=rng.getrandbits(32))
-    return log_ratio({name: bursts_of(report) for name, report in reports.items()})
+    return log_ratio(
+        {name: [[ns / 1e6 for ns in burst] for burst in report.rounds_ns] for name, report in reports.items()}
+    )
 
 
 def signs(deviations: Floats) -> Floats:

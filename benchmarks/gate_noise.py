@@ -42,9 +42,10 @@ from edgekd.gate.questions import BASELINE, CANDIDATE, log_ratio
 from edgekd.gate.sequential import ALPHA
 from edgekd.pipeline.gating.judge import gate_bundle
 from edgekd.pipeline.gating.request import GateRequest
-from edgekd.pipeline.gating.units import Engine, EngineUnits
+from edgekd.pipeline.gating.units import EngineUnits
 from edgekd.pipeline.single import workbench
 from edgekd.profiling.environment import machine
+from edgekd.profiling.isolated import Engine
 
 BLOCKS = {"equal": 20, "5 % slower": 21, "20 % slower": 24}
 WIDTH, SIZE = 32, 16

@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,11 +51,12 @@ class Worker:
 
     def __init__(self) -> None:
         self._bundle: ModelBundle | None = None
-        self._session: Session | None = None
+        self._sessions = ExitStack()
         self._before_mib: float | None = None
 
     def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Loads the engine: how long that took, and what the session says of itself."""
+        """Loads the engine in the place of an earlier one: how long that took, and what the session says of itself."""
+        self._sessions.close()
         self._request = request
         self._bundle = ModelBundle.from_json(request["bundle"])
         self._blobs = Files(request["files"])
@@ -66,9 +68,9 @@ class Worker:
         _forget_peak()
         self._before_mib = facts.memory_mib().get("now_mib")
         start = time.perf_counter()
-        self._session = self._opened(request["batch"])
+        session = self._sessions.enter_context(self._opened(request["batch"]))
         load_ms = (time.perf_counter() - start) * 1000
-        session, feeds = self._session, self._feeds
+        feeds = self._feeds
         self._timer = CallTimer(lambda: session.infer(feeds))
         return {"load_ms": load_ms, "session": session.environment()}
 

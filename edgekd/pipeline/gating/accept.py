@@ -14,8 +14,8 @@ from edgekd.gate.baseline import Baseline, baseline_from_results
 from edgekd.pipeline.gating.files import is_same_result, relative_bundle
 from edgekd.pipeline.gating.judge import gate_bundle
 from edgekd.pipeline.gating.request import GateRequest
+from edgekd.pipeline.gating.units import Opener
 from edgekd.pipeline.single import workbench
-from edgekd.profiling.measure import Profiler
 
 
 def accepted_bundle(
@@ -23,7 +23,7 @@ def accepted_bundle(
     file: Path,
     reporter: Reporter,
     *,
-    profiler: Profiler | None = None,
+    opener: Opener | None = None,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Baseline:
     """The baseline that a bundle sets, measured now.
@@ -31,14 +31,14 @@ def accepted_bundle(
     Args:
         request: The bundle and how to measure it; without limits.
         file: Where the baseline will be written, which the bundle's path is noted relative to.
-        profiler: Times the calls.
+        opener: Opens the engine; by default in a process of its own.
         clock_s: Decides when the time is up.
 
     Raises:
         DeviceUnavailable: The bundle is for another device than this one.
         EdgekdError: It does not open or run.
     """
-    report = gate_bundle(request, reporter, profiler=profiler, clock_s=clock_s)
+    report = gate_bundle(request, reporter, opener=opener, clock_s=clock_s)
     if not isinstance(report.latency, LatencyReport):
         raise DeviceUnavailable(
             f"A baseline needs a measured latency, and {request.target} is for {report.device}, which is not here.",

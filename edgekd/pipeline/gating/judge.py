@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekd.core.events import Reporter
 from edgekd.core.report import Check, Evaluation, EvaluationReport, LatencyReport, ProfileReport
-from edgekd.errors import UserError
+from edgekd.errors import Inconclusive, UserError
 from edgekd.gate.baseline import LATENCY_CHECK, Baseline, incomparable, incomparable_check, other_checks, tolerating
 from edgekd.gate.questions import BASELINE, CANDIDATE, LimitQuestion, PrecisionQuestion, Question, RatioQuestion
 from edgekd.gate.report import GateReport
@@ -18,10 +18,11 @@ from edgekd.gate.trial import Trial, latency_from_units, run_trial
 from edgekd.gate.verdict import LATENCY, accuracy_check, judge, size_check, verdict_from_checks
 from edgekd.pipeline.gating.device import host_fingerprint, runtime_of, target_of
 from edgekd.pipeline.gating.request import DEFAULT_REGRESSION, GateRequest
-from edgekd.pipeline.gating.units import Engine, EngineUnits
+from edgekd.pipeline.gating.units import EngineUnits, IsolatedOpener, Opener
 from edgekd.pipeline.single import Workbench, data_for, workbench
+from edgekd.profiling.agent.facts import throttled
 from edgekd.profiling.environment import state, warnings_from_states
-from edgekd.profiling.measure import Profiler
+from edgekd.profiling.isolated import Engine
 from edgekd.profiling.stage import MODEL_FILE
 from edgekd.targets.schema import Target
 
@@ -60,7 +61,7 @@ def gate_bundle(
     request: GateRequest,
     reporter: Reporter,
     *,
-    profiler: Profiler | None = None,
+    opener: Opener | None = None,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> GateReport:
     """Measures the bundle, and the baseline's in turns with it where there is one, and judges.
@@ -68,7 +69,7 @@ def gate_bundle(
     Args:
         request: What to judge, by what.
         reporter: Hears of the progress.
-        profiler: Times the calls.
+        opener: Opens the engines; by default in processes of their own.
         clock_s: Decides when the time is up.
 
     Raises:
@@ -82,7 +83,7 @@ def gate_bundle(
         target = target_of(request.target)
         device = host_fingerprint(target) if target.measured_here else target.name
         case = _Case(request=request, bench=bench, target=target, device=device, notes=notes, reporter=reporter)
-        return _measured(case, profiler or Profiler(), clock_s) if target.measured_here else _elsewhere(case)
+        return _measured(case, opener or IsolatedOpener(), clock_s) if target.measured_here else _elsewhere(case)
 
 
 def _accepted_bundle(request: GateRequest, notes: list[str]) -> Path | None:
@@ -103,7 +104,7 @@ def _accepted_bundle(request: GateRequest, notes: list[str]) -> Path | None:
     return path
 
 
-def _measured(case: _Case, profiler: Profiler, clock_s: Callable[[], float]) -> GateReport:
+def _measured(case: _Case, opener: Opener, clock_s: Callable[[], float]) -> GateReport:
     request = case.request
     engines = {
         name: Engine(bundle=bundle, runtime=runtime_of(bundle, case.target, request.runtime), threads=request.threads)
@@ -112,7 +113,7 @@ def _measured(case: _Case, profiler: Profiler, clock_s: Callable[[], float]) -> 
     before = state()
     questions = _questions(case)
     limited = any(isinstance(question, LimitQuestion) for question in questions)
-    units = EngineUnits(engines, case.bench.store.blobs, seed=request.seed or 0, profiler=profiler, clock_s=clock_s)
+    units = EngineUnits(engines, case.bench.store.blobs, seed=request.seed or 0, opener=opener, clock_s=clock_s)
     with closing(units):
         trial = run_trial(
             units,
@@ -123,7 +124,11 @@ def _measured(case: _Case, profiler: Profiler, clock_s: Callable[[], float]) -> 
             on_unit=lambda done: case.reporter.progress("gate, percent of the time", round(100 * done), 100),
         )
     case.reporter.progress("gate, percent of the time", 100, 100)
-    case.notes.extend(warnings_from_states(before, state(), trial.seconds))
+    after = state()
+    heat = throttled(before, after)
+    if heat is not None:
+        raise Inconclusive(f"{heat} Nothing was judged.", hint="cool it, lower its clocks, or measure for less long")
+    case.notes.extend(warnings_from_states(before, after, trial.seconds))
     return _report(case, trial, {name: latency_from_units(trial.units, name, r) for name, r in units.reports.items()})
 
 

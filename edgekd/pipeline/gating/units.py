@@ -3,7 +3,8 @@
 Where the weights of an engine come to lie in memory changes its speed by a part of a percent, and stays as long as it
 is open. Two copies of one engine then differ, steadily, and more rounds only make a test surer of a difference that
 does not exist. So the engines are opened anew in every unit; an engine that takes long to open stays open until it was
-measured for as long as opening took.
+measured for as long as opening took. Each engine lives in a process of its own, so that one that crashes or hangs ends
+the gate with a reason.
 """
 
 from __future__ import annotations
@@ -12,34 +13,57 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
+from pydantic import JsonValue
 
 from edgekd.core.blobs import Blobs
-from edgekd.core.bundle import ModelBundle
 from edgekd.core.report import LatencyReport
 from edgekd.errors import EdgekdError
 from edgekd.gate.questions import Unit
-from edgekd.profiling.measure import MeasurePlan, Profiler, Subject
-from edgekd.runtimes.session import open_bundle
+from edgekd.profiling.agent.loop import Timer, sample
+from edgekd.profiling.isolated import Engine
+from edgekd.profiling.measure import MeasurePlan, latency_report
+from edgekd.profiling.process import WorkerProcess, WorkerTimer
 
 PLAN = MeasurePlan(warmup_s=0.02, burst_s=0.01, min_rounds=6, max_rounds=10, duration_s=0.12, precision=1e-9)
 """A quarter of a second for two fast engines, six rounds for slow ones."""
 
+Opened = tuple[Timer, Mapping[str, JsonValue]]
+"""What times the calls, and what the session says of itself."""
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A bundle and how to run it.
 
-    Attributes:
-        bundle: What `open_bundle` opens.
-        runtime: Registry name.
-    """
+class Opener(Protocol):
+    """Opens engines by name; opening a name again closes what was open under it."""
 
-    bundle: ModelBundle
-    runtime: str
-    threads: int
+    def open(self, name: str, engine: Engine, blobs: Blobs) -> Opened:
+        """The engine, ready to be called; all engines are fed the same numbers.
+
+        Raises:
+            EdgekdError: It does not open.
+        """
+
+    def close(self) -> None:
+        """Closes all of them."""
+
+
+class IsolatedOpener:
+    """An `Opener` with one worker process for each name, which stays from one opening to the next."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._workers: dict[str, WorkerProcess] = {}
+
+    def open(self, name: str, engine: Engine, blobs: Blobs) -> Opened:
+        if name not in self._workers:
+            self._workers[name] = self._stack.enter_context(WorkerProcess(name, engine.runtime))
+        worker = self._workers[name]
+        session: dict[str, JsonValue] = worker.ask("open", engine.request(blobs, seed=0))["session"]
+        return WorkerTimer(worker), session
+
+    def close(self) -> None:
+        self._stack.close()
+        self._workers = {}
 
 
 class EngineUnits:
@@ -50,7 +74,8 @@ class EngineUnits:
         blobs: Finds their files.
         plan: Of one unit.
         seed: Of the order of opening and of the rounds.
-        clock_s: Decides when to open anew.
+        opener: Opens them.
+        clock_s: Decides when a unit ends, and when to open anew.
     """
 
     def __init__(
@@ -60,15 +85,14 @@ class EngineUnits:
         *,
         plan: MeasurePlan = PLAN,
         seed: int = 0,
-        profiler: Profiler | None = None,
-        clock_s: Callable[[], float] = time.perf_counter,
+        opener: Opener | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines, self._blobs, self._plan = engines, blobs, plan
         self._rng = random.Random(seed)
-        self._profiler = profiler or Profiler()
+        self._opener = opener or IsolatedOpener()
         self._clock_s = clock_s
-        self._stack = ExitStack()
-        self._subjects: dict[str, Subject] = {}
+        self._opened: dict[str, Opened] = {}
         self._opening_s = self._measuring_s = 0.0
         self.openings = 0
         self.reports: dict[str, LatencyReport] = {}
@@ -80,54 +104,41 @@ class EngineUnits:
         Raises:
             EdgekdError: An engine does not open or run.
         """
-        if not self._subjects or self._measuring_s >= self._opening_s:
+        if not self._opened or self._measuring_s >= self._opening_s:
             self._open()
         start = self._clock_s()
-        found = self._profiler.measure_interleaved(self._subjects, self._plan, seed=self._rng.getrandbits(32))
+        timers = {name: timer for name, (timer, _) in self._opened.items()}
+        found = sample(
+            timers, self._plan.loop, seed=self._rng.getrandbits(32), clock_ns=lambda: round(self._clock_s() * 1e9)
+        )
         self._measuring_s += self._clock_s() - start
-        for report in found.values():
-            if isinstance(report, EdgekdError):
-                raise report
-            _require_whole(report)
-        self.reports = {name: report for name, report in found.items() if isinstance(report, LatencyReport)}
-        return {name: bursts_of(report) for name, report in self.reports.items()}
+        for name, failure in found.failures.items():
+            cause = failure.__cause__
+            raise cause if isinstance(cause, EdgekdError) else EdgekdError(f"{name}: {failure}")
+        for name, samples in found.samples.items():
+            engine = self._engines[name]
+            self.reports[name] = latency_report(
+                samples,
+                runtime=engine.runtime,
+                precision=engine.precision,
+                threads=engine.threads,
+                batch=engine.batch,
+                session=self._opened[name][1],
+                asked=self._plan.precision,
+            )
+        return {
+            name: [[ns / 1e6 for ns in burst] for burst in samples.rounds_ns] for name, samples in found.samples.items()
+        }
 
     def close(self) -> None:
         """Closes the engines that are open."""
-        self._stack.close()
-        self._stack, self._subjects = ExitStack(), {}
+        self._opener.close()
+        self._opened = {}
 
     def _open(self) -> None:
-        self.close()
         start = self._clock_s()
         names = list(self._engines)
         self._rng.shuffle(names)
-        for name in names:
-            engine = self._engines[name]
-            session = self._stack.enter_context(
-                open_bundle(engine.bundle, self._blobs, engine.runtime, threads=engine.threads, batch=1)
-            )
-            shape = (1, *engine.bundle.model.preprocessing.input_shape)
-            # Ordinary numbers: zeros would let a runtime skip work. Both engines see the same ones.
-            feed = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-            self._subjects[name] = Subject(
-                session=session,
-                feeds={engine.bundle.inputs[0].name: feed},
-                runtime=engine.runtime,
-                precision=str(engine.bundle.tags.get("precision", "fp32")),
-                threads=engine.threads,
-            )
+        self._opened = {name: self._opener.open(name, self._engines[name], self._blobs) for name in names}
         self._opening_s, self._measuring_s = self._clock_s() - start, 0.0
         self.openings += 1
-
-
-def bursts_of(report: LatencyReport) -> list[list[float]]:
-    """The samples of a report by rounds, which all have the same number of calls."""
-    rounds = int(str(report.environment["rounds"]))
-    size = report.n // rounds
-    return [list(report.samples_ms[start : start + size]) for start in range(0, report.n, size)]
-
-
-def _require_whole(report: LatencyReport) -> None:
-    if len(report.samples_ms) != report.n:
-        raise AssertionError(f"a unit of {report.n} calls is longer than the samples that a report keeps")

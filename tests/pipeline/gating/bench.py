@@ -6,19 +6,19 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 
 from edgekd.core.blobs import Blobs, FolderBlobs
-from edgekd.core.bundle import ModelBundle
 from edgekd.core.events import RecordingReporter
 from edgekd.export.package import write_package
 from edgekd.gate.report import GateReport
 from edgekd.pipeline.gating.judge import gate_bundle
 from edgekd.pipeline.gating.request import GateRequest
-from edgekd.profiling.measure import Profiler
+from edgekd.pipeline.gating.units import Opened
+from edgekd.profiling.agent.loop import CallTimer
+from edgekd.profiling.isolated import Engine
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_graph, toy_onnx_bundle
 from tests.profiling.fakes import Clock, FakeSession
@@ -57,19 +57,19 @@ class Bench:
         self.costs_ms[_key((self.folder / name / "model.onnx").read_bytes())] = cost_ms
         return self.folder / name
 
-    def open(
-        self, bundle: ModelBundle, blobs: Blobs, runtime: str, *, threads: int | None = None, batch: int | None = None
-    ) -> Any:
-        """Stands for `open_bundle`."""
+    def open(self, name: str, engine: Engine, blobs: Blobs) -> Opened:
+        """Opens clockwork: a bench is an `Opener`."""
         self.opened += 1
         self.clock.now_ns += round(self.opening_ms * 1e6)
-        cost = self.costs_ms[_key(blobs.path(bundle.file("model.onnx")).read_bytes())]
-        return FakeSession(self.clock, lambda _: cost * self.noise())
+        cost = self.costs_ms[_key(blobs.path(engine.bundle.file("model.onnx")).read_bytes())]
+        session = FakeSession(self.clock, lambda _: cost * self.noise())
+        return CallTimer(lambda: session.infer({}), self.clock), session.environment()
+
+    def close(self) -> None:
+        """Clockwork needs no closing."""
 
     def gate(self, request: GateRequest) -> GateReport:
-        return gate_bundle(
-            request, RecordingReporter(), profiler=Profiler(self.clock), clock_s=lambda: self.clock.now_ns / 1e9
-        )
+        return gate_bundle(request, RecordingReporter(), opener=self, clock_s=lambda: self.clock.now_ns / 1e9)
 
 
 @pytest.fixture
@@ -77,9 +77,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A bench with one percent of noise."""
     rng = random.Random(0)
     made = Bench(folder=tmp_path, noise=lambda: 1 + 0.01 * rng.random())
-    monkeypatch.setattr("edgekd.pipeline.gating.units.open_bundle", made.open)
     monkeypatch.setattr("edgekd.pipeline.gating.judge.state", dict)
-    monkeypatch.setattr("gc.collect", lambda: 0)  # before every unit; slow in a process as large as a test run
     return made
 
 

@@ -117,13 +117,11 @@ def test_the_bundle_that_the_baseline_notes_is_measured_in_its_place(bench: Benc
 
 
 def accepted(bench: Bench, bundle: Path, file: Path) -> Baseline:
-    from edgekd.profiling.measure import Profiler
-
     return accepted_bundle(
         GateRequest(target=bundle),
         file,
         RecordingReporter(),
-        profiler=Profiler(bench.clock),
+        opener=bench,
         clock_s=lambda: bench.clock.now_ns / 1e9,
     )
 
