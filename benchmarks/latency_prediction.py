@@ -240,7 +240,8 @@ def main() -> None:
             for entry in job.result():
                 cases.append(entry)
                 show(entry)
-            write(args.out, sorted(cases, key=lambda c: (c["space"], c["device"], c["references"])), args.seeds)
+            ordered = sorted(cases, key=lambda c: (c["space"], c["device"], c["references"]))
+            write(args.out, ordered, args.seeds, done=all(other.done() for other in jobs))
 
 
 def devices_of(folder: Path, space: str) -> list[tuple[str, str]]:
@@ -254,11 +255,12 @@ def show(entry: dict[str, Any]) -> None:
         print(f"{label}{row['samples']:3} {row['sampling']:7} {row['model']:9} {values}", flush=True)
 
 
-def write(path: Path, cases: list[dict[str, Any]], seeds: int) -> None:
+def write(path: Path, cases: list[dict[str, Any]], seeds: int, *, done: bool) -> None:
     result = {
         "schema_version": 1,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
+        "complete": done,
         "networks_per_space": NETWORKS,
         "seeds": list(range(seeds)),
         "goals": {str(count): {metric: value} for count, (metric, value) in GOALS.items()},
