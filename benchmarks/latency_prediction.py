@@ -47,7 +47,7 @@ FAMILIES = {
     **dict.fromkeys(("gold", "silver"), "Xeon processors"),
     **dict.fromkeys(("essential", "pixel2"), "Snapdragon 835 phones"),
 }
-DEVELOPED_ON = ("1080ti", "titanx", "gold", "silver_4114", "raspi4", "samsung", "essential")
+DEVELOPED_ON = ("1080ti", "titanx_", "gold", "silver_4114", "raspi4", "samsung", "essential")
 
 
 def family(device: str) -> str:

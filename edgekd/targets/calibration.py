@@ -1,8 +1,8 @@
 """A latency model that was fitted on a device, kept beside its card: where it lies, and how the card takes it in.
 
-Cards that come with edgekd are read-only, so a calibration is a file of the user's: `$EDGEKD_CALIBRATIONS`, or
-`~/.config/edgekd/calibrations`, one per target. `load_target` puts its numbers in place of the card's, with their
-source, so that everything that predicts uses them and the keys of cached results change with them.
+Cards that come with edgekd are read-only, so a calibration is a file of the user's: in `$EDGEKD_CALIBRATIONS`, or in
+`edgekd/calibrations` of the user's cache folder, one per target. `load_target` puts its numbers in place of the card's,
+with their source, so that everything that predicts uses them and the keys of cached results change with them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Calibration(Schema):
 def calibration_folder() -> Path:
     """Where the user's calibrations lie."""
     named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".config" / "edgekd" / "calibrations"
+    if named:
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "edgekd" / "calibrations"
 
 
 def save_calibration(calibration: Calibration, folder: Path | None = None) -> Path:

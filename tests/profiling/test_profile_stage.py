@@ -15,6 +15,7 @@ from edgekd.core.stage import Context
 from edgekd.errors import UserError
 from edgekd.profiling.predict.nets import probe_nets
 from edgekd.profiling.stage import ProfileConfig, ProfileStage
+from edgekd.targets.latency import latency_model_from_target
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toys import toy_bundle, toy_recipe
 from tests.profiling.cards import card
@@ -126,12 +127,12 @@ def test_a_device_elsewhere_is_predicted_and_says_so(tmp_path: Path) -> None:
 def test_a_graph_without_a_module_is_predicted_from_its_operations(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, resources={"target": card(here=False)})
     bundle = onnx_bundle(ctx)
-    with_module = profile(ctx, [("graph", bundle)], ProfileConfig()).entries[0].prediction
     bundle = bundle.model_copy(update={"recipe": bundle.model.model_copy(update={"builder": "onnx"})})
-    bare = profile(ctx, [("graph", bundle)], ProfileConfig()).entries[0].prediction
-    assert with_module is not None
-    assert bare is not None
-    assert bare.median_ms == pytest.approx(with_module.median_ms, rel=0.01)
+    found = profile(ctx, [("graph", bundle)], ProfileConfig()).entries[0].prediction
+    costs = next(net.costs for net in probe_nets("fp32") if net.name.startswith("overhead"))
+    expected_ms = latency_model_from_target(card(here=False)).predict_ms(costs, "fp32")
+    assert found is not None
+    assert found.median_ms == pytest.approx(expected_ms, rel=0.01)
 
 
 def test_an_unknown_runtime_and_an_empty_port_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def local_measure(
     """
 
     def measure(paths: Mapping[str, Path]) -> Medians:
-        plan = MeasurePlan(warmup_s=0.05, burst_s=0.005, duration_s=duration_s, precision=0.02)
+        plan = MeasurePlan(warmup_s=0.05, burst_s=0.005, duration_s=duration_s, precision=0.04)
         with ExitStack() as stack:
             subjects = {}
             for name, path in paths.items():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgekd.core.events import RecordingReporter
-from edgekd.core.report import Budget
+from edgekd.core.report import Budget, PredictedLatency
 from edgekd.errors import UserError
 from edgekd.gate.artifacts import read_baseline
 from edgekd.gate.baseline import Baseline, baseline_from_results
@@ -143,9 +143,18 @@ def test_a_result_that_differs_by_noise_alone_leaves_the_baseline_as_it_is(bench
 
 def test_a_bundle_for_another_device_is_not_measured_here(bench: Bench) -> None:
     path = bench.package("board", 1.0, seed=1, target="jetson-orin-nano")
-    report = bench.gate(GateRequest(target=path, budget=Budget(max_latency_ms=5), allow_predicted=True))
+    report = bench.gate(GateRequest(target=path, budget=Budget(max_latency_ms=5)))
     assert report.status == "INCONCLUSIVE"
     assert "not measured on jetson-orin-nano" in report.reason
+    assert bench.opened == 0
+
+
+def test_a_prediction_passes_only_where_it_is_allowed_and_is_called_one(bench: Bench) -> None:
+    path = bench.package("board", 1.0, seed=1, target="jetson-orin-nano")
+    report = bench.gate(GateRequest(target=path, budget=Budget(max_latency_ms=5), allow_predicted=True))
+    assert report.status == "PASS"
+    assert report.checks[0].origin == "predicted"
+    assert isinstance(report.latency, PredictedLatency)
     assert bench.opened == 0
 
 
