@@ -13,7 +13,7 @@ from edgekd.core.report import CandidateLatency, Choice, Metric, Verdict
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.results import Results
 from edgekd.testing.toys import toy_recipe
-from tests.gate.results import accuracy, latency, profile
+from tests.gate.results import accuracy, latency, prediction, profile
 
 ENGINES = {
     # candidate: ms in ONNX Runtime, ms in OpenVINO
@@ -72,9 +72,8 @@ def results(metric: Metric = "top1", *, measured: bool = True, origin: str = "re
             runtime=runtime,
             precision="int8" if "int8" in name else "fp32",
             size_mib=1.0,
-            latency=latency(p50, origin="measured" if measured else "predicted").model_copy(
-                update={"runtime": runtime}
-            ),
+            latency=latency(p50).model_copy(update={"runtime": runtime}) if measured else None,
+            prediction=None if measured else prediction(p50).model_copy(update={"runtime": runtime}),
         )
         for name, pair in ENGINES.items()
         for runtime, p50 in zip(("onnxruntime", "openvino"), pair, strict=True)
