@@ -66,6 +66,7 @@ def test_a_board_gives_the_report_of_a_local_profile(
     assert "p50 ms" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.needs("sshd")
 def test_a_lab_is_one_table_in_which_a_board_that_fails_has_its_reason(
     board: LoopbackBoard, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

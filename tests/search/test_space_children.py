@@ -90,7 +90,10 @@ TIMM = [
 ]
 
 
-@pytest.mark.parametrize(("builder", "kwargs"), TIMM)
+@pytest.mark.parametrize(
+    ("builder", "kwargs"),
+    [pytest.param(*model, marks=pytest.mark.slow if "mobilenet" in model[0] else ()) for model in TIMM],
+)
 def test_models_of_timm_get_shallower_and_narrower_and_keep_the_teachers_weights(builder: str, kwargs: dict) -> None:
     task = task_of(recipe_of(builder, kwargs))
     space = ChildrenSpace(task)

@@ -83,6 +83,7 @@ def test_bundles_are_measured_on_the_board_and_come_home_as_measurements(
     assert "onnxruntime" in report.device
 
 
+@pytest.mark.slow
 def test_the_agent_and_the_models_are_sent_once_and_the_job_is_put_aside(
     board: LoopbackBoard, candidates: list[Candidate]
 ) -> None:
@@ -95,12 +96,14 @@ def test_the_agent_and_the_models_are_sent_once_and_the_job_is_put_aside(
     assert list(board.cache.glob("jobs/*")) == []
 
 
+@pytest.mark.slow
 def test_outputs_on_the_board_are_those_of_this_machine(board: LoopbackBoard, candidates: list[Candidate]) -> None:
     first, second = profile(candidates[:1]).outputs, profile(candidates[:1]).outputs
     assert first == second
     assert [len(values) for values in first["small@onnxruntime, 1 threads"]] == [4]
 
 
+@pytest.mark.slow
 def test_a_damaged_graph_is_an_entry_with_a_reason_and_no_measurement(board: LoopbackBoard, tmp_path: Path) -> None:
     bundles = [candidate(tmp_path, "good"), candidate(tmp_path, "damaged", content=b"no graph")]
     good, damaged = profile(bundles).report.entries
@@ -110,6 +113,7 @@ def test_a_damaged_graph_is_an_entry_with_a_reason_and_no_measurement(board: Loo
     assert "cannot load the model" in damaged.failure
 
 
+@pytest.mark.slow
 def test_two_jobs_at_once_are_queued_and_measured_one_after_the_other(board: LoopbackBoard, tmp_path: Path) -> None:
     bundles = [candidate(tmp_path, "first")]
     profile(bundles)  # installs the agent
@@ -149,6 +153,7 @@ def test_a_connection_that_breaks_is_taken_up_again_while_the_measurement_goes_o
     assert any("Trying again" in text for text in told(reporter))
 
 
+@pytest.mark.slow
 def test_a_measurement_whose_connection_stayed_lost_is_fetched_by_the_same_command_later(
     board: LoopbackBoard, candidates: list[Candidate]
 ) -> None:
