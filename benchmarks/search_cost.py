@@ -105,13 +105,14 @@ def main() -> None:
         Setting(proxy=proxy, draws=draws, images=images, workers=workers)
         for proxy, draws, images in (
             *((name, 1, arguments.batch) for name in ("diswot", "diswot-code")),
-            (default.proxy, default.seeds, default.batch_size),
+            (default.proxy, ranking_from_name(default.proxy).draws, default.batch_size),
         )
         for workers in ("1", "auto")
     ]
     summary: dict[str, Any] = {
         "benchmark": "search_cost",
-        "command": "python benchmarks/search_cost.py " + " ".join(sys.argv[1:]),
+        "command": "python benchmarks/search_cost.py",
+        "setting": {name: getattr(arguments, name) for name in ("s0", "cells", "block", "batch", "seed")},
         "machine": machine(),
         "versions": versions(),
         "seed": arguments.seed,

@@ -30,7 +30,7 @@ class SearchConfig(StageConfig):
         tournament: How many compete to be a parent in an evolution.
         generation: Students proposed at a time, before their scores are known. More keep more workers busy and learn
             more slowly; the result depends on it, and not on the number of workers.
-        seeds: Random draws of the weights, for proxies that depend on them.
+        seeds: Random draws of the weights, for proxies that depend on them; None takes as many as the ranking needs.
         batch_size: Images that proxies see.
         picks: How many students the report puts forward.
         channel_multiple: Widths are multiples of it.
@@ -47,7 +47,7 @@ class SearchConfig(StageConfig):
     population: int = Field(default=32, ge=2)
     tournament: int = Field(default=8, ge=1)
     generation: int = Field(default=16, ge=1)
-    seeds: int = Field(default=5, ge=1)
+    seeds: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=2)
     picks: int = Field(default=1, ge=1)
     channel_multiple: int = Field(default=8, ge=1)

@@ -16,9 +16,11 @@ class Ranking(Protocol):
 
     Attributes:
         summary: One line.
+        draws: Draws of the random weights that a search takes unless it is told: more tell less than they cost.
     """
 
     summary: ClassVar[str]
+    draws: ClassVar[int]
 
     @property
     def proxies(self) -> tuple[str, ...]:
@@ -40,6 +42,7 @@ class RankSum:
     """
 
     summary: ClassVar[str] = "the sum of the ranks of several proxies"
+    draws: ClassVar[int] = 5
 
     def __init__(self, proxies: Sequence[str]) -> None:
         self.proxies = tuple(proxies)

@@ -35,7 +35,7 @@ class SearchStage(Stage[SearchConfig]):
     """A report that ranks students of one space for this teacher, data and device."""
 
     name = "search"
-    version = 2
+    version = 3
     Config = SearchConfig
     ports: ClassVar = {"teacher": port(BundleKind.TORCH), "latency_model": port(BundleKind.REPORT, optional=True)}
     produces = BundleKind.REPORT
@@ -67,7 +67,7 @@ class SearchStage(Stage[SearchConfig]):
         settings = Settings(seed=ctx.seed, population=config.population, tournament=config.tournament)
         searcher = SEARCHERS.get(name)(terms.problem, settings)
         # The same draws of the teacher and the same images for every student.
-        seeds = range(ctx.seed, ctx.seed + config.seeds)
+        seeds = range(ctx.seed, ctx.seed + terms.seeds)
         scorer = scorer_spec_from_bundle(bundle, ctx.blobs, batch, proxies=terms.ranking.proxies, seeds=seeds)
         with closing(workers_from_text(ctx.execution.workers, scorer)) as workers:
             run_search(

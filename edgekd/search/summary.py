@@ -36,7 +36,7 @@ def report_from_search(name: str, searcher: Searcher, terms: Terms) -> SearchRep
     config, space, scored = terms.config, terms.space, searcher.scored
     if not scored:
         raise _nothing_scored(searcher, config)
-    found = standing(terms.ranking, scored, seeds=config.seeds)
+    found = standing(terms.ranking, scored, seeds=terms.seeds)
     evaluated = [_candidate(outcome, place, found, terms) for place, outcome in enumerate(scored)]
     places = sorted(
         range(len(scored)), key=lambda place: (-evaluated[place].score, evaluated[place].macs_m, evaluated[place].arch)
@@ -46,7 +46,7 @@ def report_from_search(name: str, searcher: Searcher, terms: Terms) -> SearchRep
         places=places,
         texts=[candidate.text for candidate in evaluated],
         chance=_chance(terms),
-        seeds=config.seeds,
+        seeds=terms.seeds,
         kept=terms.limit.kept,
     )
     return SearchReport(
@@ -54,7 +54,7 @@ def report_from_search(name: str, searcher: Searcher, terms: Terms) -> SearchRep
         searcher=name,
         ranking=config.proxy,
         proxies=terms.ranking.proxies,
-        seeds=config.seeds,
+        seeds=terms.seeds,
         budget_ms=config.budget_ms,
         limit=terms.limit.reason,
         within_limit=terms.limit.kept,
@@ -128,7 +128,7 @@ def _random(proxies: tuple[str, ...]) -> bool:
 def _chance(terms: Terms) -> Chance:
     if not _random(terms.ranking.proxies):
         return "none"
-    return "known" if terms.config.seeds > 1 else "unknown"
+    return "known" if terms.seeds > 1 else "unknown"
 
 
 def _nothing_scored(searcher: Searcher, config: SearchConfig) -> UserError:

@@ -27,6 +27,11 @@ class Terms:
     relative_error: float | None
 
     @property
+    def seeds(self) -> int:
+        """Draws of the random weights."""
+        return self.config.seeds or self.ranking.draws
+
+    @property
     def problem(self) -> Problem:
         """What searchers see of it."""
         return Problem(space=self.space, ranking=self.ranking, fits=self._fits, costs=self._costs)
