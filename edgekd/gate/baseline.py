@@ -10,6 +10,7 @@ from edgekd.core.report import METRIC_NAMES, Check, Evaluation, Latency, Latency
 from edgekd.core.schema import Schema
 from edgekd.core.text import mib, ms, percent, points
 from edgekd.errors import UserError
+from edgekd.gate.budget import ROUNDING
 
 BASELINE_SCHEMA_VERSION = 1
 LATENCY_CHECK = "latency against the baseline"
@@ -156,7 +157,7 @@ def _accuracy(baseline: Baseline, reached: float, accuracy: Evaluation | None) -
         return Check(name=name, status="INCONCLUSIVE", limit=limit, reason=reason)
     return Check(
         name=name,
-        status="PASS" if accuracy.value >= limit else "FAIL",
+        status="PASS" if accuracy.value >= limit - ROUNDING else "FAIL",
         value=accuracy.value,
         limit=limit,
         reason=f"{percent(accuracy.value)}, the baseline {percent(reached)} "

@@ -11,6 +11,8 @@ from edgekd.core.text import percent, points
 
 BETTER: dict[Metric, str] = {"top1": "more accurate", "agreement": "in better agreement with the teacher"}
 """What a candidate with a larger value is called."""
+ROUNDING = 1e-9
+"""Accuracies are ratios of counts: 299/300 less 296/300 is one point, and a little more in floating point."""
 
 
 class Loss(Schema):
@@ -25,6 +27,10 @@ class Loss(Schema):
     value: float
     low: float
     high: float
+
+    def keeps(self, limit: float) -> bool:
+        """Whether no more than `limit` was lost."""
+        return self.value <= limit + ROUNDING
 
 
 def loss_from_evaluations(candidate: Evaluation, reference: Evaluation | None, budget: Budget) -> Loss | None:

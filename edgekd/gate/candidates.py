@@ -103,7 +103,7 @@ def limit_missed(row: Row, budget: Budget, *, evaluated: bool) -> str | None:
     """
     if row.accuracy is None and (evaluated or row.candidate.precision == INT8):
         return f"its accuracy in {row.runtime} was not evaluated"
-    if budget.max_drop is not None and row.loss is not None and row.loss.value > budget.max_drop:
+    if budget.max_drop is not None and row.loss is not None and not row.loss.keeps(budget.max_drop):
         return f"{loss_text(row.loss, budget)}, the limit is {amount_text(budget.max_drop, budget)}"
     if budget.max_size_mib is not None and row.size_mib > budget.max_size_mib:
         return f"too large: {mib(row.size_mib)}, the limit is {mib(budget.max_size_mib)}"

@@ -90,7 +90,7 @@ def _worse_than_twin(row: Row, twins: Sequence[Row], budget: Budget) -> str | No
     if row.accuracy is None or best.accuracy is None:
         return None
     gap = loss_from_evaluations(row.accuracy, best.accuracy, budget)
-    if gap is None or (gap.value <= budget.max_drop if budget.max_drop is not None else gap.low <= 0):
+    if gap is None or (gap.keeps(budget.max_drop) if budget.max_drop is not None else gap.low <= 0):
         return None
     return f"INT8 is worse than its {best.candidate.precision} twin {best.name}: {loss_text(gap, budget)}"
 

@@ -161,7 +161,7 @@ def accuracy_check(accuracy: Evaluation | None, reference: Evaluation | None, bu
     if loss is None:
         reason = f"the teacher was not evaluated on the same split ({accuracy.split}), so the drop is not known"
         return Check(name=name, status="INCONCLUSIVE", limit=limit, reason=reason)
-    status: Status = "PASS" if loss.value <= limit else "FAIL"
+    status: Status = "PASS" if loss.keeps(limit) else "FAIL"
     images = f"{accuracy.n} {'generated' if accuracy.synthetic else accuracy.split} images"
     reason = (
         f"{percent(accuracy.value)} {METRIC_NAMES[accuracy.metric]} on {images}, {loss_text(loss, budget)}; "

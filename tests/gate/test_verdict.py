@@ -126,6 +126,13 @@ def test_a_drop_beyond_the_limit_fails_and_names_the_split() -> None:
     assert found.reason.startswith("A limit is missed: 89.5 % top-1 accuracy on 1000 test images, 0.5 points lost")
 
 
+def test_a_drop_of_exactly_the_limit_keeps_it_whatever_the_rounding() -> None:
+    lost = accuracy("chosen", 296 / 300, split="test")
+    teacher = accuracy("teacher-fp32", 299 / 300, split="test")
+    assert teacher.value - lost.value > 0.01, "or this shows nothing"
+    assert verdict(Budget(max_drop=0.01), reached=lost, reference=teacher).status == "PASS"
+
+
 def test_a_relative_drop_is_a_share_of_the_teacher() -> None:
     half = accuracy("chosen", 0.40, split="test")
     teacher = accuracy("teacher-fp32", 0.50, split="test")
