@@ -40,7 +40,7 @@ class Files:
         self._paths = paths
 
     def add(self, path: Path) -> NoReturn:
-        raise NotImplementedError("a measuring worker adds no blobs")
+        raise EdgekdError(f"A measuring worker keeps no files, and was asked to keep {path}.")
 
     def path(self, digest: Digest) -> Path:
         return Path(self._paths[digest])
