@@ -23,7 +23,8 @@ class Combined:
     committed evidence (`benchmarks/rank_correlation.py`). The power 2/3 in the capacity, and the caps, were chosen with
     the published accuracies of DisWOT's 64 ResNets in view. Floors keep one odd block from deciding alone (a block that
     only copies its input has a trainability of -1e6). Three draws ordered 240 of those cells about as well as five
-    did, in a trial that is not in the committed evidence. No score needs the teacher, images or labels, and scores of different calls can be compared.
+    did, in a trial that is not in the committed evidence. No score needs the teacher, images or labels, and scores of
+    different calls can be compared.
     """
 
     summary: ClassVar[str] = "capacity, less what isotropy, progressivity and trainability show to be spoilt; default"
