@@ -138,16 +138,7 @@ def request_from_flags(flags: dict[str, object]) -> Request:
     Raises:
         UserError: A value of the wrong form.
     """
-    shape = flags["input_shape"]
-    model = ModelSource(
-        path=absolute(str(flags["model"])),
-        arch=_text(flags["arch"]),
-        arch_kwargs=parse_assignments(_texts(flags["arch_args"]), "--arch-arg"),
-        input_shape=parse_input_shape(str(shape)) if shape else None,
-        preprocessing_overrides=_preprocessing_overrides(flags),
-        labels=_labels(flags["labels"]),
-        trust_pickle=bool(flags["trust_pickle"]),
-    )
+    model = model_source_from_flags(flags)
     budget = {
         "max_latency_ms": flags["max_latency_ms"],
         "percentile": int(str(flags["percentile"])),
@@ -167,6 +158,24 @@ def request_from_flags(flags: dict[str, object]) -> Request:
         data=data,
         budget=Budget.parse(budget, "the budget flags"),
         seed=int(str(flags["seed"])),
+    )
+
+
+def model_source_from_flags(flags: dict[str, object]) -> ModelSource:
+    """The model that the argument and the flags of `model_options` name.
+
+    Raises:
+        UserError: A value of the wrong form.
+    """
+    shape = flags["input_shape"]
+    return ModelSource(
+        path=absolute(str(flags["model"])),
+        arch=_text(flags["arch"]),
+        arch_kwargs=parse_assignments(_texts(flags["arch_args"]), "--arch-arg"),
+        input_shape=parse_input_shape(str(shape)) if shape else None,
+        preprocessing_overrides=_preprocessing_overrides(flags),
+        labels=_labels(flags["labels"]),
+        trust_pickle=bool(flags["trust_pickle"]),
     )
 
 

@@ -55,10 +55,10 @@ def start(
 ) -> int:
     """Plans or runs, prints the result, and returns the exit code of the verdict."""
     with live(reporter_for(job.output_format, job.verbosity)) as reporter:
-        return _start(job, _leaders(reporter), request, options, recipe)
+        return _start(job, leaders(reporter), request, options, recipe)
 
 
-def _leaders(reporter: Reporter) -> Reporter:
+def leaders(reporter: Reporter) -> Reporter:
     """The reporter on the leading process; under `torchrun` the others work in silence."""
     from edgekd.pipeline.execute import rank
 

@@ -66,9 +66,10 @@ def write_package(
     blobs: Blobs,
     folder: Path,
     *,
-    target: Target,
+    target: Target | None,
     versions: Mapping[str, str],
     extra: Mapping[str, str],
+    texts: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Writes a deployable folder and returns what is in it; the folder appears whole or not at all.
 
@@ -76,9 +77,10 @@ def write_package(
         bundle: ONNX, ENGINE or TORCH.
         blobs: Finds its files.
         folder: Where to; an earlier package there is replaced.
-        target: The device it is for.
+        target: The device it is for; None for a model on its way, a TORCH bundle.
         versions: Of the tools that made it, by name.
         extra: Facts for the manifest: which run, which node. README.txt tells of those that `package_readme` knows.
+        texts: More text files, by name.
 
     Raises:
         UserError: Not a model, or the folder holds something that is not a package.
@@ -90,7 +92,7 @@ def write_package(
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".package-", dir=folder.parent))
         try:
-            manifest = _fill(made, bundle, blobs, target, versions, extra)
+            manifest = _fill(made, bundle, blobs, target, versions, extra, texts or {})
             made.chmod(0o755)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -154,9 +156,10 @@ def _fill(
     made: Path,
     bundle: ModelBundle,
     blobs: Blobs,
-    target: Target,
+    target: Target | None,
     versions: Mapping[str, str],
     facts: Mapping[str, str],
+    more: Mapping[str, str],
 ) -> Manifest:
     for name, found in bundle.files.items():
         shutil.copyfile(blobs.path(found), made / name)
@@ -164,9 +167,11 @@ def _fill(
     texts = {
         BUNDLE_FILE: bundle.to_json() + "\n",
         "preprocessing.json": json.dumps(recipe.preprocessing.plain(), indent=2, sort_keys=True) + "\n",
-        "target.yaml": yaml.safe_dump(target.plain(), sort_keys=False, allow_unicode=True),
         "README.txt": package_readme(bundle, target, facts),
+        **more,
     }
+    if target is not None:
+        texts["target.yaml"] = yaml.safe_dump(target.plain(), sort_keys=False, allow_unicode=True)
     if recipe.labels:
         texts["labels.txt"] = "".join(f"{label}\n" for label in recipe.labels)
     for name, text in texts.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.preprocess import Preprocessing
+from edgekd.errors import EdgekdError
 from edgekd.export.engine import ENGINE_FILE, build_command
 from edgekd.runtimes.onnxruntime import FOLD_WEIGHTS
 from edgekd.targets.schema import Target
@@ -67,16 +68,17 @@ weights.safetensors holds a PyTorch state dict; bundle.json says which architect
 _NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torch": "PyTorch"}
 
 
-def package_readme(bundle: ModelBundle, target: Target, facts: Mapping[str, str]) -> str:
+def package_readme(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str]) -> str:
     """The text, for one bundle on one target.
 
     Args:
         bundle: ONNX, ENGINE or TORCH.
-        target: The device it is for.
+        target: The device it is for; None for a TORCH bundle, which runs nowhere yet.
         facts: Of these it tells `runtime` (registry name of the chosen one, which comes first), `threads` (that the
             latency was judged at), `latency` (`0.361 ms`) and `measured_on` (the device; absent for a prediction).
     """
-    title = f"{str(bundle.tags.get('precision', 'fp32')).upper()} image classifier for {target.name}"
+    title = f"{str(bundle.tags.get('precision', 'fp32')).upper()} image classifier"
+    title += " in PyTorch" if target is None else f" for {target.name}"
     parts = [
         f"{title}\n{'=' * len(title)}\n",
         _feeding(bundle, bundle.model.preprocessing),
@@ -112,9 +114,11 @@ def _classes(bundle: ModelBundle) -> str:
     return "the largest one is the class; labels.txt has one name per line, in the order of the logits."
 
 
-def _running(bundle: ModelBundle, target: Target, facts: Mapping[str, str]) -> list[str]:
+def _running(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str]) -> list[str]:
     if bundle.kind is BundleKind.TORCH:
         return [_TORCH]
+    if target is None:
+        raise EdgekdError("A deployable package needs the target that it is for.")
     chosen = facts.get("runtime")
     said = [] if chosen is None else [_chosen(chosen, facts)]
     if bundle.kind is BundleKind.ENGINE:

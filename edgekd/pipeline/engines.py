@@ -65,7 +65,7 @@ def draft_engines(
     exported = draft.add(
         f"{label}-fp32",
         "export",
-        {"opset": options.opset or _opset(situation.target), "atol": options.atol, "rtol": options.rtol},
+        {"opset": options.opset or best_opset(situation.target), "atol": options.atol, "rtol": options.rtol},
         {"model": model, "samples": samples},
     )
     found = [Candidate(node=exported, runtimes=runtimes)]
@@ -108,7 +108,7 @@ def _draft_int8(
                 {
                     "scheme": scheme,
                     "calib_method": options.calib_method,
-                    "reduce_range": _saturates(situation.target),
+                    "reduce_range": saturates(situation.target),
                 },
                 {"model": exported, "calibration": samples},
             ),
@@ -122,12 +122,12 @@ def _runtimes_with(situation: Situation, precision: str) -> tuple[str, ...]:
     return tuple(support.runtime for support in situation.runtimes if precision in support.precisions)
 
 
-def _opset(target: Target) -> int:
+def best_opset(target: Target) -> int:
     """The newest opset that all runtimes of the target read; TensorRT 8.6 (JetPack 5 and 6.0) stops at 17."""
     return 17 if target.support("tensorrt") is not None else 20
 
 
-def _saturates(target: Target) -> bool:
+def saturates(target: Target) -> bool:
     """Whether 8-bit products may overflow: x86 processors with AVX but without VNNI add pairs of them in 16 bits."""
     features = set(target.features)
     return target.kind == "cpu" and bool(features & AVX) and not features & VNNI

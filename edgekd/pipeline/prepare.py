@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-from edgekd.core.bundle import ModelBundle
+from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.events import Reporter
 from edgekd.core.stage import Resource
 from edgekd.core.store import Store
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
-from edgekd.errors import DeviceUnavailable
+from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.count import count_macs
-from edgekd.nn.load import load_model
 from edgekd.pipeline.request import SYNTHETIC, Request
 from edgekd.pipeline.situation import Situation, runtimes_of
+from edgekd.pipeline.sources import model_from_source
 from edgekd.targets.load import load_target
 
 
@@ -44,14 +41,21 @@ def prepare(request: Request, store: Store, reporter: Reporter) -> Situation:
     if dataset is not None and dataset.labelled and request.model.labels:
         # Folders sort their classes by name; the model's order is the one that counts.
         dataset = dataset.with_classes(request.model.labels)
-    teacher, trainable = _load_teacher(request, store, reporter)
+    loaded = model_from_source(request.model, store, reporter, seed=request.seed)
+    if loaded.bundle.kind is not BundleKind.TORCH:
+        raise UserError(
+            f"{request.model.path} holds an {loaded.bundle.kind.upper()} graph, and a compression starts from a "
+            "PyTorch model.",
+            hint="quantize or profile the graph itself: edgekd quantize, edgekd profile",
+        )
+    teacher = loaded.bundle
     if dataset is not None and dataset.labelled:
         teacher = _with_class_names(teacher, dataset)
     module = module_from_bundle(teacher, store.blobs)
     return Situation(
         teacher=teacher,
         teacher_macs=count_macs(module, teacher.model.preprocessing.input_shape),
-        trainable=trainable,
+        trainable=loaded.trainable,
         dataset=dataset,
         target=target,
         runtimes=runtimes,
@@ -64,26 +68,6 @@ def resources_of(situation: Situation) -> dict[str, Resource]:
     if situation.dataset is not None:
         resources["data"] = situation.dataset
     return resources
-
-
-def _load_teacher(request: Request, store: Store, reporter: Reporter) -> tuple[ModelBundle, bool]:
-    source = request.model
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
-        loaded = load_model(
-            Path(source.path),
-            arch=source.arch,
-            arch_kwargs=source.arch_kwargs,
-            input_shape=source.input_shape,
-            preprocessing=source.preprocessing,
-            preprocessing_overrides=source.preprocessing_overrides,
-            labels=source.labels,
-            trust_pickle=source.trust_pickle,
-            blobs=store.blobs,
-            scratch=Path(scratch),
-        )
-    for note in loaded.notes:
-        reporter.message(note)
-    return loaded.bundle, loaded.trainable
 
 
 def _with_class_names(teacher: ModelBundle, dataset: Dataset) -> ModelBundle:

@@ -7,17 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import JsonValue
 
-from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
+from edgekd.core.bundle import ModelBundle
 from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
 from edgekd.core.graph import Graph, Node
 from edgekd.core.plan import NodeReport
-from edgekd.core.preprocess import Preprocessing
-from edgekd.core.recipe import ModelRecipe
 from edgekd.core.report_io import REPORT_FILE, schema_from_json
 from edgekd.core.runner import Runner, RunSettings
 from edgekd.core.schema import Schema
@@ -27,8 +25,8 @@ from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
 from edgekd.errors import UserError
 from edgekd.export.package import MANIFEST_FILE, Manifest, read_package
+from edgekd.pipeline.sources import bundle_from_onnx
 from edgekd.pipeline.stages import STAGES
-from edgekd.runtimes.onnx_file import onnx_interface
 
 S = TypeVar("S", bound=Schema)
 
@@ -140,32 +138,4 @@ def _opened(path: Path, store: MemoryStore) -> tuple[ModelBundle, Origin]:
         return bundle, Origin.parse(known, f"{folder / MANIFEST_FILE}: facts")
     if not path.exists():
         raise UserError(f"No such file or folder: {path}.", hint="give a bundle folder or an .onnx file")
-    inputs, outputs = onnx_interface(path)
-    bundle = ModelBundle(
-        kind=BundleKind.ONNX,
-        inputs=inputs,
-        outputs=outputs,
-        files={"model.onnx": store.blobs.add(path)},
-        recipe=ModelRecipe(builder="onnx", preprocessing=_assumed_preprocessing(inputs, path)),
-        tags={"precision": "fp32", "scheme": ""},
-    )
-    return bundle, Origin()
-
-
-def _assumed_preprocessing(inputs: tuple[TensorSpec, ...], path: Path) -> Preprocessing:
-    """ImageNet's, or [-1, 1] for grey images, for a bare `.onnx` file carries none."""
-    shape: tuple[Any, ...] = inputs[0].shape if inputs else ()
-    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
-        raise UserError(
-            f"{path}: expected one image input (N, C, H, W) with known sizes, got {shape}.",
-            hint="export it with fixed height and width, or give an edgekd bundle",
-        )
-    channels, height, width = shape[1:]
-    if channels not in (1, 3):
-        raise UserError(
-            f"{path}: expected images of 1 or 3 channels, (N, C, H, W), got {shape}.",
-            hint="edgekd works on grey and colour images; export with the channels as the second axis",
-        )
-    if channels == 1:
-        return Preprocessing(size=(height, width), mean=(0.5,), std=(0.5,))
-    return Preprocessing(size=(height, width))
+    return bundle_from_onnx(path, store.blobs), Origin()

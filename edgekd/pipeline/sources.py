@@ -1,0 +1,175 @@
+"""From what a user names as a model to a bundle: a model file, a package that a verb wrote, a recipe, an ONNX graph.
+
+`edgekd.nn.load` reads files that other tools wrote; what edgekd itself writes is read here.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.blobs import Blobs
+from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
+from edgekd.core.digest import Digest
+from edgekd.core.events import Reporter
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.recipe import ModelRecipe
+from edgekd.core.store import Store
+from edgekd.errors import UserError
+from edgekd.export.package import read_package
+from edgekd.nn.build import is_trainable, module_from_recipe
+from edgekd.nn.load import LoadedModel, load_model
+from edgekd.nn.save import bundle_from_module
+from edgekd.pipeline.request import ModelSource
+from edgekd.runtimes.onnx_file import MODEL_FILE, onnx_interface
+
+RECIPE_SUFFIX = ".json"
+"""Of a recipe that `edgekd search` wrote for a pick: an architecture without weights."""
+ONNX_SUFFIX = ".onnx"
+
+_FLAGS = {
+    "arch": "--arch",
+    "arch_kwargs": "--arch-arg",
+    "input_shape": "--input-shape",
+    "preprocessing": "the preprocessing",
+    "preprocessing_overrides": "the flags of preprocessing (--mean, --std and so on)",
+    "labels": "--labels",
+    "trust_pickle": "--trust-pickle",
+}
+
+
+def model_from_source(source: ModelSource, store: Store, reporter: Reporter, *, seed: int) -> LoadedModel:
+    """The model that a source names, its files in the store; notes go to the reporter.
+
+    Args:
+        source: A model file, a folder that is a package or has one in `bundle/`, a recipe (`.json`), or an `.onnx`.
+        store: Takes the files.
+        reporter: Hears what was assumed.
+        seed: Of the weights of a recipe, which brings none.
+
+    Raises:
+        UserError: The source cannot be used, or flags say what the source itself says.
+    """
+    path = Path(source.path)
+    if path.is_dir():
+        loaded = _from_package(source, path, store)
+    elif path.suffix == RECIPE_SUFFIX and path.exists():
+        loaded = _from_recipe(source, path, store, seed)
+    elif path.suffix == ONNX_SUFFIX and path.exists():
+        loaded = _from_onnx(source, path, store)
+    else:
+        loaded = _from_file(source, path, store)
+    for note in loaded.notes:
+        reporter.message(note)
+    return loaded
+
+
+def bundle_from_onnx(path: Path, blobs: Blobs) -> ModelBundle:
+    """A bare `.onnx` file as a bundle, with the preprocessing that its input lets one assume.
+
+    Raises:
+        UserError: Not a graph, or one without a single image input of known size.
+    """
+    inputs, outputs = onnx_interface(path)
+    return ModelBundle(
+        kind=BundleKind.ONNX,
+        inputs=inputs,
+        outputs=outputs,
+        files={MODEL_FILE: blobs.add(path)},
+        recipe=ModelRecipe(builder="onnx", preprocessing=_assumed_preprocessing(inputs, path)),
+        tags={"precision": "fp32", "scheme": ""},
+    )
+
+
+def describes_itself(source: ModelSource) -> bool:
+    """Whether the source is of edgekd's own making, and so brings architecture and preprocessing."""
+    path = Path(source.path)
+    return path.is_dir() or path.suffix == RECIPE_SUFFIX
+
+
+def starts_fresh(source: ModelSource) -> bool:
+    """Whether the model has no trained weights, only an architecture."""
+    return Path(source.path).suffix == RECIPE_SUFFIX
+
+
+def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
+    _check_no_flags(source, "a package")
+    folder = path / "bundle" if (path / "bundle").is_dir() else path
+    bundle, files = read_package(folder)
+    if bundle.kind is BundleKind.ENGINE:
+        raise UserError(f"{folder} holds an engine of one device, which nothing can be made from.")
+    for digest in bundle.files.values():
+        store.blobs.add(files.path(Digest(digest)))
+    trainable = bundle.kind is BundleKind.TORCH and is_trainable(bundle.model)
+    return LoadedModel(bundle=bundle, trainable=trainable, notes=())
+
+
+def _from_recipe(source: ModelSource, path: Path, store: Store, seed: int) -> LoadedModel:
+    _check_no_flags(source, "a recipe")
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise UserError(f"{path} cannot be read as JSON: {err}", hint="give the student-N.json of a search") from err
+    recipe = ModelRecipe.parse(plain, str(path))
+    module = module_from_recipe(recipe, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+        bundle = bundle_from_module(module, recipe=recipe, blobs=store.blobs, scratch=Path(scratch))
+    note = f"{path} is an architecture without weights: they are drawn from seed {seed}."
+    return LoadedModel(bundle=bundle, trainable=True, notes=(note,))
+
+
+def _from_onnx(source: ModelSource, path: Path, store: Store) -> LoadedModel:
+    if source.arch is not None:
+        raise UserError(f"{path} holds its own architecture.", hint="leave out --arch")
+    bundle = bundle_from_onnx(path, store.blobs)
+    preprocessing = source.preprocessing_overrides.applied(source.preprocessing or bundle.model.preprocessing)
+    recipe = bundle.model.model_copy(update={"preprocessing": preprocessing, "labels": source.labels})
+    note = f"The file carries no preprocessing; used are mean {preprocessing.mean} and std {preprocessing.std}."
+    return LoadedModel(bundle=bundle.model_copy(update={"recipe": recipe}), trainable=False, notes=(note,))
+
+
+def _assumed_preprocessing(inputs: tuple[TensorSpec, ...], path: Path) -> Preprocessing:
+    """ImageNet's, or [-1, 1] for grey images, for a bare `.onnx` file carries none."""
+    shape: tuple[Any, ...] = inputs[0].shape if inputs else ()
+    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        raise UserError(
+            f"{path}: expected one image input (N, C, H, W) with known sizes, got {shape}.",
+            hint="export it with fixed height and width, or give an edgekd bundle",
+        )
+    channels, height, width = shape[1:]
+    if channels not in (1, 3):
+        raise UserError(
+            f"{path}: expected images of 1 or 3 channels, (N, C, H, W), got {shape}.",
+            hint="edgekd works on grey and colour images; export with the channels as the second axis",
+        )
+    if channels == 1:
+        return Preprocessing(size=(height, width), mean=(0.5,), std=(0.5,))
+    return Preprocessing(size=(height, width))
+
+
+def _from_file(source: ModelSource, path: Path, store: Store) -> LoadedModel:
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+        return load_model(
+            path,
+            arch=source.arch,
+            arch_kwargs=source.arch_kwargs,
+            input_shape=source.input_shape,
+            preprocessing=source.preprocessing,
+            preprocessing_overrides=source.preprocessing_overrides,
+            labels=source.labels,
+            trust_pickle=source.trust_pickle,
+            blobs=store.blobs,
+            scratch=Path(scratch),
+        )
+
+
+def _check_no_flags(source: ModelSource, what: str) -> None:
+    empty = ModelSource(path=source.path)
+    given = [flags for name, flags in _FLAGS.items() if getattr(source, name) != getattr(empty, name)]
+    if given:
+        raise UserError(
+            f"{source.path} is {what}, which holds its own architecture, preprocessing and labels.",
+            hint=f"leave out {', '.join(given)}",
+        )

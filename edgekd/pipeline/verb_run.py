@@ -1,0 +1,179 @@
+"""Runs a verb that does one thing to one model, and writes the result as a package that the next verb takes up."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.plan import NodeReport, Plan
+from edgekd.core.runner import Runner, RunSettings
+from edgekd.core.stage import Resource
+from edgekd.core.store import LocalStore
+from edgekd.data.dataset import Dataset
+from edgekd.data.sources import load_dataset
+from edgekd.export.package import require_replaceable, write_package
+from edgekd.nn.load import LoadedModel
+from edgekd.pipeline.deliver import versions_here
+from edgekd.pipeline.execute import Workspace, check_writable, rank
+from edgekd.pipeline.sources import describes_itself, model_from_source
+from edgekd.pipeline.stages import STAGES
+from edgekd.pipeline.verbs import MODEL, TEACHER, VerbRequest, graph_of
+from edgekd.targets.load import load_target
+
+METRICS_FILE = "metrics.json"
+METRICS_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerbOutcome:
+    """What a verb left behind.
+
+    Attributes:
+        main: Of the node that did what the verb says.
+        decisions: Of all nodes, in their order.
+        folder: The package.
+        next_steps: (what it does, command).
+    """
+
+    main: NodeReport
+    decisions: tuple[str, ...]
+    folder: Path
+    next_steps: tuple[tuple[str, str], ...]
+
+
+class VerbRun:
+    """One request in a workspace, opened and drawn as a graph: look at its plan, then execute it.
+
+    Args:
+        workspace: Where; its `out` becomes the package.
+        request: What was asked.
+
+    Raises:
+        UserError: Models, data or a target that cannot be used or do not fit, or a place that holds other things.
+    """
+
+    def __init__(self, workspace: Workspace, request: VerbRequest) -> None:
+        self.workspace = workspace
+        self.request = request
+        require_replaceable(workspace.out)
+        check_writable(workspace.out.parent, workspace.store)
+        self.store = LocalStore(workspace.store)
+        self.target = None if request.target is None else load_target(request.target)
+        model = model_from_source(request.model, self.store, workspace.reporter, seed=request.seed)
+        self._inputs = {MODEL: model.bundle}
+        teacher = self._teacher(model)
+        if teacher is not None:
+            self._inputs[TEACHER] = teacher
+        self._dataset = self._data(teacher or model.bundle)
+        self._drawn = graph_of(request, model.bundle, teacher, self._dataset, self.target)
+
+    def plan(self) -> Plan:
+        """What `execute` would do, and why; changes nothing."""
+        return self._runner().plan(self._drawn.graph, self._inputs, self._settings())
+
+    def execute(self) -> VerbOutcome | None:
+        """Runs the stages and writes the package; None on the ranks of a distributed run that follow.
+
+        Raises:
+            EdgekdError: What a stage raised; everything finished before it is kept.
+        """
+        run = self._runner().run(self._drawn.graph, self._inputs, self._settings())
+        if rank() > 0:
+            return None
+        decisions = tuple(sentence for node in run.nodes for sentence in node.decisions)
+        metrics = {
+            "schema_version": METRICS_SCHEMA_VERSION,
+            "request": self.request.plain(),
+            "stages": {node.name: node.metrics for node in run.nodes},
+            "decisions": list(decisions),
+        }
+        result = run.bundle(self._drawn.result)
+        write_package(
+            result,
+            self.store.blobs,
+            self.workspace.out,
+            target=self.target,
+            versions=versions_here(),
+            extra=self._facts(),
+            texts={METRICS_FILE: json.dumps(metrics, indent=1) + "\n"},
+        )
+        return VerbOutcome(
+            main=run.node(self._drawn.main),
+            decisions=decisions,
+            folder=self.workspace.out,
+            next_steps=self._next_steps(result),
+        )
+
+    def _teacher(self, model: LoadedModel) -> ModelBundle | None:
+        source = self.request.teacher
+        if source is None:
+            return None
+        if not describes_itself(source) and not (source.arch or "").startswith("timm:"):
+            # A bare state dict does not say what images it was trained on; a teacher sees what its student sees.
+            source = source.model_copy(update={"preprocessing": model.bundle.model.preprocessing})
+        return model_from_source(source, self.store, self.workspace.reporter, seed=self.request.seed).bundle
+
+    def _data(self, judge: ModelBundle) -> Dataset | None:
+        """The data, its labels numbered as the logits of the one who knows them."""
+        if self.request.data is None:
+            return None
+        dataset = load_dataset(self.request.data, seed=self.request.seed)
+        if not dataset.labelled:
+            return dataset
+        if judge.model.labels:
+            dataset = dataset.with_classes(judge.model.labels)
+        classes = judge.outputs[0].shape[-1]
+        if isinstance(classes, int):
+            dataset.check_classes(classes)
+        return dataset
+
+    def _facts(self) -> dict[str, str]:
+        facts = {
+            "verb": self.request.verb,
+            "model": Path(self.request.model.path).name,
+            "seed": str(self.request.seed),
+        }
+        if self._dataset is not None:
+            facts["data"] = self._dataset.digest
+        return facts
+
+    def _next_steps(self, result: ModelBundle) -> tuple[tuple[str, str], ...]:
+        out, data = str(self.workspace.out), self.request.data or "DATA"
+        if result.kind is not BundleKind.TORCH:
+            return (("Measure it", shlex.join(["edgekd", "profile", out])),)
+        steps = []
+        if self.request.verb == "prune":
+            recover = ["edgekd", "distill", out, "--teacher", self.request.model.path, "--data", data]
+            steps.append(("Let it recover, taught by the whole network", shlex.join([*recover, *_arch_flags(self)])))
+        compress = ["edgekd", "quantize", out, "--target", self.request.target or "host", "--data", data]
+        steps.append(("Quantize it for a device", shlex.join([*compress, "-o", f"{out}-int8"])))
+        return tuple(steps)
+
+    def _runner(self) -> Runner:
+        return Runner(STAGES, self.store, role="follower" if rank() > 0 else "leader")
+
+    def _settings(self) -> RunSettings:
+        resources: dict[str, Resource] = {}
+        if self.target is not None:
+            resources["target"] = self.target
+        if self._dataset is not None:
+            resources["data"] = self._dataset
+        return RunSettings(
+            seed=self.request.seed,
+            resources=resources,
+            execution=self.workspace.execution,
+            reporter=self.workspace.reporter,
+            rebuild=self.workspace.rebuild,
+        )
+
+
+def _arch_flags(run: VerbRun) -> list[str]:
+    """The flags that say of a teacher what was said of the model."""
+    source = run.request.model
+    flags = [] if source.arch is None else ["--teacher-arch", source.arch]
+    for name, value in source.arch_kwargs.items():
+        flags += ["--teacher-arch-arg", f"{name}={json.dumps(value)}"]
+    return flags

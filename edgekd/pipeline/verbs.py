@@ -1,0 +1,169 @@
+"""The graphs of the verbs that do one thing to one model: `distill`, `prune`, `quantize` and `export`.
+
+A compression chains the same stages and chooses among what they give; here the user does. Nothing is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.graph import Graph, Node
+from edgekd.core.schema import Schema
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.pipeline.engines import best_opset, saturates
+from edgekd.pipeline.request import ModelSource, Options
+from edgekd.pipeline.sources import starts_fresh
+from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
+from edgekd.targets.latency import latency_model_from_target
+from edgekd.targets.schema import Target
+
+Verb = Literal["distill", "prune", "quantize", "export"]
+MODEL, TEACHER = "model", "teacher"
+SAMPLES = "calibration"
+
+
+class VerbRequest(Schema):
+    """What such a verb was asked.
+
+    Attributes:
+        verb: Which one; also the stage and the node that does it.
+        model: What it is done to.
+        teacher: Of `distill`; None trains with the labels alone.
+        data: See `edgekd.data.sources.load_dataset`; None where none is needed.
+        target: The device that the result is for; None for a PyTorch model on its way.
+        training: How `distill` trains; of the options, those that concern a training.
+        config: Fields of the stage's config, which come before all else; those left open take the stage's own or the
+            target's.
+        calibration: Fields of the calibration node's config, of `quantize` and `export`.
+        half: Whether `export` goes on to FP16.
+        seed: The only source of randomness.
+    """
+
+    verb: Verb
+    model: ModelSource
+    teacher: ModelSource | None = None
+    data: str | None = None
+    target: str | None = None
+    training: Options = Field(default_factory=Options)
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    calibration: dict[str, JsonValue] = Field(default_factory=dict)
+    half: bool = False
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerbGraph:
+    """A graph, the node whose result is delivered, and the node that does what the verb says."""
+
+    graph: Graph
+    result: str
+    main: str
+
+
+def graph_of(
+    request: VerbRequest,
+    model: ModelBundle,
+    teacher: ModelBundle | None,
+    dataset: Dataset | None,
+    target: Target | None,
+) -> VerbGraph:
+    """The graph that answers a request about opened models.
+
+    Raises:
+        UserError: A model of the wrong kind, or data that the verb needs and does not have.
+    """
+    wanted = {"prune", "distill", "export"}
+    if request.verb in wanted and model.kind is not BundleKind.TORCH:
+        raise UserError(
+            f"{request.model.path} holds an {model.kind.upper()} graph, and `{request.verb}` takes a PyTorch model.",
+            hint="give the package or the model file that the graph was exported from",
+        )
+    nodes = {
+        "distill": _distill, "prune": _prune, "quantize": _quantize, "export": _export,
+    }[request.verb](request, model, dataset, target)  # fmt: skip
+    inputs = {MODEL: model.kind} | ({} if teacher is None else {TEACHER: teacher.kind})
+    return VerbGraph(graph=Graph(inputs=inputs, nodes=tuple(nodes)), result=nodes[-1].name, main=request.verb)
+
+
+def _distill(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
+    if dataset is None:
+        raise UserError("Training needs images.", hint="--data FOLDER_OR_NPZ")
+    images, fresh = len(dataset.train), starts_fresh(request.model)
+    defaults = train_config(
+        request.training,
+        epochs=epochs_for(request.training, images) if fresh else recover_epochs_for(request.training, images),
+        fresh=fresh,
+        size=model.model.preprocessing.size,
+        images=images,
+    )
+    inputs = {"student": (f"@{MODEL}",)} | ({} if request.teacher is None else {"teacher": (f"@{TEACHER}",)})
+    return [Node(name="distill", stage="distill", config=defaults | request.config, inputs=inputs)]
+
+
+def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
+    defaults: dict[str, JsonValue] = {}
+    if target is not None:
+        defaults["channel_multiple"] = target.channel_multiple
+        if "budget_ms" in request.config:
+            defaults["latency_model"] = latency_model_from_target(target).plain()
+    return [Node(name="prune", stage="prune", config=defaults | request.config, inputs={"model": (f"@{MODEL}",)})]
+
+
+def _quantize(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
+    target = _needed(target)
+    config = {"reduce_range": saturates(target)} | request.config
+    if "scheme" not in config:
+        config["scheme"] = _scheme_for(target)
+    if dataset is None and config["scheme"] != "weight-only":
+        raise UserError(
+            f"The scheme {config['scheme']!r} finds the ranges of activations on images, and there are none.",
+            hint="--data FOLDER_OR_NPZ (a few hundred images do), or --scheme weight-only",
+        )
+    nodes = _samples(request, dataset)
+    source = f"@{MODEL}"
+    if model.kind is BundleKind.TORCH:
+        nodes.append(_exported("export", {"opset": best_opset(target)}, dataset))
+        source = "export"
+    inputs = {"model": (source,)} | ({"calibration": (SAMPLES,)} if dataset is not None else {})
+    return [*nodes, Node(name="quantize", stage="quantize", config=config, inputs=inputs)]
+
+
+def _export(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
+    config = {"opset": best_opset(_needed(target))} | request.config
+    nodes = [*_samples(request, dataset), _exported("export", config, dataset)]
+    if request.half:
+        inputs = {"model": ("export",)} | ({"samples": (SAMPLES,)} if dataset is not None else {})
+        nodes.append(Node(name="fp16", stage="fp16", inputs=inputs))
+    return nodes
+
+
+def _samples(request: VerbRequest, dataset: Dataset | None) -> list[Node]:
+    if dataset is None:
+        return []
+    config = {"method": "stratified" if dataset.labelled else "random"} | request.calibration
+    return [Node(name=SAMPLES, stage="calibration", config=config, inputs={"model": (f"@{MODEL}",)})]
+
+
+def _exported(name: str, config: Mapping[str, Any], dataset: Dataset | None) -> Node:
+    inputs = {"model": (f"@{MODEL}",)} | ({"samples": (SAMPLES,)} if dataset is not None else {})
+    return Node(name=name, stage="export", config=dict(config), inputs=inputs)
+
+
+def _needed(target: Target | None) -> Target:
+    if target is None:
+        raise UserError("It matters for which device.", hint="--target host; see `edgekd targets`")
+    return target
+
+
+def _scheme_for(target: Target) -> str:
+    """The scheme of the target's first runtime that has INT8."""
+    for support in target.runtimes:
+        if support.scheme is not None:
+            return support.scheme
+    raise UserError(f"No runtime of {target.name} runs INT8.", hint="choose a form: --scheme ort-u8s8, for example")

@@ -1,0 +1,161 @@
+"""`edgekd distill`, `prune`, `quantize` and `export`: each takes what the one before wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekd.cli.app import exit_code_of
+from edgekd.cli.verb import nested
+from edgekd.core.bundle import BundleKind
+from edgekd.core.recipe import ModelRecipe
+from edgekd.export.package import read_package
+from edgekd.nn.build import module_from_bundle, module_from_recipe
+from edgekd.nn.count import count_macs
+from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toys import toy_recipe
+
+SIZE = 8
+KWARGS = {"depths": [1, 1], "widths": [16, 16, 32], "classes": 4, "in_channels": 3}
+ARCH = [
+    "--arch", "edgekd:residual", "--arch-arg", "depths=[1, 1]", "--arch-arg", "widths=[16, 16, 32]",
+    "--arch-arg", "classes=4", "--arch-arg", "in_channels=3", "--input-shape", f"3x{SIZE}x{SIZE}",
+    "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5",
+]  # fmt: skip
+TEACHER = [
+    "--teacher", "model.pt", "--teacher-arch", "edgekd:residual", "--teacher-arch-arg", "depths=[1, 1]",
+    "--teacher-arch-arg", "widths=[16, 16, 32]", "--teacher-arch-arg", "classes=4", "--teacher-arch-arg",
+    "in_channels=3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher's state dict, an architecture of a search, labelled images, and a pruned package."""
+    folder = tmp_path_factory.mktemp("verbs")
+    recipe = toy_recipe(size=SIZE).model_copy(update={"kwargs": KWARGS})
+    torch.save(module_from_recipe(recipe).state_dict(), folder / "model.pt")
+    small = recipe.model_copy(update={"kwargs": KWARGS | {"widths": [8, 8, 16]}})
+    (folder / "student-1.json").write_text(json.dumps(small.plain()))
+    data, p = toy_dataset(n=240, size=SIZE), recipe.preprocessing
+    rows = np.arange(len(data.train))
+    assert data.train.labels is not None
+    np.savez(folder / "data.npz", images=data.train.images(rows, p), labels=data.train.labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert exit_code_of(["prune", "model.pt", *ARCH, "--keep", "0.6", "channel_multiple=4", "-q"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the world to work in."""
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def macs_of(package: Path) -> int:
+    bundle, files = read_package(package)
+    return count_macs(module_from_bundle(bundle, files), bundle.model.preprocessing.input_shape)
+
+
+def test_a_pruned_package_rebuilds_and_is_smaller_than_the_model(world: Path) -> None:
+    whole = module_from_recipe(toy_recipe(size=SIZE).model_copy(update={"kwargs": KWARGS}))
+    assert macs_of(world / "pruned") <= 0.6 * count_macs(whole, (3, SIZE, SIZE))
+
+
+def test_a_package_keeps_the_metrics_and_the_request_of_its_verb(world: Path) -> None:
+    found = json.loads((world / "pruned" / "metrics.json").read_text())
+    assert found["stages"]["prune"]["macs_kept"] <= 0.6
+    assert found["request"]["verb"] == "prune"
+    assert "metrics.json" in json.loads((world / "pruned" / "manifest.json").read_text())["files"]
+
+
+def test_a_pruned_package_recovers_with_its_shape(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = exit_code_of(
+        ["distill", "pruned", *TEACHER, "--data", "data.npz", "--epochs", "1", "--batch-size", "32", "-o", "recovered"]
+    )
+    assert code == 0
+    assert macs_of(here / "recovered") == macs_of(here / "pruned")
+    assert "accuracy_select" in capsys.readouterr().out
+    before, after = (read_package(here / name)[0].file("weights.safetensors") for name in ("pruned", "recovered"))
+    assert before != after
+
+
+def test_a_searched_architecture_is_trained_from_random_weights(here: Path) -> None:
+    fields = ["augment.flip=false", "teacher_views=1", "--epochs", "1", "--batch-size", "32"]
+    assert exit_code_of(["distill", "student-1.json", *TEACHER, "--data", "data.npz", *fields, "-q"]) == 0
+    request = json.loads((here / "distilled" / "metrics.json").read_text())["request"]
+    assert request["config"] == {"augment": {"flip": False}, "teacher_views": 1}
+    recipe = ModelRecipe.parse(json.loads((here / "student-1.json").read_text()), "student")
+    assert read_package(here / "distilled")[0].model.kwargs == recipe.kwargs
+
+
+def test_a_package_is_quantized_for_this_machine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quantize = ["quantize", "pruned", "--data", "data.npz", "--calib-samples", "16", "--scheme", "ort-u8s8"]
+    assert exit_code_of(quantize) == 0
+    bundle, _ = read_package(here / "quantized")
+    assert (bundle.kind, bundle.tags["precision"]) == (BundleKind.ONNX, "int8")
+    printed = capsys.readouterr().out
+    assert "sqnr_db" in printed
+    assert "edgekd profile quantized" in printed
+
+
+def test_an_exported_package_can_be_quantized_too(here: Path) -> None:
+    assert exit_code_of(["export", "pruned", "-q"]) == 0
+    quantize = ["quantize", "exported", "--data", "data.npz", "--calib-samples", "16", "--scheme", "ort-u8s8", "-q"]
+    assert exit_code_of(quantize) == 0
+    bare = ["quantize", "exported/model.onnx", "--scheme", "weight-only", "-q", "-o", "bare"]
+    assert exit_code_of(bare) == 0
+    assert read_package(here / "bare")[0].tags["scheme"] == "weight-only"
+
+
+def test_an_export_in_half_precision_ends_with_the_half_precision_graph(here: Path) -> None:
+    assert exit_code_of(["export", "pruned", "--precision", "fp16", "--target", "jetson", "-q"]) == 0
+    assert read_package(here / "exported")[0].tags["precision"] == "fp16"
+
+
+def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["export", "pruned", "--dry-run"]) == 0
+    assert "export" in capsys.readouterr().out
+    assert not (here / "exported").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["prune", "model.pt", *ARCH, "macs_kept=0.5"], "macs_keep"),
+        (["prune", "model.pt", *ARCH, "--max-latency-ms", "1"], "give --target"),
+        (["distill", "pruned", "--data", "nowhere.npz"], "nowhere.npz"),
+        (["quantize", "pruned", "--scheme", "ort-u8s8"], "--data"),
+        (["prune", "pruned", "--arch", "timm:resnet18"], "holds its own architecture"),
+        (["compress", "exported", "--target", "host"], "exported"),
+        (["distill", "student-1.json", "--teacher", "pruned", "--data", "data.npz", "-o", "."], "not a package"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_reason(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str], said: str
+) -> None:
+    assert exit_code_of([*command, "-q"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_graph_is_no_model_to_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["export", "pruned", "-q"]) == 0
+    assert exit_code_of(["prune", "exported", "-q"]) == 2
+    assert "takes a PyTorch model" in capsys.readouterr().err
+    assert exit_code_of(["compress", "exported", "--target", "host", "-q"]) == 2
+    assert "starts from a PyTorch model" in capsys.readouterr().err
+
+
+def test_dotted_keys_reach_inner_fields() -> None:
+    assert nested({"augment.flip": False, "augment.pad_px": 2, "lr": 1}) == {
+        "augment": {"flip": False, "pad_px": 2},
+        "lr": 1,
+    }
