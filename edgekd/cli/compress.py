@@ -122,8 +122,9 @@ engine_options = section(
 def compress(**flags: object) -> int:
     """Compress MODEL.PT for a device: search, distil, prune, quantize, export, measure and judge.
 
-    MODEL.PT is a torch.export program (.pt2), or a state dict (torch.save or safetensors) with --arch. Results:
-    OUT/bundle (what deploys), OUT/report.html, OUT/metrics.json and OUT/resolved.yaml, which `edgekd run` takes.
+    MODEL.PT is a torch.export program (.pt2), a state dict (torch.save or safetensors) with --arch, or a package that
+    `distill` or `prune` wrote. Results: OUT/bundle (what deploys), OUT/report.html, OUT/metrics.json and
+    OUT/resolved.yaml, which `edgekd run` takes.
     """
     from edgekd.cli.work import Job, start
 

@@ -23,7 +23,8 @@ class SectionedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            # Arguments stand in the usage line and are explained in the text.
+            if record is not None and not isinstance(parameter, click.Argument):
                 sections.setdefault(getattr(parameter, SECTION, "Other"), []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from edgekd.cli.compress import compress, options_from_flags, request_from_flags
 from edgekd.cli.options import parse_counts
+from edgekd.cli.run import run
 from edgekd.errors import UserError
 from edgekd.nn.overrides import PreprocessingOverrides
 
@@ -41,3 +42,10 @@ def test_preprocessing_flags_keep_what_they_say_and_ask_for_no_size() -> None:
 def test_the_help_says_what_the_tolerances_are_relative_to() -> None:
     helped = " ".join(CliRunner().invoke(compress, ["--help"]).output.split())
     assert "tolerance relative to the spread of the logits" in helped
+
+
+def test_the_help_of_a_verb_lists_options_only_and_the_rest_last() -> None:
+    helped = CliRunner().invoke(run, ["--help"]).output
+    headings = [line.rstrip(":") for line in helped.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Main", "Running", "Other"]
+    assert "--help" in helped.rstrip().splitlines()[-1]
