@@ -43,6 +43,8 @@ class TrainConfig(StageConfig):
         objectives: Several objectives with weights and schedules, in place of the four options of the short form.
         teacher_views: With a teacher: number of different views of each image. Its outputs are computed once per view
             and kept, so that later epochs cost the student alone. 0: a new view each epoch, and a live teacher.
+        teacher_cache_mib: Most that is kept of them; for views that do not fit the teacher is asked in each epoch. None
+            keeps all, as long as the disk has room.
         ema_decay: Trains as usual and keeps the exponential moving average of the weights; BatchNorm statistics are
             gathered anew for it. 0.999 for long trainings.
         precision: `bf16-mixed` pays on GPUs, and on CPUs with AMX or AVX512-BF16 instructions.
@@ -69,6 +71,7 @@ class TrainConfig(StageConfig):
     distill_warmup_epochs: int | None = Field(default=None, ge=0)
     objectives: tuple[TermConfig, ...] = ()
     teacher_views: int = Field(default=0, ge=0)
+    teacher_cache_mib: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"
     channels_last: bool = True
