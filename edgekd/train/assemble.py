@@ -31,6 +31,7 @@ from edgekd.train.projection import WeightProjection
 from edgekd.train.signals import SignalSource
 from edgekd.train.teacher import Teacher
 from edgekd.train.teacher_cache import TeacherCache
+from edgekd.train.timm import Mixing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,12 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         checkpoints=Checkpoints(job.ctx.scratch, fingerprint, job.ctx.reporter, job.rhythm),
         reporter=job.ctx.reporter,
         seed=job.ctx.seed,
+        mixing=_mixing(config, student.spec().classes),
     )
+
+
+def _mixing(config: TrainConfig, classes: int) -> Mixing | None:
+    return Mixing(mixup=config.mixup, cutmix=config.cutmix, classes=classes) if config.mixes else None
 
 
 def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Teacher | None) -> None:
@@ -150,6 +156,11 @@ def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | No
     if not job.plan.needs_teacher:
         return None
     source = None
+    if job.config.mixes and job.answers is not None:
+        raise UserError(
+            "mixup and cutmix mix images anew in each step, and nobody can have stored the teacher's answers to that.",
+            hint="disconnect 'answers', so that the teacher is asked live",
+        )
     if job.teacher is None and needs & TAPPED:
         raise UserError(
             f"Of the teacher there are only stored logits, but an objective reads {', '.join(sorted(needs & TAPPED))}.",
