@@ -17,10 +17,11 @@ from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
     networks,
+    stored_answers,
     trained_bundle,
     training_metrics,
 )
-from edgekd.train.teachers import stored_answers
+from edgekd.train.teachers import teacher_decisions
 
 
 class DistillStage(Stage[TrainConfig]):
@@ -41,16 +42,16 @@ class DistillStage(Stage[TrainConfig]):
         before = inputs.one("student")
         data = ctx.resource("data", Dataset)
         answers = stored_answers(inputs, ctx, self.config)
-        with networks(inputs, ctx) as (student, teacher, said):
-            report = distil_(student, teacher, data, before.model.preprocessing, self.config, ctx, answers=answers)
-            if not report.leads:
-                return StageResult(bundle=before)  # only the leader's result counts, and only it writes files
-            bundle = trained_bundle(student, before, ctx)
-            return StageResult(
-                bundle=bundle,
-                metrics=training_metrics(student, teacher, bundle, report, ctx),
-                decisions=(*report.decisions, *said),
-            )
+        student, teacher = networks(inputs, ctx)
+        report = distil_(student, teacher, data, before.model.preprocessing, self.config, ctx, answers=answers)
+        if not report.leads:
+            return StageResult(bundle=before)  # only the leader's result counts, and only it writes files
+        bundle = trained_bundle(student, before, ctx)
+        return StageResult(
+            bundle=bundle,
+            metrics=training_metrics(student, teacher, bundle, report, ctx),
+            decisions=(*report.decisions, *teacher_decisions(inputs)),
+        )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
         before = module_from_bundle(inputs.one("student"), ctx.blobs).state_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -26,10 +25,11 @@ from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
     networks,
+    stored_answers,
     trained_bundle,
     training_metrics,
 )
-from edgekd.train.teachers import stored_answers
+from edgekd.train.teachers import teacher_decisions
 
 _MIB = 1 << 20
 
@@ -76,12 +76,8 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
         check_student_and_teacher(inputs, ctx, self.config)
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
-        with networks(inputs, ctx) as (student, teacher, said):
-            result = self._trained(student, teacher, inputs, ctx)
-        return replace(result, decisions=(*result.decisions, *said))
-
-    def _trained(self, branches: nn.Module, teacher: nn.Module | None, inputs: Inputs, ctx: Context) -> StageResult:
         config, before = self.config, inputs.one("student")
+        branches, teacher = networks(inputs, ctx)
         student = reparameterised(branches)
         if student is not branches:
             before = before.model_copy(update={"recipe": before.model.with_edit(FUSE)})
@@ -103,7 +99,9 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
         )
         if fused := len(fusable_blocks(branches)):
             said += f" The branches of {fused} blocks became one convolution each before that."
-        return StageResult(bundle=bundle, metrics=metrics, decisions=(*report.decisions, said))
+        return StageResult(
+            bundle=bundle, metrics=metrics, decisions=(*report.decisions, *teacher_decisions(inputs), said)
+        )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
         state = module_from_bundle(result.bundle, ctx.blobs).state_dict()

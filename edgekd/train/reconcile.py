@@ -69,30 +69,38 @@ def check_same_pixels(ours: Preprocessing, its: Preprocessing, who: str = "teach
 
 def teacher_of_our_pixels(
     module: nn.Module, its: Preprocessing, ours: Preprocessing, who: str = "teacher"
-) -> tuple[nn.Module, tuple[str, ...]]:
-    """The teacher as a network that takes the student's tensor, and what was decided for that.
+) -> nn.Module:
+    """The teacher as a network that takes the student's tensor; itself where both are normalised alike.
 
     Args:
         module: The teacher.
         its: Its preprocessing.
         ours: The student's.
-        who: Names it in sentences.
+        who: Names it in messages.
 
     Raises:
         UserError: It cannot see the student's pixels.
     """
     check_same_pixels(ours, its, who)
+    return Renormalised(PixelMap(ours, its), module) if _renormalises(its, ours) else module
+
+
+def reconciliation(its: Preprocessing, ours: Preprocessing, who: str = "teacher") -> tuple[str, ...]:
+    """What is to be said of a teacher that sees the student's pixels; empty where nothing differs."""
     said = []
     if (its.interpolation, its.canvas) != (ours.interpolation, ours.canvas):
         said.append(
             f"The {who} sees images that were resized and cropped as the student's are ({ours.interpolation}, "
             f"{ours.crop_fraction:g} of the canvas), not as its own were ({its.interpolation}, {its.crop_fraction:g})."
         )
-    order = ours.channels == 3 and its.channel_order != ours.channel_order
-    if (its.mean, its.std) == (ours.mean, ours.std) and not order:
-        return module, tuple(said)
-    said.append(f"The {who} sees the student's images in its own normalisation.")
-    return Renormalised(PixelMap(ours, its), module), tuple(said)
+    if _renormalises(its, ours):
+        said.append(f"The {who} sees the student's images in its own normalisation.")
+    return tuple(said)
+
+
+def _renormalises(its: Preprocessing, ours: Preprocessing) -> bool:
+    turned = ours.channels == 3 and its.channel_order != ours.channel_order
+    return turned or (its.mean, its.std) != (ours.mean, ours.std)
 
 
 def _shape(p: Preprocessing) -> str:

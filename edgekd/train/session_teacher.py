@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ class SessionTeacher(nn.Module):
     """Images (N, C, H, W) to logits (N, K), without gradients, computed in the session on the CPU.
 
     Args:
-        session: With an open batch; whoever opened it closes it.
+        session: With an open batch; closed when the module is gone.
         output: Name of the logits.
         identity: Digest of the graph: it stands for the weights where a training is told from another.
     """
@@ -22,7 +24,8 @@ class SessionTeacher(nn.Module):
 
     def __init__(self, session: Session, output: str, identity: str) -> None:
         super().__init__()
-        self._session = session
+        self._session = session.__enter__()
+        weakref.finalize(self, session.__exit__, None, None, None)
         self._output = output
         # A buffer, so that whoever digests the state of a teacher digests the graph.
         self.register_buffer("identity", torch.frombuffer(bytearray(identity.encode()), dtype=torch.uint8).clone())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from pydantic import JsonValue
 from torch import nn
 
@@ -17,11 +14,12 @@ from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
 from edgekd.nn.count import count_macs, count_params
 from edgekd.nn.reparam import reparameterised
 from edgekd.nn.save import bundle_from_module
+from edgekd.train.answers import Answers, answers_from_bundle, answers_spec
 from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
-from edgekd.train.teachers import TEACHER_PORTS, check_teachers, opened_teacher, teacher_count
+from edgekd.train.teachers import TEACHER_PORTS, check_teachers, teacher_count, teacher_from_inputs
 
 STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS}
 _MIB = 1 << 20
@@ -40,12 +38,23 @@ def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig)
     check_teachers(inputs, plan.objectives(), student.model.preprocessing)
 
 
-@contextmanager
-def networks(inputs: Inputs, ctx: Context) -> Iterator[tuple[nn.Module, nn.Module | None, tuple[str, ...]]]:
-    """Student and teacher with their weights, on the CPU, and what was decided about the teacher."""
+def networks(inputs: Inputs, ctx: Context) -> tuple[nn.Module, nn.Module | None]:
+    """Student and teacher with their weights, on the CPU; the teacher takes the student's images."""
     student = inputs.one("student")
-    with opened_teacher(inputs, student.model.preprocessing, ctx) as (teacher, decisions):
-        yield module_from_bundle(student, ctx.blobs), teacher, decisions
+    return module_from_bundle(student, ctx.blobs), teacher_from_inputs(inputs, student.model.preprocessing, ctx)
+
+
+def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | None:
+    """The teacher's answers at the port `answers`, None when it is unconnected.
+
+    Raises:
+        UserError: They belong to other pixels than this training sees.
+    """
+    bundle = inputs.maybe("answers")
+    if bundle is None:
+        return None
+    p, dataset = inputs.one("student").model.preprocessing, ctx.resource("data", Dataset)
+    return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed), ctx.blobs)
 
 
 def trained_bundle(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -12,15 +11,12 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.stage import Context, Inputs, port
-from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.nn.build import is_trainable, module_from_bundle
 from edgekd.runtimes.session import open_bundle
-from edgekd.train.answers import Answers, answers_from_bundle, answers_spec
-from edgekd.train.config import TrainConfig
 from edgekd.train.group import TeacherGroup
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
-from edgekd.train.reconcile import check_same_pixels, teacher_of_our_pixels
+from edgekd.train.reconcile import check_same_pixels, reconciliation, teacher_of_our_pixels
 from edgekd.train.session_teacher import SessionTeacher
 
 RUNTIME = "onnxruntime"
@@ -94,13 +90,8 @@ def _refuse_inner(objective: Objective[Any] | type[Objective[Any]], what: str) -
     )
 
 
-@contextmanager
-def opened_teacher(
-    inputs: Inputs, ours: Preprocessing, ctx: Context
-) -> Iterator[tuple[nn.Module | None, tuple[str, ...]]]:
-    """The teacher of the student's images, and what was decided about it; None where none is connected.
-
-    Sessions of graphs are open inside of the block.
+def teacher_from_inputs(inputs: Inputs, ours: Preprocessing, ctx: Context) -> nn.Module | None:
+    """The teacher of the student's images; None where none is connected.
 
     Args:
         inputs: Of a stage with `TEACHER_PORTS`.
@@ -111,35 +102,26 @@ def opened_teacher(
         UserError: A teacher that cannot see the student's pixels.
         DeviceUnavailable: A teacher is a graph, and its runtime is not installed.
     """
-    found: list[nn.Module] = []
-    said: list[str] = []
-    with ExitStack() as sessions:
-        for name, bundle in teacher_bundles(inputs):
-            module = _module(bundle, ctx, sessions)
-            adapted, decisions = teacher_of_our_pixels(module, bundle.model.preprocessing, ours, name)
-            found.append(adapted)
-            said += decisions
-        if len(found) > 1:
-            said.append(f"The student learns from {len(found)} teachers: the mean of their probabilities.")
-        group = TeacherGroup(found) if len(found) > 1 else None
-        yield group or (found[0] if found else None), tuple(said)
+    found = [
+        teacher_of_our_pixels(_module(bundle, ctx), bundle.model.preprocessing, ours, name)
+        for name, bundle in teacher_bundles(inputs)
+    ]
+    if len(found) > 1:
+        return TeacherGroup(found)
+    return found[0] if found else None
 
 
-def _module(bundle: ModelBundle, ctx: Context, sessions: ExitStack) -> nn.Module:
+def teacher_decisions(inputs: Inputs) -> tuple[str, ...]:
+    """What is decided about the connected teachers, one sentence each; reads no weights."""
+    bundles, ours = teacher_bundles(inputs), inputs.one("student").model.preprocessing
+    said = [sentence for name, bundle in bundles for sentence in reconciliation(bundle.model.preprocessing, ours, name)]
+    if len(bundles) > 1:
+        said.append(f"The student learns from {len(bundles)} teachers: the mean of their probabilities.")
+    return tuple(said)
+
+
+def _module(bundle: ModelBundle, ctx: Context) -> nn.Module:
     if bundle.kind is not BundleKind.ONNX:
         return module_from_bundle(bundle, ctx.blobs)
-    session = sessions.enter_context(open_bundle(bundle, ctx.blobs, RUNTIME, threads=ctx.execution.threads))
+    session = open_bundle(bundle, ctx.blobs, RUNTIME, threads=ctx.execution.threads)
     return SessionTeacher(session, bundle.outputs[0].name, str(bundle.content))
-
-
-def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | None:
-    """The teacher's answers at the port `answers`, None when it is unconnected.
-
-    Raises:
-        UserError: They belong to other pixels than this training sees.
-    """
-    bundle = inputs.maybe("answers")
-    if bundle is None:
-        return None
-    p, dataset = inputs.one("student").model.preprocessing, ctx.resource("data", Dataset)
-    return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed), ctx.blobs)
