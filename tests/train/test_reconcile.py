@@ -36,8 +36,6 @@ def test_another_way_of_resizing_is_said() -> None:
     assert not isinstance(teacher_of_our_pixels(nn.Identity(), its, OURS, "big"), Renormalised)
     said = reconciliation(its, OURS, "big")
     assert said[0].startswith("The big sees images that were resized and cropped as the student's are (bilinear, 1 of")
-        "The big sees images that were resized and cropped as the student's are (bilinear, 1 of"
-    )
 
 
 @pytest.mark.parametrize(
