@@ -21,12 +21,14 @@ from edgekd.train.student import (
     trained_bundle,
     training_metrics,
 )
+from edgekd.train.teachers import teacher_decisions
 
 
 class DistillStage(Stage[TrainConfig]):
     """The student of the port `student`, trained on the data's training split; its architecture stays as it is."""
 
     name = "distill"
+    version = 2
     Config = TrainConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
@@ -37,10 +39,10 @@ class DistillStage(Stage[TrainConfig]):
         check_student_and_teacher(inputs, ctx, self.config)
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
-        student, teacher = networks(inputs, ctx)
         before = inputs.one("student")
         data = ctx.resource("data", Dataset)
         answers = stored_answers(inputs, ctx, self.config)
+        student, teacher = networks(inputs, ctx)
         report = distil_(student, teacher, data, before.model.preprocessing, self.config, ctx, answers=answers)
         if not report.leads:
             return StageResult(bundle=before)  # only the leader's result counts, and only it writes files
@@ -48,7 +50,7 @@ class DistillStage(Stage[TrainConfig]):
         return StageResult(
             bundle=bundle,
             metrics=training_metrics(student, teacher, bundle, report, ctx),
-            decisions=report.decisions,
+            decisions=(*report.decisions, *teacher_decisions(inputs)),
         )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:

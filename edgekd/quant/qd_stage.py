@@ -29,6 +29,7 @@ from edgekd.train.student import (
     trained_bundle,
     training_metrics,
 )
+from edgekd.train.teachers import teacher_decisions
 
 _MIB = 1 << 20
 
@@ -63,6 +64,7 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
     """
 
     name = "quantized-distill"
+    version = 2
     Config = QuantizedDistillConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
@@ -97,7 +99,9 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
         )
         if fused := len(fusable_blocks(branches)):
             said += f" The branches of {fused} blocks became one convolution each before that."
-        return StageResult(bundle=bundle, metrics=metrics, decisions=(*report.decisions, said))
+        return StageResult(
+            bundle=bundle, metrics=metrics, decisions=(*report.decisions, *teacher_decisions(inputs), said)
+        )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
         state = module_from_bundle(result.bundle, ctx.blobs).state_dict()

@@ -15,21 +15,23 @@ from edgekd.core.preprocess import Preprocessing
 from edgekd.core.stage import Context
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
-from edgekd.train.answers import Answers
+from edgekd.train.answers import Answers, views_that_fit
 from edgekd.train.averaging import WeightAverage
 from edgekd.train.batches import TrainBatches
 from edgekd.train.checkpoint import Checkpoints, Rhythm
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import Fabric
+from edgekd.train.group import teacher_source
 from edgekd.train.lesson import Lesson
 from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.memory_format import trains_in_channels_last
-from edgekd.train.objective import TAPPED, Signal
+from edgekd.train.objective import TAPPED, Objective, Signal, SignalSpec, TrainingData
 from edgekd.train.projection import WeightProjection
 from edgekd.train.signals import SignalSource
 from edgekd.train.teacher import Teacher
 from edgekd.train.teacher_cache import TeacherCache
+from edgekd.train.timm import Mixing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +89,15 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     config = job.config
     if not any(parameter.requires_grad for parameter in job.student.parameters()):
         raise UserError("The student has no trainable parameter: a frozen program can be quantized, not trained.")
-    objective = job.plan.objective
-    needs: frozenset[Signal] = frozenset() if objective is None else objective.needs
-    student = SignalSource(job.student, needs, job.preprocessing.input_shape)
-    teacher = _teacher(job, needs, fabric)
+    student = SignalSource(job.student, job.plan.needs, job.preprocessing.input_shape)
+    teacher = _teacher(job, job.plan.needs_of_teacher, fabric)
     _check_classes(job, student, teacher)
-    if objective is not None and teacher is not None:
-        objective.bind(student.spec(), teacher.source.spec())
+    for objective in job.plan.objectives():
+        _bind(objective, job, student.spec(), teacher)
         objective.to(fabric.device)
     if job.projection is not None:
         job.projection.bind(job.student)
-    lesson = Lesson(student, objective, config.label_smoothing)
+    lesson = Lesson(student, job.plan.terms, config.label_smoothing, joint=fabric.world_size > 1)
     return Loop(
         fabric=fabric,
         lesson=lesson,
@@ -122,7 +122,21 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         checkpoints=Checkpoints(job.ctx.scratch, fingerprint, job.ctx.reporter, job.rhythm),
         reporter=job.ctx.reporter,
         seed=job.ctx.seed,
+        mixing=_mixing(config, student.spec().classes),
     )
+
+
+def _mixing(config: TrainConfig, classes: int) -> Mixing | None:
+    return Mixing(mixup=config.mixup, cutmix=config.cutmix, classes=classes) if config.mixes else None
+
+
+def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Teacher | None) -> None:
+    # An objective without a teacher widens the type of `bind` to None, which the base class cannot know.
+    spec: Any = teacher.spec() if teacher is not None and objective.needs_teacher else None
+    objective.bind(student, spec)
+    split = job.dataset.train
+    labels = None if split.labels is None else torch.from_numpy(split.labels)
+    objective.bind_data(TrainingData(samples=len(split), classes=student.classes, labels=labels))
 
 
 def optimizer_for(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -139,24 +153,42 @@ def optimizer_for(module: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | None:
-    if job.teacher is None:
+    if not job.plan.needs_teacher:
         return None
-    source = SignalSource(job.teacher, needs, job.preprocessing.input_shape).eval()
-    # Stored answers are logits alone; an objective that looks deeper asks the teacher itself.
-    answers = None if needs & TAPPED else job.answers
-    teacher = Teacher(source, needs, fabric, answers)
+    source = None
+    if job.config.mixes and job.answers is not None:
+        raise UserError(
+            "mixup and cutmix mix images anew in each step, and nobody can have stored the teacher's answers to that.",
+            hint="disconnect 'answers', so that the teacher is asked live",
+        )
+    if job.teacher is None and needs & TAPPED:
+        raise UserError(
+            f"Of the teacher there are only stored logits, but an objective reads {', '.join(sorted(needs & TAPPED))}.",
+            hint="give the teacher itself, or an objective that needs logits only: edgekd objectives",
+        )
+    if job.teacher is not None:
+        keep = any(objective.reads_members for objective in job.plan.objectives())
+        source = teacher_source(job.teacher, needs, job.preprocessing.input_shape, keep_members=keep).eval()
+    answers = job.answers if job.answers is not None and job.answers.covers(needs) else None
     views = job.config.teacher_views
+    teacher = Teacher(source, needs, fabric, answers, views)
     # A view that is seen once has no use for a cache.
     if answers is None and 0 < views < job.config.epochs:
-        teacher.cache = TeacherCache(
-            job.ctx.scratch, views=views, samples=len(job.dataset.train), shapes=teacher.shapes()
-        )
+        samples, shapes = len(job.dataset.train), teacher.shapes()
+        kept = views_that_fit(shapes, samples, views, job.config.teacher_cache_mib)
+        if kept:
+            teacher.cache = TeacherCache(job.ctx.scratch, views=kept, samples=samples, shapes=shapes)
+        if kept < views:
+            teacher.decisions = (
+                f"The teacher's outputs on {kept} of {views} views fit into {job.config.teacher_cache_mib:g} MiB; for "
+                "the others it is asked in each epoch.",
+            )
     return teacher
 
 
 def _check_classes(job: Job, student: SignalSource, teacher: Teacher | None) -> None:
     classes = student.spec().classes
-    of_teacher = classes if teacher is None else teacher.source.spec().classes
+    of_teacher = classes if teacher is None else teacher.spec().classes
     if of_teacher != classes:
         raise UserError(
             f"The student has {classes} classes and the teacher {of_teacher}: their logits cannot be compared.",

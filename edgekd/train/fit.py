@@ -8,6 +8,7 @@ the result.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from edgekd.train.averaging import gather_statistics_
 from edgekd.train.checkpoint import Rhythm
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import start_fabric, torch_settings
+from edgekd.train.group import TeacherGroup
 from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.memory_format import placed
@@ -49,7 +51,7 @@ class FitReport:
         images_per_s: Training images per second, in this process.
         loss: Mean of what was minimised.
         supervised_loss: Mean cross-entropy with the labels, None without labels.
-        distill_loss: Mean of the objective, unweighted, None without a teacher.
+        distill_losses: Mean of each objective that counted, unweighted; empty for supervised training.
         train_accuracy: Share of images classified as labelled or, without labels, as by the teacher; in [0, 1].
         resumed_at_step: Where a checkpoint was taken up, None for a training in one go.
         leads: Whether this process is the one whose files count.
@@ -62,11 +64,16 @@ class FitReport:
     images_per_s: float
     loss: float
     supervised_loss: float | None
-    distill_loss: float | None
+    distill_losses: Mapping[str, float]
     train_accuracy: float
     resumed_at_step: int | None
     leads: bool
     decisions: tuple[str, ...]
+
+    @property
+    def distill_loss(self) -> float | None:
+        """Mean of the only objective, unweighted; None where there is none, or several."""
+        return next(iter(self.distill_losses.values())) if len(self.distill_losses) == 1 else None
 
 
 def distil_(
@@ -88,23 +95,25 @@ def distil_(
 
     Args:
         student: Images (N, C, H, W) to logits (N, K).
-        teacher: Of the same inputs and classes; None trains on labels alone.
+        teacher: Of the same inputs and classes, several as a `TeacherGroup`; None trains on labels alone, or on
+            `answers`.
         dataset: Its training split is used.
         preprocessing: Of student and teacher: both see the same tensor.
         config: The options.
         ctx: Scratch folder, seed, reporter, device and threads.
         projection: The weights are trained at their projection, and end on it.
-        answers: The teacher's logits on these very views; used when the objective reads nothing else of it.
+        answers: The teacher's logits on these very views; used when the objectives read nothing else of it, or when
+            there is no teacher beside them.
         rhythm: How often checkpoints are written.
 
     Raises:
         UserError: Networks, labels and options that do not belong together.
         BuildFailed: The training diverged.
     """
-    plan = plan_loss(config, teacher=teacher is not None, labelled=dataset.labelled)
+    plan = plan_loss(config, teachers=_teachers(teacher, answers), labelled=dataset.labelled)
     job = Job(
         student=student,
-        teacher=teacher if plan.objective is not None else None,
+        teacher=teacher if plan.needs_teacher else None,
         dataset=dataset,
         preprocessing=preprocessing,
         config=config,
@@ -132,12 +141,24 @@ def distil_(
         images_per_s=loop.images_per_s(),
         loss=means["loss"],
         supervised_loss=means["supervised"] if dataset.labelled else None,
-        distill_loss=means["distill"] if plan.objective is not None else None,
+        distill_losses={
+            term.label: means[term.label] for term in plan.terms if term.schedule.until_epoch == config.epochs
+        },
         train_accuracy=means["hits"],
         resumed_at_step=resumed_at,
         leads=fabric.is_global_zero,
-        decisions=plan.decisions if channels_last == config.channels_last else (*plan.decisions, _SLOWER_FORMAT),
+        decisions=(
+            *plan.decisions,
+            *(loop.teacher.decisions if loop.teacher is not None else ()),
+            *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
+        ),
     )
+
+
+def _teachers(teacher: nn.Module | None, answers: Answers | None) -> int:
+    if isinstance(teacher, TeacherGroup):
+        return len(teacher.members)
+    return int(teacher is not None or answers is not None)
 
 
 def _start(loop: Loop, job: Job) -> int | None:
@@ -148,19 +169,20 @@ def _start(loop: Loop, job: Job) -> int | None:
     if not resumed:
         if cache is not None and loop.fabric.is_global_zero:
             cache.create()
-        _prepare_objective(loop, job)
+        _prepare_objectives(loop, job)
     loop.fabric.barrier()
     if cache is not None:
         cache.open()
     return loop.step if resumed else None
 
 
-def _prepare_objective(loop: Loop, job: Job) -> None:
-    objective = job.plan.objective
-    if objective is None or loop.teacher is None or not objective.needs_class_means:
+def _prepare_objectives(loop: Loop, job: Job) -> None:
+    if loop.teacher is None:
         return
-    loop.reporter.message("Takes the teacher's mean embedding of each class, in one pass over the training images.")
-    objective.prepare(loop.teacher.class_means(job.dataset.train, job.preprocessing, job.config.batch_size))
+    survey = loop.teacher.survey(job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter)
+    for objective in job.plan.objectives():
+        if objective.needs_teacher:
+            objective.prepare(survey)
 
 
 @torch.no_grad()

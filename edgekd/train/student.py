@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import JsonValue
 from torch import nn
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Json
-from edgekd.core.recipe import ModelRecipe
 from edgekd.core.stage import Context, Inputs, port
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
@@ -22,59 +19,29 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
-from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
+from edgekd.train.teachers import TEACHER_PORTS, check_teachers, teacher_count, teacher_from_inputs
 
-STUDENT_PORTS = {
-    "student": port(BundleKind.TORCH),
-    "teacher": port(BundleKind.TORCH, optional=True),
-    "answers": port(BundleKind.DATA, optional=True),
-}
+STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS}
 _MIB = 1 << 20
 
 
 def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig) -> None:
     """Raises a `UserError` when the student cannot be trained as configured; reads no weights."""
-    student, teacher = inputs.one("student"), inputs.maybe("teacher")
-    plan = plan_loss(config, teacher=teacher is not None, labelled=ctx.resource("data", Dataset).labelled)
-    if plan.objective is not None and teacher is not None:
-        check_teacher_can_be_tapped(plan.objective, teacher.model)
+    student = inputs.one("student")
+    labelled = ctx.resource("data", Dataset).labelled
+    plan = plan_loss(config, teachers=teacher_count(inputs), labelled=labelled)
     if not is_trainable(student.model):
         raise UserError(
             f"The student (builder {student.model.builder!r}) is frozen: it can be quantized, not trained.",
             hint="give a state dict with --arch, or let a student be searched",
         )
-    if teacher is not None and teacher.model.preprocessing != student.model.preprocessing:
-        raise UserError(
-            "Student and teacher must see the same tensor, but their preprocessing differs: student "
-            f"{student.model.preprocessing.plain()}, teacher {teacher.model.preprocessing.plain()}.",
-            hint="build the student with the teacher's preprocessing",
-        )
-
-
-def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]], teacher: ModelRecipe) -> None:
-    """Makes sure that a teacher has the inner signals that an objective reads; a frozen program has only logits.
-
-    Raises:
-        UserError: It has not; the message names objectives that do with logits.
-    """
-    inner = sorted(objective.needs & TAPPED)
-    if inner and not is_trainable(teacher):
-        outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs & TAPPED]
-        raise UserError(
-            f"The objective {objective.name!r} reads the teacher's {' and '.join(inner)}, but the teacher is a frozen "
-            "program, which gives logits only.",
-            hint=f"choose an objective that needs no more: {', '.join(outer)}; or give the teacher's weights with "
-            "--arch",
-        )
+    check_teachers(inputs, plan.objectives(), student.model.preprocessing)
 
 
 def networks(inputs: Inputs, ctx: Context) -> tuple[nn.Module, nn.Module | None]:
-    """Student and teacher with their weights, on the CPU."""
-    teacher = inputs.maybe("teacher")
-    return (
-        module_from_bundle(inputs.one("student"), ctx.blobs),
-        None if teacher is None else module_from_bundle(teacher, ctx.blobs),
-    )
+    """Student and teacher with their weights, on the CPU; the teacher takes the student's images."""
+    student = inputs.one("student")
+    return module_from_bundle(student, ctx.blobs), teacher_from_inputs(inputs, student.model.preprocessing, ctx)
 
 
 def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | None:
@@ -121,6 +88,8 @@ def training_metrics(
         metrics["train_supervised_loss"] = report.supervised_loss
     if report.distill_loss is not None:
         metrics["train_distill_loss"] = report.distill_loss
+    elif report.distill_losses:
+        metrics["train_distill_losses"] = dict(report.distill_losses)
     if dataset.labelled:
         metrics["accuracy_select"] = module_accuracy(student, dataset.select, preprocessing, ctx.execution)
     if teacher is not None:

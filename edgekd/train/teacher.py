@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from edgekd.core.events import Reporter
 from edgekd.core.preprocess import Preprocessing
 from edgekd.data.batches import eval_batches
 from edgekd.data.dataset import Split
+from edgekd.errors import UserError
 from edgekd.train.answers import Answers
 from edgekd.train.batches import TrainBatch
 from edgekd.train.engine import Fabric
-from edgekd.train.objective import TAPPED, Signal, Signals, full_precision, present
+from edgekd.train.group import GroupSource
+from edgekd.train.objective import full_precision
+from edgekd.train.signal import TAPPED, Signal, Signals, SignalSpec, signals_from_flat
 from edgekd.train.signals import SignalSource
+from edgekd.train.survey import Survey, SurveyBatch
 from edgekd.train.teacher_cache import TeacherCache
 
 
@@ -20,68 +27,103 @@ class Teacher:
     """A frozen network that answers per batch.
 
     Args:
-        source: In evaluation mode, on the training device.
-        needs: Signals that the objective reads.
-        fabric: Its autocast is used.
-        answers: Its logits on every view, made before the training; then it is never asked itself.
+        source: In evaluation mode, on the training device; None where only its answers are at hand.
+        needs: Signals that objectives read.
+        fabric: Device and autocast.
+        answers: Its signals on the views, made before the training; it is asked itself about views they lack.
+        views: After so many epochs the views repeat.
 
     Attributes:
         cache: Empty or partly filled by an interrupted run; None for a teacher that is always live.
+        decisions: What is to be said of it, one sentence each.
     """
 
     def __init__(
-        self, source: SignalSource, needs: frozenset[Signal], fabric: Fabric, answers: Answers | None = None
+        self,
+        source: SignalSource | GroupSource | None,
+        needs: frozenset[Signal],
+        fabric: Fabric,
+        answers: Answers | None = None,
+        views: int = 0,
     ) -> None:
-        self.source = source
+        self._source = source
         self._answers = answers
+        self._views = views
         self.cache: TeacherCache | None = None
+        self.decisions: tuple[str, ...] = ()
         self._needs = (needs & TAPPED) | {Signal.LOGITS}
         self._fabric = fabric
+        self._same_for_all: dict[str, Tensor] = {}
+
+    @property
+    def source(self) -> SignalSource | GroupSource:
+        """The network.
+
+        Raises:
+            UserError: There are only answers on the images of the training.
+        """
+        if self._source is None:
+            raise UserError(
+                "Of the teacher there are only stored logits of the training's images, and it is asked about others.",
+                hint="connect the teacher itself, or choose an objective that does not ask for more: kd, for example",
+            )
+        return self._source
+
+    def spec(self) -> SignalSpec:
+        """Sizes of its signals."""
+        if self._source is None and self._answers is not None:
+            return SignalSpec(classes=self._answers.classes)
+        return self.source.spec()
 
     @torch.no_grad()
-    def outputs(self, images: Tensor) -> dict[Signal, Tensor]:
-        """The signals of a batch, at least float32."""
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """The signals of a batch by the names of `Signals.flat`, at least float32."""
         with self._fabric.autocast():
             out: Signals = self.source(images)
         return self._named(out)
 
-    def answer(self, batch: TrainBatch, epoch: int) -> dict[Signal, Tensor]:
-        """The signals of a training batch: of the very pixels in it, whether computed or stored."""
-        if self._answers is not None:
+    def answer(self, batch: TrainBatch, epoch: int) -> dict[str, Tensor]:
+        """The signals of a training batch by the names of `Signals.flat`: of its very pixels, computed or stored."""
+        device = batch.images.device
+        if self._answers is not None and epoch % self._answers.views < self._answers.stored:
             found = self._answers.read(epoch % self._answers.views, batch.ids)
-            return {signal: x.to(batch.images.device) for signal, x in found.items()}
-        if self.cache is None:
+            return {name: x.to(device) for name, x in found.items()} | self._constant()
+        view = epoch % self._views if self._views else epoch
+        if self.cache is None or view >= self.cache.views:
             return self.outputs(batch.images)
-        view = epoch % self.cache.views
-        if epoch >= self.cache.views:
-            return {signal: x.to(batch.images.device) for signal, x in self.cache.read(view, batch.ids).items()}
+        if epoch >= self._views:
+            return {name: x.to(device) for name, x in self.cache.read(view, batch.ids).items()} | self._constant()
         answer = self.outputs(batch.images)
         self.cache.write(view, batch.ids, answer)
         return answer
 
-    def shapes(self) -> dict[Signal, tuple[int, ...]]:
-        """Shape of one image's output, by signal."""
-        return {signal: tuple(x.shape[1:]) for signal, x in self._named(self.source.example()).items()}
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one image's output, by name; only what differs from image to image."""
+        return {name: tuple(x.shape[1:]) for name, x in self._named(self.source.example()).items() if _per_image(name)}
 
-    def class_means(self, split: Split, p: Preprocessing, batch_size: int) -> Tensor:
-        """(K, D) float32: mean embedding per class over a labelled split, not augmented; 0 for an empty class."""
-        shape = self.shapes()
-        classes, width = shape[Signal.LOGITS][0], shape[Signal.EMBEDDING][0]
-        sums = torch.zeros(classes, width, dtype=torch.float64)
-        counts = torch.zeros(classes, dtype=torch.float64)
-        device = next(self.source.parameters()).device
-        for images, numbers, _ in eval_batches(split, p, batch_size):
-            labels = torch.from_numpy(present(numbers, Signal.LABELS))
-            embedding = self.outputs(torch.from_numpy(images).to(device))[Signal.EMBEDDING]
-            sums.index_add_(0, labels, embedding.cpu().double())
-            counts += torch.bincount(labels, minlength=classes)
-        return (sums / counts.clamp_min(1)[:, None]).float()
+    def survey(self, split: Split, p: Preprocessing, batch_size: int, reporter: Reporter) -> Survey:
+        """The signals on a whole split, not augmented; each pass runs the teacher once."""
+        device = self._fabric.device
 
-    def _named(self, out: Signals) -> dict[Signal, Tensor]:
-        found = {
-            Signal.LOGITS: out.logits,
-            Signal.EMBEDDING: out.embedding,
-            Signal.FEATURE_MAP: out.feature_map,
-            Signal.CLASS_MAPS: out.class_maps,
-        }
-        return {signal: full_precision(present(found[signal], signal)) for signal in sorted(self._needs)}
+        def batches() -> Iterator[SurveyBatch]:
+            reporter.message("Asks the teacher about every training image without augmentation, in one pass.")
+            for images, numbers, positions in eval_batches(split, p, batch_size):
+                labels = None if numbers is None else torch.from_numpy(numbers).to(device)
+                said = self.outputs(torch.from_numpy(images).to(device))
+                yield SurveyBatch(signals_from_flat(said), labels, torch.from_numpy(positions).to(device))
+
+        return Survey(batches=batches)
+
+    def _constant(self) -> dict[str, Tensor]:
+        """What is the same for every image: the classifier, where it is needed."""
+        if Signal.CLASSIFIER in self._needs and not self._same_for_all:
+            said = self._named(self.source.example())
+            self._same_for_all = {name: x for name, x in said.items() if not _per_image(name)}
+        return self._same_for_all
+
+    def _named(self, out: Signals) -> dict[str, Tensor]:
+        return {name: full_precision(x).detach() for name, x in out.flat().items()}
+
+
+def _per_image(name: str) -> bool:
+    return f"{Signal.CLASSIFIER}." not in name

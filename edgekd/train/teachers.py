@@ -1,0 +1,127 @@
+"""From what is connected to a stage to the teacher of a training: a network, a graph, several, or answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.preprocess import Preprocessing
+from edgekd.core.recipe import ModelRecipe
+from edgekd.core.stage import Context, Inputs, port
+from edgekd.errors import UserError
+from edgekd.nn.build import is_trainable, module_from_bundle
+from edgekd.runtimes.session import open_bundle
+from edgekd.train.group import TeacherGroup
+from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
+from edgekd.train.reconcile import check_same_pixels, reconciliation, teacher_of_our_pixels
+from edgekd.train.session_teacher import SessionTeacher
+
+RUNTIME = "onnxruntime"
+"""Runs teachers that are only a graph: every operator, and open batches."""
+
+TEACHER_PORTS = {
+    "teacher": port(BundleKind.TORCH, BundleKind.ONNX, optional=True),
+    "teachers": port(BundleKind.TORCH, BundleKind.ONNX, optional=True, many=True),
+    "answers": port(BundleKind.DATA, optional=True),
+}
+"""`teachers` are further ones beside `teacher`: their probabilities are averaged."""
+
+
+def teacher_bundles(inputs: Inputs) -> tuple[tuple[str, ModelBundle], ...]:
+    """(what to call it, bundle) of every teacher that is connected; `teacher` is the first."""
+    first = inputs.maybe("teacher")
+    return (*(() if first is None else (("teacher", first),)), *inputs.all("teachers"))
+
+
+def teacher_count(inputs: Inputs) -> int:
+    """How many teachers there are; stored answers alone are one."""
+    return len(teacher_bundles(inputs)) or int(inputs.maybe("answers") is not None)
+
+
+def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], ours: Preprocessing) -> None:
+    """Makes sure that each teacher has what the objectives read and can see the student's pixels; reads no weights.
+
+    Raises:
+        UserError: It has not, or cannot.
+    """
+    asked = [objective for objective in objectives if objective.needs_teacher]
+    bundles = teacher_bundles(inputs)
+    if len(bundles) > 1 and inputs.maybe("answers") is not None:
+        raise UserError(
+            f"There are {len(bundles)} teachers, and stored answers are those of a single one.",
+            hint="disconnect 'answers': the teachers are asked in the training, and teacher_views keeps what they say",
+        )
+    for name, bundle in bundles:
+        check_same_pixels(ours, bundle.model.preprocessing, name)
+        for objective in asked:
+            if bundle.kind is BundleKind.ONNX:
+                _refuse_inner(objective, "an ONNX graph")
+            else:
+                check_teacher_can_be_tapped(objective, bundle.model)
+    if not bundles:
+        for objective in asked:
+            _refuse_inner(objective, "stored logits")
+
+
+def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]], teacher: ModelRecipe) -> None:
+    """Makes sure that a teacher has the inner signals that an objective reads; a frozen program has only logits.
+
+    Raises:
+        UserError: It has not; the message names objectives that do with logits.
+    """
+    if not is_trainable(teacher):
+        _refuse_inner(objective, "a frozen program")
+
+
+def _refuse_inner(objective: Objective[Any] | type[Objective[Any]], what: str) -> None:
+    inner = sorted(objective.needs & TAPPED)
+    if not inner:
+        return
+    outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs & TAPPED]
+    verb = "are" if what.endswith("logits") else "is"
+    gives = "which give no more" if what.endswith("logits") else "which gives logits only"
+    raise UserError(
+        f"The objective {objective.name!r} reads the teacher's {' and '.join(inner)}, but the teacher {verb} {what}, "
+        f"{gives}.",
+        hint=f"choose an objective that needs no more: {', '.join(outer)}; or give the teacher's weights with --arch",
+    )
+
+
+def teacher_from_inputs(inputs: Inputs, ours: Preprocessing, ctx: Context) -> nn.Module | None:
+    """The teacher of the student's images; None where none is connected.
+
+    Args:
+        inputs: Of a stage with `TEACHER_PORTS`.
+        ours: The student's preprocessing.
+        ctx: Of the stage.
+
+    Raises:
+        UserError: A teacher that cannot see the student's pixels.
+        DeviceUnavailable: A teacher is a graph, and its runtime is not installed.
+    """
+    found = [
+        teacher_of_our_pixels(_module(bundle, ctx), bundle.model.preprocessing, ours, name)
+        for name, bundle in teacher_bundles(inputs)
+    ]
+    if len(found) > 1:
+        return TeacherGroup(found)
+    return found[0] if found else None
+
+
+def teacher_decisions(inputs: Inputs) -> tuple[str, ...]:
+    """What is decided about the connected teachers, one sentence each; reads no weights."""
+    bundles, ours = teacher_bundles(inputs), inputs.one("student").model.preprocessing
+    said = [sentence for name, bundle in bundles for sentence in reconciliation(bundle.model.preprocessing, ours, name)]
+    if len(bundles) > 1:
+        said.append(f"The student learns from {len(bundles)} teachers: the mean of their probabilities.")
+    return tuple(said)
+
+
+def _module(bundle: ModelBundle, ctx: Context) -> nn.Module:
+    if bundle.kind is not BundleKind.ONNX:
+        return module_from_bundle(bundle, ctx.blobs)
+    session = open_bundle(bundle, ctx.blobs, RUNTIME, threads=ctx.execution.threads)
+    return SessionTeacher(session, bundle.outputs[0].name, str(bundle.content))
