@@ -1,4 +1,4 @@
-"""What a classifier computes on its way to the logits: the embedding, the last feature map, and the map of each class.
+"""What a classifier computes on its way to the logits: embedding, feature maps, class maps, and its own last layer.
 
 The places are found by running the network once, not by the names of layers, so they exist for models of any library.
 """
@@ -13,15 +13,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
 
 from edgekd.core.schema import Schema
 from edgekd.errors import UserError
 from edgekd.nn.mode import evaluating
 from edgekd.nn.shapes import example_images
+from edgekd.nn.stages import StagePoint, find_stage_points
 
 EMBEDDING = "embedding"
 FEATURE_MAP = "feature_map"
 CLASS_MAPS = "class_maps"
+STAGES = "stages"
+CLASSIFIER = "classifier"
+KNOWN = (EMBEDDING, FEATURE_MAP, CLASS_MAPS, STAGES, CLASSIFIER)
 
 
 class TapPoints(Schema):
@@ -48,12 +53,16 @@ class TapOutput(NamedTuple):
         feature_map: (N, C, H, W), None if unasked.
         class_maps: (N, K, H, W): the classifier's weights applied to each pixel of the feature map, without its bias
             (class activation maps, Zhou et al. 2016). None if unasked.
+        stages: The last map of each resolution, (N, C_l, H_l, W_l). None if unasked.
+        classifier: Weight (K, D) and bias (K,) or None of the last layer, the parameters themselves. None if unasked.
     """
 
     logits: Tensor
     embedding: Tensor | None
     feature_map: Tensor | None
     class_maps: Tensor | None = None
+    stages: tuple[Tensor, ...] | None = None
+    classifier: tuple[Tensor, Tensor | None] | None = None
 
 
 class Taps(nn.Module):
@@ -63,7 +72,7 @@ class Taps(nn.Module):
 
     Args:
         module: Images (N, C, H, W) to logits (N, K); `taps.module` is the same object.
-        want: Any of `"embedding"`, `"feature_map"` and `"class_maps"`.
+        want: Any of `KNOWN`.
         input_shape: (C, H, W) of one image, for the pass that finds the places; none runs when nothing is wanted.
 
     Raises:
@@ -74,12 +83,16 @@ class Taps(nn.Module):
         super().__init__()
         self.module = module
         self.want = frozenset(str(name) for name in want)
-        unknown = self.want - {EMBEDDING, FEATURE_MAP, CLASS_MAPS}
+        unknown = self.want - frozenset(KNOWN)
         if unknown:
-            raise UserError(f"A tap is {EMBEDDING!r}, {FEATURE_MAP!r} or {CLASS_MAPS!r}, not {sorted(unknown)}.")
-        self.points = find_tap_points(module, input_shape) if self.want else None
+            raise UserError(f"A tap is one of {', '.join(KNOWN)}, not {sorted(unknown)}.")
+        self.points = find_tap_points(module, input_shape) if self.want - {STAGES} else None
         if self.points is not None:
             self._check(self.points)
+        self.stages: tuple[StagePoint, ...] = ()
+        if STAGES in self.want:
+            self.stages = find_stage_points(module, input_shape, _classifier_path(module, input_shape))
+            self._check_stages()
 
     def forward(self, images: Tensor) -> TapOutput:
         heard: dict[str, Tensor] = {}
@@ -91,6 +104,8 @@ class Taps(nn.Module):
             heard.get(EMBEDDING),
             feature_map if FEATURE_MAP in self.want else None,
             self._class_maps(feature_map) if feature_map is not None and CLASS_MAPS in self.want else None,
+            tuple(point.read(heard[_key(point)]) for point in self.stages) if self.stages else None,
+            self._classifier() if CLASSIFIER in self.want else None,
         )
 
     def _check(self, points: TapPoints) -> None:
@@ -106,6 +121,19 @@ class Taps(nn.Module):
                 f"({points.feature_map!r}) channel by channel, so its classes have no activation maps.",
                 hint="choose an objective that needs no class maps: edgekd objectives",
             )
+
+    def _check_stages(self) -> None:
+        if not self.stages:
+            raise UserError(
+                f"No layer of this {type(self.module).__name__} gives a feature map, or tokens that form a grid, so it "
+                "has no stages to compare.",
+                hint="choose an objective that needs logits or embeddings only: edgekd objectives",
+            )
+
+    def _classifier(self) -> tuple[Tensor, Tensor | None]:
+        assert self.points is not None
+        layer: Any = self.module.get_submodule(self.points.classifier)
+        return layer.weight.flatten(1), layer.bias
 
     def _class_maps(self, feature_map: Tensor) -> Tensor:
         assert self.points is not None
@@ -129,11 +157,30 @@ class Taps(nn.Module):
                 heard[FEATURE_MAP] = output
 
             handles.append(self.module.get_submodule(self.points.feature_map).register_forward_hook(hear_output))
+        handles += [self._hear_stage(point, heard) for point in self.stages]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _hear_stage(self, point: StagePoint, heard: dict[str, Tensor]) -> RemovableHandle:
+        def hear(_: nn.Module, args: object, output: Tensor) -> None:
+            heard[_key(point)] = output
+
+        return self.module.get_submodule(point.path).register_forward_hook(hear)
+
+
+def _key(point: StagePoint) -> str:
+    return f"{STAGES}.{point.path}"
+
+
+def _classifier_path(module: nn.Module, input_shape: tuple[int, int, int]) -> str | None:
+    """Where the classifier is; None for a network whose logits come of no layer, all of which is looked at."""
+    try:
+        return find_tap_points(module, input_shape).classifier
+    except UserError:
+        return None
 
 
 def find_tap_points(module: nn.Module, input_shape: tuple[int, int, int]) -> TapPoints:

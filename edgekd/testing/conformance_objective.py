@@ -7,6 +7,7 @@ class TestMine(ObjectiveConformance):
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +16,20 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from edgekd.errors import UserError
-from edgekd.train.objective import OBJECTIVES, Objective, Signal, Signals, SignalSpec, build_objective, present
+from edgekd.train.objective import (
+    OBJECTIVES,
+    Classifier,
+    Objective,
+    Signal,
+    Signals,
+    SignalSpec,
+    Survey,
+    TrainingData,
+    build_objective,
+    present,
+)
+from edgekd.train.signal import signals_from_flat
+from edgekd.train.survey import SurveyBatch
 
 _N, _K, _WIDTH = 12, 5, 6
 _SIGNALS = ("logits", "embedding", "feature_map", "class_maps")
@@ -36,12 +50,12 @@ class ObjectiveConformance:
         """Bound and prepared, in evaluation mode."""
         torch.manual_seed(0)
         objective = build_objective(self.name, dict(self.args))
-        objective.bind(
-            SignalSpec(classes=_K, width=student_width, channels=student_width),
-            SignalSpec(classes=_K, width=_WIDTH, channels=_WIDTH),
-        )
-        if objective.needs_class_means:
-            objective.prepare(torch.randn(_K, _WIDTH))
+        teacher: Any = _spec(_WIDTH) if objective.needs_teacher else None
+        objective.bind(_spec(student_width), teacher)
+        objective.bind_data(TrainingData(samples=_N, classes=_K, labels=self.labels()))
+        if objective.needs_teacher:
+            batch = SurveyBatch(self.signals(0), self.labels(), torch.arange(_N))
+            objective.prepare(Survey(batches=lambda: iter([batch])))
         return objective.eval()
 
     def signals(self, seed: int, *, width: int = _WIDTH, scale: float = 3.0) -> Signals:
@@ -52,6 +66,11 @@ class ObjectiveConformance:
             embedding=torch.randn(_N, width, generator=rng),
             feature_map=torch.randn(_N, width, 4, 4, generator=rng),
             class_maps=torch.randn(_N, _K, 4, 4, generator=rng),
+            stages=tuple(torch.randn(_N, c, h, w, generator=rng) for c, h, w in _stages(width)),
+            classifier=Classifier(
+                torch.randn(_K, width, generator=rng) / width**0.5, torch.randn(_K, generator=rng) / 10
+            ),
+            ids=torch.arange(_N),
         )
 
     def labels(self) -> Tensor:
@@ -59,10 +78,11 @@ class ObjectiveConformance:
         return torch.arange(_N) % _K
 
     def value(self, student: Signals, teacher: Signals, labels: Tensor | None = None) -> Tensor:
-        """The loss; labels are withheld from an objective that does not declare them."""
+        """The loss; labels and the teacher are withheld from an objective that does not declare them."""
         objective = self.objective()
         given = self.labels() if labels is None else labels
-        loss: Tensor = objective(student, teacher, given if objective.needs_labels else None)
+        taught = teacher if objective.needs_teacher else None
+        loss: Tensor = objective(student, taught, given if objective.needs_labels else None)
         return loss
 
     def test_it_declares_itself_under_its_name(self) -> None:
@@ -71,6 +91,7 @@ class ObjectiveConformance:
         assert kind.formula
         assert kind.source
         assert kind.needs <= frozenset(Signal)
+        assert not (kind.reads_members and not kind.needs_teacher)
         assert kind.needs_labels == (Signal.LABELS in kind.needs)
         assert kind.default_weights.distill > 0
 
@@ -108,7 +129,16 @@ class ObjectiveConformance:
         assert torch.isfinite(loss)
         assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(loss, read))
 
+    def test_a_pass_in_evaluation_mode_changes_no_state(self) -> None:
+        objective = self.objective()
+        before = {name: value.clone() for name, value in objective.state_dict().items()}
+        taught = self.signals(2) if objective.needs_teacher else None
+        objective(self.signals(1), taught, self.labels() if objective.needs_labels else None)
+        assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
+
     def test_a_student_that_equals_its_teacher_has_the_least_loss(self) -> None:
+        if not OBJECTIVES.get(self.name).needs_teacher:
+            pytest.skip("there is no teacher to equal")
         teacher = self.signals(2)
         least = self.value(teacher, teacher)
         others = [self.value(self.signals(seed), teacher) for seed in range(3, 8)]
@@ -124,15 +154,29 @@ class ObjectiveConformance:
     def _read(self, student: Signals) -> list[Tensor]:
         """The student's signals that the objective declares, made to ask for a gradient."""
         needs = OBJECTIVES.get(self.name).needs
-        return [present(getattr(student, name), name).requires_grad_() for name in _SIGNALS if name in needs]
+        read = [present(getattr(student, name), name) for name in _SIGNALS if name in needs]
+        if Signal.STAGES in needs:
+            read += present(student.stages, Signal.STAGES)
+        return [signal.requires_grad_() for signal in read]
+
+
+def _stages(width: int) -> tuple[tuple[int, int, int], ...]:
+    return ((width // 2, 8, 8), (width, 4, 4))
+
+
+def _spec(width: int) -> SignalSpec:
+    return SignalSpec(classes=_K, width=width, channels=width, stages=_stages(width))
 
 
 def _each(signals: Signals, change: Callable[[Tensor], Tensor]) -> Signals:
-    return Signals(**{name: change(present(getattr(signals, name), name)) for name in _SIGNALS})
+    """The signals with everything changed that is there per sample."""
+    flat = {name: x for name, x in signals.flat().items() if name != Signal.IDS}
+    changed = {name: x if name.startswith(Signal.CLASSIFIER) else change(x) for name, x in flat.items()}
+    return replace(signals_from_flat(changed), ids=signals.ids)
 
 
 def _picked(signals: Signals, rows: Tensor) -> Signals:
-    return _each(signals, lambda x: x[rows])
+    return replace(_each(signals, lambda x: x[rows]), ids=present(signals.ids, Signal.IDS)[rows])
 
 
 def _cast(signals: Signals, dtype: torch.dtype) -> Signals:

@@ -24,7 +24,7 @@ from edgekd.data.augment import Augment
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
-from edgekd.train.objective import Signal
+from edgekd.train.signal import Signal
 
 ANSWERS_FILE = "logits.npy"
 TAG = "answers"
@@ -74,9 +74,9 @@ class Answers:
         """Number of views."""
         return int(self._logits.shape[0])
 
-    def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[Signal, Tensor]:
+    def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """(n, K) logits of some samples of a view, on the CPU."""
-        return {Signal.LOGITS: torch.from_numpy(np.asarray(self._logits[view])[ids])}
+        return {str(Signal.LOGITS): torch.from_numpy(np.asarray(self._logits[view])[ids])}
 
 
 def bundle_from_answers(path: Path, spec: AnswersSpec, blobs: Blobs) -> ModelBundle:

@@ -25,7 +25,7 @@ from edgekd.train.lesson import Lesson
 from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.memory_format import trains_in_channels_last
-from edgekd.train.objective import TAPPED, Signal
+from edgekd.train.objective import TAPPED, Objective, Signal, SignalSpec, TrainingData
 from edgekd.train.projection import WeightProjection
 from edgekd.train.signals import SignalSource
 from edgekd.train.teacher import Teacher
@@ -92,8 +92,8 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     student = SignalSource(job.student, needs, job.preprocessing.input_shape)
     teacher = _teacher(job, needs, fabric)
     _check_classes(job, student, teacher)
-    if objective is not None and teacher is not None:
-        objective.bind(student.spec(), teacher.source.spec())
+    if objective is not None:
+        _bind(objective, job, student.spec(), teacher)
         objective.to(fabric.device)
     if job.projection is not None:
         job.projection.bind(job.student)
@@ -123,6 +123,15 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         reporter=job.ctx.reporter,
         seed=job.ctx.seed,
     )
+
+
+def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Teacher | None) -> None:
+    # An objective without a teacher widens the type of `bind` to None, which the base class cannot know.
+    spec: Any = teacher.source.spec() if teacher is not None and objective.needs_teacher else None
+    objective.bind(student, spec)
+    split = job.dataset.train
+    labels = None if split.labels is None else torch.from_numpy(split.labels)
+    objective.bind_data(TrainingData(samples=len(split), classes=student.classes, labels=labels))
 
 
 def optimizer_for(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -104,7 +104,7 @@ def distil_(
     plan = plan_loss(config, teacher=teacher is not None, labelled=dataset.labelled)
     job = Job(
         student=student,
-        teacher=teacher if plan.objective is not None else None,
+        teacher=teacher if plan.needs_teacher else None,
         dataset=dataset,
         preprocessing=preprocessing,
         config=config,
@@ -157,10 +157,9 @@ def _start(loop: Loop, job: Job) -> int | None:
 
 def _prepare_objective(loop: Loop, job: Job) -> None:
     objective = job.plan.objective
-    if objective is None or loop.teacher is None or not objective.needs_class_means:
+    if objective is None or loop.teacher is None or not objective.needs_teacher:
         return
-    loop.reporter.message("Takes the teacher's mean embedding of each class, in one pass over the training images.")
-    objective.prepare(loop.teacher.class_means(job.dataset.train, job.preprocessing, job.config.batch_size))
+    objective.prepare(loop.teacher.survey(job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter))
 
 
 @torch.no_grad()

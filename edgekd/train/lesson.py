@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgekd.tasks.classification import supervised_loss
-from edgekd.train.objective import Objective, Signal, Signals
+from edgekd.train.objective import Objective, Signal
+from edgekd.train.signal import signals_from_flat
 from edgekd.train.signals import SignalSource
 
 STATISTICS = ("loss", "supervised", "distill", "hits", "images")
@@ -35,6 +37,7 @@ class Lesson(nn.Module):
         self,
         images: Tensor,
         labels: Tensor | None,
+        ids: Tensor,
         teacher: Mapping[str, Tensor] | None,
         supervised_weight: float,
         distill_weight: float,
@@ -44,7 +47,8 @@ class Lesson(nn.Module):
         Args:
             images: (N, C, H, W).
             labels: (N,), or None.
-            teacher: The teacher's signals by name; None for supervised training.
+            ids: (N,) int64, positions in the training split.
+            teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher.
             supervised_weight: Of the cross-entropy.
             distill_weight: Of the objective, fade-in included.
         """
@@ -54,9 +58,11 @@ class Lesson(nn.Module):
         reference = labels
         if labels is not None:
             supervised = supervised_loss(out.logits, labels, self.label_smoothing)
-        if self.objective is not None and teacher is not None:
-            distill = self.objective(out, Signals(**teacher), labels)
-            reference = teacher[Signal.LOGITS].argmax(1) if labels is None else labels
+        if teacher is not None and labels is None:
+            reference = teacher[Signal.LOGITS].argmax(1)
+        if self.objective is not None:
+            given = signals_from_flat(teacher) if teacher is not None and self.objective.needs_teacher else None
+            distill = self.objective(replace(out, ids=ids), given, labels)
         loss = supervised_weight * supervised + distill_weight * distill
         with torch.no_grad():
             hits = zero if reference is None else (out.logits.argmax(1) == reference).float().mean()

@@ -29,6 +29,7 @@ from edgekd.train.lesson import STATISTICS, Lesson
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.projection import WeightProjection
 from edgekd.train.schedule import fade_in, learning_rate
+from edgekd.train.signal import Progress
 from edgekd.train.teacher import Teacher
 
 _REPORT_EVERY_S = 0.5
@@ -124,10 +125,14 @@ class Loop:
             group["lr"] = learning_rate(config, self.step, self.steps)
         teacher: Mapping[str, Tensor] | None = None
         if self.teacher is not None:
-            teacher = {str(name): x for name, x in self.teacher.answer(batch, epoch).items()}
+            teacher = self.teacher.answer(batch, epoch)
+        if plan.objective is not None:
+            total = config.epochs * self.steps
+            plan.objective.advance(Progress(step=self.step, steps=total, epoch=epoch, epochs=config.epochs))
+        ids = torch.from_numpy(batch.ids).to(batch.images.device)
         distill_weight = plan.distill * fade_in(epoch, plan.warmup_epochs)
         with self.projection.applied() if self.projection is not None else nullcontext():
-            loss, statistics = self.wrapped(batch.images, batch.labels, teacher, plan.supervised, distill_weight)
+            loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, distill_weight)
             self.fabric.backward(loss)
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.lesson.parameters(), config.grad_clip)

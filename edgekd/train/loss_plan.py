@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
-from edgekd.train.objective import Objective, build_objective, label_free_objectives
+from edgekd.train.objective import OBJECTIVES, Objective, build_objective, label_free_objectives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,11 @@ class LossPlan:
     warmup_epochs: int
     decisions: tuple[str, ...]
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher is asked at all."""
+        return self.objective is not None and self.objective.needs_teacher
+
 
 def plan_loss(config: TrainConfig, *, teacher: bool, labelled: bool) -> LossPlan:
     """The loss of a training.
@@ -36,7 +41,9 @@ def plan_loss(config: TrainConfig, *, teacher: bool, labelled: bool) -> LossPlan
         UserError: Nothing to learn from, an objective that needs labels where there are none, or an unknown objective
             or argument.
     """
-    if not teacher or config.objective is None:
+    if config.objective is None:
+        return _supervised(teacher=teacher, labelled=labelled)
+    if not teacher and OBJECTIVES.get(config.objective).needs_teacher:
         return _supervised(teacher=teacher, labelled=labelled)
     objective = build_objective(config.objective, config.objective_args)
     default = objective.default_weights

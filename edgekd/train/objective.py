@@ -1,7 +1,8 @@
 """What an objective is: a scalar loss between a student's and a teacher's signals, with everything declared.
 
-An objective says which signals it reads, whether it needs labels, which weights and warm-up its authors use, and gives
-its formula and source. It knows nothing of loops, devices or data; the loop knows nothing of any single objective.
+An objective says which signals it reads, whether it needs labels or a teacher, which weights and warm-up its authors
+use, and gives its formula and source. It knows nothing of loops, devices or files; the loop knows nothing of any single
+objective.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -19,55 +19,26 @@ from torch import Tensor, nn
 from edgekd.core.registry import Registry
 from edgekd.core.schema import Schema
 from edgekd.errors import EdgekdError
+from edgekd.train.signal import TAPPED, Classifier, Progress, Signal, Signals, SignalSpec
+from edgekd.train.survey import Survey, TrainingData
 
-
-class Signal(StrEnum):
-    """What an objective may read."""
-
-    LOGITS = "logits"
-    EMBEDDING = "embedding"
-    """(N, D): the input of the classifier."""
-    FEATURE_MAP = "feature_map"
-    """(N, C, H, W): the last map before global pooling."""
-    CLASS_MAPS = "class_maps"
-    """(N, K, H, W): the classifier's weights applied to each pixel of that map."""
-    LABELS = "labels"
-
-
-TAPPED = frozenset({Signal.EMBEDDING, Signal.FEATURE_MAP, Signal.CLASS_MAPS})
-"""Signals that a plain forward pass does not return."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Signals:
-    """What one network says about a batch.
-
-    Attributes:
-        logits: (N, K), unnormalised.
-        embedding: (N, D), when some objective asked for it.
-        feature_map: (N, C, H, W), when some objective asked for it.
-        class_maps: (N, K, H, W), when some objective asked for it.
-    """
-
-    logits: Tensor
-    embedding: Tensor | None = None
-    feature_map: Tensor | None = None
-    class_maps: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SignalSpec:
-    """Sizes of a network's signals.
-
-    Attributes:
-        classes: K.
-        width: D of the embedding, None when it is not tapped.
-        channels: C of the feature map, None when it is not tapped.
-    """
-
-    classes: int
-    width: int | None = None
-    channels: int | None = None
+__all__ = [
+    "OBJECTIVES",
+    "TAPPED",
+    "Classifier",
+    "LossWeights",
+    "Objective",
+    "Progress",
+    "Signal",
+    "SignalSpec",
+    "Signals",
+    "Survey",
+    "TrainingData",
+    "build_objective",
+    "full_precision",
+    "label_free_objectives",
+    "present",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,25 +63,35 @@ T = TypeVar("T")
 class Objective(nn.Module, ABC, Generic[C]):
     """A loss between a student and its teacher.
 
-    The engine constructs it from a config, calls `bind` once, `prepare` once if `needs_class_means`, then `forward` per
-    step. Parameters that `bind` creates are trained with the student and never exported.
+    The order of calls: construction from a config; `bind` and `bind_data`, once each, at every start, resumed ones
+    included; `prepare`, once, at a fresh start; then per training step `advance` and `forward`. Parameters that `bind`
+    creates are trained with the student and never exported.
+
+    State that a checkpoint must hold (a moving average, a memory bank, an adaptive temperature) is a buffer, created in
+    `bind` or `bind_data` at its final size. `forward` may change it only while `self.training`; with several processes
+    it changes it alike in each (`edgekd.train.gather.gathered` collects what the others saw).
 
     Contract, held by `edgekd.testing.conformance_objective`: the value is a finite scalar of at least float32 for any
     finite float16, bfloat16 or float32 signals; it does not depend on the order of the batch; the teacher gets no
-    gradient; it reduces by the mean over samples, so that the gradient does not depend on K or N by accident.
+    gradient; it reduces by the mean over samples, so that the gradient does not depend on K or N by accident; a pass in
+    evaluation mode leaves its state as it was.
 
     Attributes:
         name: Registry key.
         Config: Its arguments.
-        needs: Signals it reads, of the student and of the teacher, and whether it reads labels.
+        needs: Signals it reads, of the student and of the teacher, and whether it reads labels or sample ids.
         needs_labels: Whether `needs` holds `Signal.LABELS`; derived.
-        teaches_classes: Whether `needs` holds `Signal.LOGITS`; derived. One that does not leaves the classifier to the
-            cross-entropy, so it cannot train without labels either.
-        needs_class_means: Whether `prepare` must be given the teacher's mean embedding per class.
+        teaches_classes: Whether it trains the student's classifier; as a rule, whether `needs` holds `Signal.LOGITS`.
+            One that does not leaves the classifier to the cross-entropy, so it cannot train without labels either.
+        needs_teacher: False for self-distillation: then `bind` and `forward` get None for the teacher, even where
+            another objective of the same training has one. Such a class widens the type of these parameters.
+        reads_members: With several teachers, whether it reads them one by one (`Signals.each`, `SignalSpec.each`). One
+            that does not sees their combination, which has logits alone, so it must need no tapped signal then.
         t_squared: Whether the temperature's square multiplies the loss, which keeps gradients comparable across T.
         default_weights: Used where a training config leaves the weights open.
         formula: One line.
         source: Authors, year, arXiv id.
+        progress: Where the training stands: set by `advance`; the very start before its first call.
     """
 
     name: ClassVar[str]
@@ -118,7 +99,8 @@ class Objective(nn.Module, ABC, Generic[C]):
     needs: ClassVar[frozenset[Signal]]
     needs_labels: ClassVar[bool]
     teaches_classes: ClassVar[bool]
-    needs_class_means: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = True
+    reads_members: ClassVar[bool] = False
     t_squared: ClassVar[bool]
     default_weights: ClassVar[LossWeights]
     formula: ClassVar[str]
@@ -127,27 +109,42 @@ class Objective(nn.Module, ABC, Generic[C]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.needs_labels = Signal.LABELS in cls.needs
-        cls.teaches_classes = Signal.LOGITS in cls.needs
+        if "teaches_classes" not in vars(cls):
+            cls.teaches_classes = Signal.LOGITS in cls.needs
 
     def __init__(self, config: C) -> None:
         super().__init__()
         self.config = config
+        self.progress = Progress.start()
 
     def bind(self, student: SignalSpec, teacher: SignalSpec) -> None:
         """Creates what depends on the sizes of the networks, such as an adapter. Called once."""
         return None
 
-    def prepare(self, class_means: Tensor) -> None:
-        """Takes the teacher's mean embedding per class, (K, D) float32. Called once, after `bind`."""
+    def bind_data(self, data: TrainingData) -> None:
+        """Creates what depends on the training data, such as a memory of every sample. Called once, after `bind`."""
         return None
+
+    def prepare(self, survey: Survey) -> None:
+        """Fills state from the teacher's signals on the training images without augmentation.
+
+        Called once, after `bind_data`, on the device of the training, unless a checkpoint restores the state. Not
+        called where there is no teacher. One pass over `survey.batches()` costs one pass of the teacher over the
+        training split, and nothing where it is not iterated.
+        """
+        return None
+
+    def advance(self, progress: Progress) -> None:
+        """Takes where the training stands, before each training step: schedules are functions of it."""
+        self.progress = progress
 
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
         """The loss, a scalar of at least float32.
 
         Args:
-            student: With gradients.
-            teacher: Without gradients.
+            student: With gradients; `student.ids` where `needs` holds `Signal.IDS`.
+            teacher: Without gradients; None where `needs_teacher` is False.
             labels: (N,) int64; never None for an objective that needs labels.
         """
 

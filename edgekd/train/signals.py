@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from edgekd.nn.mode import evaluating
 from edgekd.nn.shapes import example_images
 from edgekd.nn.taps import Taps
-from edgekd.train.objective import TAPPED, Signal, Signals, SignalSpec
+from edgekd.train.signal import TAPPED, Classifier, Signal, Signals, SignalSpec
 
 
 class SignalSource(nn.Module):
@@ -31,7 +31,12 @@ class SignalSource(nn.Module):
     def forward(self, images: Tensor) -> Signals:
         out = self.taps(images)
         return Signals(
-            logits=out.logits, embedding=out.embedding, feature_map=out.feature_map, class_maps=out.class_maps
+            logits=out.logits,
+            embedding=out.embedding,
+            feature_map=out.feature_map,
+            class_maps=out.class_maps,
+            stages=out.stages,
+            classifier=None if out.classifier is None else Classifier(*out.classifier),
         )
 
     @torch.no_grad()
@@ -42,10 +47,11 @@ class SignalSource(nn.Module):
         return out
 
     def spec(self) -> SignalSpec:
-        """K and, of what is tapped, D and C."""
+        """K and, of what is tapped, D, C and the shapes of the stages."""
         out = self.example()
         return SignalSpec(
             classes=out.logits.shape[1],
             width=None if out.embedding is None else out.embedding.shape[1],
             channels=None if out.feature_map is None else out.feature_map.shape[1],
+            stages=None if out.stages is None else tuple((x.shape[1], x.shape[2], x.shape[3]) for x in out.stages),
         )

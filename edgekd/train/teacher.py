@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from edgekd.core.events import Reporter
 from edgekd.core.preprocess import Preprocessing
 from edgekd.data.batches import eval_batches
 from edgekd.data.dataset import Split
 from edgekd.train.answers import Answers
 from edgekd.train.batches import TrainBatch
 from edgekd.train.engine import Fabric
-from edgekd.train.objective import TAPPED, Signal, Signals, full_precision, present
+from edgekd.train.objective import full_precision
+from edgekd.train.signal import TAPPED, Signal, Signals, signals_from_flat
 from edgekd.train.signals import SignalSource
+from edgekd.train.survey import Survey, SurveyBatch
 from edgekd.train.teacher_cache import TeacherCache
 
 
@@ -37,51 +42,57 @@ class Teacher:
         self.cache: TeacherCache | None = None
         self._needs = (needs & TAPPED) | {Signal.LOGITS}
         self._fabric = fabric
+        self._same_for_all: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def outputs(self, images: Tensor) -> dict[Signal, Tensor]:
-        """The signals of a batch, at least float32."""
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """The signals of a batch by the names of `Signals.flat`, at least float32."""
         with self._fabric.autocast():
             out: Signals = self.source(images)
         return self._named(out)
 
-    def answer(self, batch: TrainBatch, epoch: int) -> dict[Signal, Tensor]:
-        """The signals of a training batch: of the very pixels in it, whether computed or stored."""
+    def answer(self, batch: TrainBatch, epoch: int) -> dict[str, Tensor]:
+        """The signals of a training batch by the names of `Signals.flat`: of its very pixels, computed or stored."""
         if self._answers is not None:
             found = self._answers.read(epoch % self._answers.views, batch.ids)
-            return {signal: x.to(batch.images.device) for signal, x in found.items()}
+            return {name: x.to(batch.images.device) for name, x in found.items()}
         if self.cache is None:
             return self.outputs(batch.images)
         view = epoch % self.cache.views
         if epoch >= self.cache.views:
-            return {signal: x.to(batch.images.device) for signal, x in self.cache.read(view, batch.ids).items()}
+            stored = self.cache.read(view, batch.ids)
+            return {name: x.to(batch.images.device) for name, x in stored.items()} | self._constant()
         answer = self.outputs(batch.images)
         self.cache.write(view, batch.ids, answer)
         return answer
 
-    def shapes(self) -> dict[Signal, tuple[int, ...]]:
-        """Shape of one image's output, by signal."""
-        return {signal: tuple(x.shape[1:]) for signal, x in self._named(self.source.example()).items()}
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one image's output, by name; only what differs from image to image."""
+        return {name: tuple(x.shape[1:]) for name, x in self._named(self.source.example()).items() if _per_image(name)}
 
-    def class_means(self, split: Split, p: Preprocessing, batch_size: int) -> Tensor:
-        """(K, D) float32: mean embedding per class over a labelled split, not augmented; 0 for an empty class."""
-        shape = self.shapes()
-        classes, width = shape[Signal.LOGITS][0], shape[Signal.EMBEDDING][0]
-        sums = torch.zeros(classes, width, dtype=torch.float64)
-        counts = torch.zeros(classes, dtype=torch.float64)
+    def survey(self, split: Split, p: Preprocessing, batch_size: int, reporter: Reporter) -> Survey:
+        """The signals on a whole split, not augmented; each pass runs the teacher once."""
         device = next(self.source.parameters()).device
-        for images, numbers, _ in eval_batches(split, p, batch_size):
-            labels = torch.from_numpy(present(numbers, Signal.LABELS))
-            embedding = self.outputs(torch.from_numpy(images).to(device))[Signal.EMBEDDING]
-            sums.index_add_(0, labels, embedding.cpu().double())
-            counts += torch.bincount(labels, minlength=classes)
-        return (sums / counts.clamp_min(1)[:, None]).float()
 
-    def _named(self, out: Signals) -> dict[Signal, Tensor]:
-        found = {
-            Signal.LOGITS: out.logits,
-            Signal.EMBEDDING: out.embedding,
-            Signal.FEATURE_MAP: out.feature_map,
-            Signal.CLASS_MAPS: out.class_maps,
-        }
-        return {signal: full_precision(present(found[signal], signal)) for signal in sorted(self._needs)}
+        def batches() -> Iterator[SurveyBatch]:
+            reporter.message("Asks the teacher about every training image without augmentation, in one pass.")
+            for images, numbers, positions in eval_batches(split, p, batch_size):
+                labels = None if numbers is None else torch.from_numpy(numbers).to(device)
+                said = self.outputs(torch.from_numpy(images).to(device))
+                yield SurveyBatch(signals_from_flat(said), labels, torch.from_numpy(positions).to(device))
+
+        return Survey(batches=batches)
+
+    def _constant(self) -> dict[str, Tensor]:
+        """What is the same for every image: the classifier, where it is needed."""
+        if Signal.CLASSIFIER in self._needs and not self._same_for_all:
+            said = self._named(self.source.example())
+            self._same_for_all = {name: x for name, x in said.items() if not _per_image(name)}
+        return self._same_for_all
+
+    def _named(self, out: Signals) -> dict[str, Tensor]:
+        return {name: full_precision(x).detach() for name, x in out.flat().items()}
+
+
+def _per_image(name: str) -> bool:
+    return f"{Signal.CLASSIFIER}." not in name

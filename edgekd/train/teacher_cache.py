@@ -19,7 +19,6 @@ from torch import Tensor
 
 from edgekd.core.blobs import disk_errors
 from edgekd.errors import UserError
-from edgekd.train.objective import Signal
 
 _FLOAT32_BYTES = 4
 _MIB = 1 << 20
@@ -32,20 +31,20 @@ class TeacherCache:
         folder: Where the files lie; shared by the processes of a run.
         views: Number of views.
         samples: Images per view.
-        shapes: Of one sample's output, by signal: `{Signal.LOGITS: (K,)}`.
+        shapes: Of one sample's output, by the names of `Signals.flat`: `{"logits": (K,)}`.
     """
 
-    def __init__(self, folder: Path, *, views: int, samples: int, shapes: Mapping[Signal, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, *, views: int, samples: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.views = views
         self._folder = folder
-        self._shapes = {signal: (views, samples, *shape) for signal, shape in shapes.items()}
-        self._arrays: dict[Signal, np.memmap[tuple[int, ...], np.dtype[np.float32]]] = {}
+        self._shapes = {name: (views, samples, *shape) for name, shape in shapes.items()}
+        self._arrays: dict[str, np.memmap[tuple[int, ...], np.dtype[np.float32]]] = {}
 
     def exists(self) -> bool:
         """Whether whole files of the right size are there, from an interrupted run."""
         return all(
-            self._path(signal).exists() and self._path(signal).stat().st_size == _size(shape)
-            for signal, shape in self._shapes.items()
+            self._path(name).exists() and self._path(name).stat().st_size == _size(shape)
+            for name, shape in self._shapes.items()
         )
 
     def create(self) -> None:
@@ -62,33 +61,33 @@ class TeacherCache:
                 f"{free / _MIB:,.0f} MiB are free.",
                 hint="lower teacher_views, or set it to 0 for a live teacher",
             )
-        for signal, shape in self._shapes.items():
-            path = self._path(signal)
+        for name, shape in self._shapes.items():
+            path = self._path(name)
             with disk_errors(path), path.open("wb") as stream:
                 # Reserved now: a full disk must be an error here, not a bus error in the middle of the training.
                 os.posix_fallocate(stream.fileno(), 0, _size(shape))
 
     def open(self) -> None:
         """Maps the files."""
-        for signal, shape in self._shapes.items():
-            self._arrays[signal] = np.memmap(self._path(signal), dtype=np.float32, mode="r+", shape=shape)
+        for name, shape in self._shapes.items():
+            self._arrays[name] = np.memmap(self._path(name), dtype=np.float32, mode="r+", shape=shape)
 
-    def write(self, view: int, ids: npt.NDArray[np.int64], outputs: Mapping[Signal, Tensor]) -> None:
+    def write(self, view: int, ids: npt.NDArray[np.int64], outputs: Mapping[str, Tensor]) -> None:
         """Keeps the outputs of some samples of a view."""
-        for signal, array in self._arrays.items():
-            array[view][ids] = outputs[signal].cpu().numpy()
+        for name, array in self._arrays.items():
+            array[view][ids] = outputs[name].cpu().numpy()
 
-    def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[Signal, Tensor]:
+    def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """The outputs of some samples of a view, on the CPU, as they were written."""
-        return {signal: torch.from_numpy(np.asarray(array[view])[ids]) for signal, array in self._arrays.items()}
+        return {name: torch.from_numpy(np.asarray(array[view])[ids]) for name, array in self._arrays.items()}
 
     def flush(self) -> None:
         """Writes through to the disk; afterwards a checkpoint may rely on what was written."""
         for array in self._arrays.values():
             array.flush()
 
-    def _path(self, signal: Signal) -> Path:
-        return self._folder / f"teacher-{signal}.f32"
+    def _path(self, name: str) -> Path:
+        return self._folder / f"teacher-{name}.f32"
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from edgekd.errors import UserError
+from edgekd.search.proxies.objective import scoring_objectives
 from edgekd.search.proxy import PROXIES, proxy_from_name
 from edgekd.testing.conformance_proxy import FAMILIES, DistanceProxyConformance, ProxyConformance
-from edgekd.train.objective import OBJECTIVES
 
 WITHOUT_FEATURE_MAP = frozenset({"vit"})
 WITHOUT_CLASS_MAPS = frozenset({"vit", "mobilenetv3"})
@@ -163,7 +163,7 @@ def test_every_registered_proxy_and_objective_runs_the_conformance_suite() -> No
         for suite in (*ProxyConformance.__subclasses__(), *DistanceProxyConformance.__subclasses__())
         if hasattr(suite, "name")
     }
-    assert suites == {*PROXIES, *(f"loss-{name}" for name in OBJECTIVES)}
+    assert suites == {*PROXIES, *(f"loss-{name}" for name in scoring_objectives())}
 
 
 @pytest.mark.parametrize(("name", "near"), [("diswto", "diswot"), ("loss-kdd", "kd"), ("synflo", "synflow")])

@@ -20,6 +20,7 @@ from edgekd.train.engine import start_fabric
 from edgekd.train.fit import distil_
 from edgekd.train.objective import Signal
 from edgekd.train.signals import SignalSource
+from edgekd.train.survey import class_means
 from edgekd.train.teacher import Teacher
 from edgekd.train.teacher_cache import TeacherCache
 from tests.train.conftest import PREPROCESSING, Train, config
@@ -85,7 +86,8 @@ def test_a_cache_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) -> No
 def test_class_means_are_those_of_the_images_without_augmentation(data: Dataset, teacher: nn.Module) -> None:
     fabric = start_fabric(Execution(device="cpu"), "32-true", SilentReporter())
     needs = frozenset({Signal.LOGITS, Signal.EMBEDDING})
-    means = Teacher(SignalSource(teacher, needs, INPUT).eval(), needs, fabric).class_means(data.train, PREPROCESSING, 7)
+    asked = Teacher(SignalSource(teacher, needs, INPUT).eval(), needs, fabric)
+    means = class_means(asked.survey(data.train, PREPROCESSING, 7, SilentReporter()), 4)
     labels = data.train.labels
     assert labels is not None
     images = torch.from_numpy(preprocess(data.train.images(range(64), PREPROCESSING), PREPROCESSING))

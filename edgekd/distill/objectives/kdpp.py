@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from edgekd.core.schema import Schema
 from edgekd.distill.objectives.kd import softened_kl
 from edgekd.errors import UserError
-from edgekd.train.objective import LossWeights, Objective, Signal, Signals, SignalSpec, full_precision, present
+from edgekd.train.objective import (
+    LossWeights,
+    Objective,
+    Signal,
+    Signals,
+    SignalSpec,
+    Survey,
+    full_precision,
+    present,
+)
+from edgekd.train.survey import class_means
 
 _ADAPTER_DROPOUT = 0.5
 _SMALLEST_NORM = 1e-8
@@ -46,7 +56,6 @@ class KDPlusPlus(Objective[KDPlusPlusConfig]):
     name = "kdpp"
     Config = KDPlusPlusConfig
     needs: ClassVar = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.LABELS})
-    needs_class_means = True
     t_squared = True
     default_weights = LossWeights(supervised=1.0, distill=1.0, warmup=20 / 240)
     formula = "kd_weight * T^2 * KL(p_t || p_s) + nd_weight * mean_i(1 - <f_i, e_y> / max(|f_i|, |g_i|))"
@@ -64,8 +73,8 @@ class KDPlusPlus(Objective[KDPlusPlusConfig]):
             )
         self.register_buffer("class_directions", torch.zeros(teacher.classes, teacher.width))
 
-    def prepare(self, class_means: Tensor) -> None:
-        self.class_directions.copy_(F.normalize(class_means, dim=1))
+    def prepare(self, survey: Survey) -> None:
+        self.class_directions.copy_(F.normalize(class_means(survey, len(self.class_directions)), dim=1))
 
     def forward(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
         direction = norm_and_direction(

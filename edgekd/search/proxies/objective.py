@@ -5,15 +5,25 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.errors import UserError
 from edgekd.nn.mode import evaluating
 from edgekd.search.proxies.network import batch_statistics, check_alive
 from edgekd.search.proxies.views import check_classes
 from edgekd.search.proxy import Batch, Proxy, ScoreStudent, Unscorable
-from edgekd.train.objective import OBJECTIVES, Objective, Signals, SignalSpec, build_objective, present
+from edgekd.train.objective import (
+    OBJECTIVES,
+    Objective,
+    Signal,
+    Signals,
+    SignalSpec,
+    Survey,
+    TrainingData,
+    build_objective,
+)
 from edgekd.train.signals import SignalSource
+from edgekd.train.survey import SurveyBatch
 
 _SEED = 0
 
@@ -35,9 +45,8 @@ class ObjectiveProxy(Proxy):
         kind = OBJECTIVES.get(self.objective)
         labels = batch.labels if kind.needs_labels else None
         target, target_spec = _signals(teacher, batch, kind)
-        means = None
-        if kind.needs_class_means:
-            means = _class_means(present(target.embedding, "embedding"), batch.labels, target_spec.classes)
+        survey = Survey(batches=lambda: iter([SurveyBatch(target, labels, torch.arange(len(batch.images)))]))
+        data = TrainingData(samples=len(batch.images), classes=target_spec.classes, labels=labels)
 
         def score(student: nn.Module) -> float:
             try:
@@ -46,7 +55,7 @@ class ObjectiveProxy(Proxy):
                 # A search goes on without a student that lacks the signal; the teacher's lack ends it.
                 raise Unscorable(err.message) from err
             check_classes(found.logits.T, target.logits.T)
-            objective = _bound(self.objective, spec, target_spec, means)
+            objective = _bound(self.objective, spec, target_spec, data, survey)
             with evaluating(objective), torch.no_grad():
                 return -float(objective(found, target, labels))
 
@@ -57,9 +66,16 @@ def objective_proxy(name: str) -> ObjectiveProxy:
     """The proxy of a registered objective.
 
     Raises:
-        UserError: No such objective; the message suggests the near one.
+        UserError: No such objective; the message suggests the near one. Or it compares a student with its own past or
+            its own depths, which says nothing of a network that never was trained.
     """
     kind = OBJECTIVES.get(name)
+    if not kind.needs_teacher or Signal.IDS in kind.needs:
+        raise UserError(
+            f"The objective {name!r} compares a student with itself or remembers samples, which says nothing of one "
+            "that was never trained.",
+            hint=f"objectives that can score: {', '.join(scoring_objectives())}",
+        )
 
     class Named(ObjectiveProxy):
         objective = name
@@ -67,6 +83,12 @@ def objective_proxy(name: str) -> ObjectiveProxy:
         source = kind.source
 
     return Named()
+
+
+def scoring_objectives() -> tuple[str, ...]:
+    """Names of the objectives that compare an untrained student with its teacher on one batch."""
+    kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
+    return tuple(name for name, kind in kinds.items() if kind.needs_teacher and Signal.IDS not in kind.needs)
 
 
 def _signals(module: nn.Module, batch: Batch, kind: type[Objective[Any]]) -> tuple[Signals, SignalSpec]:
@@ -78,17 +100,11 @@ def _signals(module: nn.Module, batch: Batch, kind: type[Objective[Any]]) -> tup
     return signals, spec
 
 
-def _bound(name: str, student: SignalSpec, teacher: SignalSpec, means: Tensor | None) -> Objective[Any]:
+def _bound(name: str, student: SignalSpec, teacher: SignalSpec, data: TrainingData, survey: Survey) -> Objective[Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         objective = build_objective(name, {})
         objective.bind(student, teacher)
-    if means is not None:
-        objective.prepare(means)
+        objective.bind_data(data)
+    objective.prepare(survey)
     return objective
-
-
-def _class_means(embedding: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(K, D): the mean embedding of each class in the batch; 0 for a class that is not in it."""
-    sums = torch.zeros(classes, embedding.shape[1], dtype=torch.float64).index_add_(0, labels, embedding.double())
-    return (sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]).float()

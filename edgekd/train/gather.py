@@ -1,0 +1,30 @@
+"""Collects what the processes of a training saw, for objectives that remember samples."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@torch.no_grad()
+def gathered(x: Tensor) -> Tensor:
+    """(sum of n, ...): the rows of every process in order of rank, without gradients; `x` itself for one process.
+
+    The shares of a batch may differ by one row, so rows are padded for the exchange and cut afterwards.
+
+    Args:
+        x: (n, ...), of one shape but for n in all processes.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x.detach()
+    world = dist.get_world_size()
+    mine = torch.tensor([len(x)], device=x.device)
+    sizes = [torch.zeros_like(mine) for _ in range(world)]
+    dist.all_gather(sizes, mine)
+    longest = max(int(size) for size in sizes)
+    padded = x.new_zeros((longest, *x.shape[1:]))
+    padded[: len(x)] = x.detach()
+    parts = [torch.zeros_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
