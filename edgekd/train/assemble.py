@@ -90,7 +90,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     objective = job.plan.objective
     needs: frozenset[Signal] = frozenset() if objective is None else objective.needs
     student = SignalSource(job.student, needs, job.preprocessing.input_shape)
-    teacher = _teacher(job, needs, fabric)
+    teacher = _teacher(job, frozenset() if objective is None else objective.needs_of_teacher, fabric)
     _check_classes(job, student, teacher)
     if objective is not None:
         _bind(objective, job, student.spec(), teacher)

@@ -80,6 +80,9 @@ class Objective(nn.Module, ABC, Generic[C]):
         name: Registry key.
         Config: Its arguments.
         needs: Signals it reads, of the student and of the teacher, and whether it reads labels or sample ids.
+        needs_of_teacher: Signals it reads of the teacher, where these are others than it reads of the student; derived
+            from `needs` where a class does not say. The fewer, the more teachers will do: one that is asked for logits
+            alone may be a frozen program, or stored answers.
         needs_labels: Whether `needs` holds `Signal.LABELS`; derived.
         teaches_classes: Whether it trains the student's classifier; as a rule, whether `needs` holds `Signal.LOGITS`.
             One that does not leaves the classifier to the cross-entropy, so it cannot train without labels either.
@@ -97,6 +100,7 @@ class Objective(nn.Module, ABC, Generic[C]):
     name: ClassVar[str]
     Config: ClassVar[type[Schema]]
     needs: ClassVar[frozenset[Signal]]
+    needs_of_teacher: ClassVar[frozenset[Signal]]
     needs_labels: ClassVar[bool]
     teaches_classes: ClassVar[bool]
     needs_teacher: ClassVar[bool] = True
@@ -109,6 +113,8 @@ class Objective(nn.Module, ABC, Generic[C]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.needs_labels = Signal.LABELS in cls.needs
+        if "needs_of_teacher" not in vars(cls):
+            cls.needs_of_teacher = cls.needs if cls.needs_teacher else frozenset()
         if "teaches_classes" not in vars(cls):
             cls.teaches_classes = Signal.LOGITS in cls.needs
 
@@ -178,6 +184,18 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "at": "edgekd.distill.objectives.at:AT",
         "fitnet": "edgekd.distill.objectives.fitnet:FitNet",
         "diswot": "edgekd.distill.objectives.diswot:DisWOT",
+        "soft": "edgekd.distill.objectives.soft:Soft",
+        "first": "edgekd.distill.objectives.first:FIRST",
+        "bdkd": "edgekd.distill.objectives.bdkd:BDKD",
+        "sinkd": "edgekd.distill.objectives.sinkd:SinKD",
+        "taid": "edgekd.distill.objectives.taid:TAID",
+        "dhkd": "edgekd.distill.objectives.dhkd:DHKD",
+        "lelp": "edgekd.distill.objectives.lelp:LELP",
+        "crd": "edgekd.distill.objectives.crd:CRD",
+        "ofa": "edgekd.distill.objectives.ofa:OFA",
+        "reviewkd": "edgekd.distill.objectives.reviewkd:ReviewKD",
+        "pskd": "edgekd.distill.objectives.pskd:PSKD",
+        "exits": "edgekd.distill.objectives.exits:Exits",
     },
 )
 

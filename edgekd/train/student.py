@@ -57,9 +57,9 @@ def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]]
     Raises:
         UserError: It has not; the message names objectives that do with logits.
     """
-    inner = sorted(objective.needs & TAPPED)
+    inner = sorted(objective.needs_of_teacher & TAPPED)
     if inner and not is_trainable(teacher):
-        outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs & TAPPED]
+        outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs_of_teacher & TAPPED]
         raise UserError(
             f"The objective {objective.name!r} reads the teacher's {' and '.join(inner)}, but the teacher is a frozen "
             "program, which gives logits only.",

@@ -79,6 +79,81 @@ class TestDisWOT(ObjectiveConformance):
     args: ClassVar = {"relation_weight": 1.0}  # the paper's own weight falls with the size of the batch
 
 
+class TestSoft(ObjectiveConformance):
+    name = "soft"
+
+
+class TestSoftAsCrossEntropy(ObjectiveConformance):
+    name = "soft"
+    args: ClassVar = {"divergence": "ce"}
+
+
+class TestFIRST(ObjectiveConformance):
+    name = "first"
+    args: ClassVar = {"top": 3}
+
+
+class TestBDKD(ObjectiveConformance):
+    name = "bdkd"
+
+
+class TestSinKD(ObjectiveConformance):
+    name = "sinkd"
+
+
+class TestSinKDByTransportAlone(ObjectiveConformance):
+    name = "sinkd"
+    args: ClassVar = {"kd_weight": 0, "sinkhorn_weight": 1}
+
+
+class TestTAID(ObjectiveConformance):
+    name = "taid"
+
+
+class TestDHKD(ObjectiveConformance):
+    name = "dhkd"
+    adapts = True
+
+
+class TestLELP(ObjectiveConformance):
+    name = "lelp"
+    adapts = True
+
+
+class TestCRD(ObjectiveConformance):
+    name = "crd"
+
+
+class TestOFA(ObjectiveConformance):
+    name = "ofa"
+    adapts = True
+
+
+class TestOFAWithAnEmphasis(ObjectiveConformance):
+    name = "ofa"
+    args: ClassVar = {"gamma": 1.5, "branches": 1}
+    adapts = True
+
+    def _read(self, student: Signals) -> list[torch.Tensor]:
+        return [*super()._read(student)[:1], *super()._read(student)[-1:]]  # one branch, of the last stage
+
+
+class TestReviewKD(ObjectiveConformance):
+    name = "reviewkd"
+    adapts = True
+
+
+class TestPSKD(ObjectiveConformance):
+    name = "pskd"
+
+
+class TestExits(ObjectiveConformance):
+    name = "exits"
+
+    def _read(self, student: Signals) -> list[torch.Tensor]:
+        return super()._read(student)[:-1]  # the network's own classifier is the exit of the last stage
+
+
 def test_every_registered_objective_has_a_conformance_suite() -> None:
     suites = {kind.name for kind in ObjectiveConformance.__subclasses__()}
     assert suites == set(OBJECTIVES)
@@ -182,7 +257,7 @@ def test_an_unknown_argument_suggests_the_near_one() -> None:
 
 
 def test_the_objectives_without_labels_are_known_by_name() -> None:
-    assert label_free_objectives() == ("kd", "dist", "diswot")
+    assert label_free_objectives() == ("kd", "dist", "diswot", "soft", "first", "bdkd", "sinkd", "taid")
 
 
 def test_a_signal_that_was_declared_and_not_given_is_our_error() -> None:

@@ -44,13 +44,13 @@ class ObjectiveProxy(Proxy):
     def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
         kind = OBJECTIVES.get(self.objective)
         labels = batch.labels if kind.needs_labels else None
-        target, target_spec = _signals(teacher, batch, kind)
+        target, target_spec = _signals(teacher, batch, kind.needs_of_teacher)
         survey = Survey(batches=lambda: iter([SurveyBatch(target, labels, torch.arange(len(batch.images)))]))
         data = TrainingData(samples=len(batch.images), classes=target_spec.classes, labels=labels)
 
         def score(student: nn.Module) -> float:
             try:
-                found, spec = _signals(student, batch, kind)
+                found, spec = _signals(student, batch, kind.needs)
             except UserError as err:
                 # A search goes on without a student that lacks the signal; the teacher's lack ends it.
                 raise Unscorable(err.message) from err
@@ -91,8 +91,8 @@ def scoring_objectives() -> tuple[str, ...]:
     return tuple(name for name, kind in kinds.items() if kind.needs_teacher and Signal.IDS not in kind.needs)
 
 
-def _signals(module: nn.Module, batch: Batch, kind: type[Objective[Any]]) -> tuple[Signals, SignalSpec]:
-    source = SignalSource(module, kind.needs, batch.input_shape)
+def _signals(module: nn.Module, batch: Batch, needs: frozenset[Signal]) -> tuple[Signals, SignalSpec]:
+    source = SignalSource(module, needs, batch.input_shape)
     spec = source.spec()
     with batch_statistics(module), torch.no_grad():
         signals: Signals = source(batch.images)

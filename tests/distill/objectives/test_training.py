@@ -47,4 +47,4 @@ def test_features_alone_do_not_train_a_classifier_so_labels_are_asked_for(object
     p, data = toy_recipe().preprocessing, toy_dataset(labelled=False)
     with pytest.raises(UserError, match=f"'{objective}' compares features alone.*nothing would train") as caught:
         distil_(student, teacher, data, p, config(objective), make_context(tmp_path))
-    assert caught.value.hint == "objectives that do not need labels: kd, dist, diswot"
+    assert str(caught.value.hint).startswith("objectives that do not need labels: kd, dist, diswot")
