@@ -145,7 +145,11 @@ def _train(
 
 def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> None:
     """Asks the teacher once for all branches, where the objective needs nothing but its logits."""
-    if OBJECTIVES.get(options.objective).needs_of_teacher & TAPPED:
+    objective = OBJECTIVES.get(options.objective)
+    if not objective.needs_teacher:
+        draft.say(f"The objective {options.objective!r} needs no teacher, so none is asked.")
+        return
+    if objective.needs_of_teacher & TAPPED:
         draft.say(f"The objective {options.objective!r} looks inside the teacher, so each branch runs it anew.")
         return
     config = _train_config(options, situation, dataset, fresh=True)

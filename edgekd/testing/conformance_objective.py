@@ -42,13 +42,10 @@ class ObjectiveConformance:
     Attributes:
         name: Registry key.
         args: Arguments, if other than the defaults.
-        adapts: Whether layers that are trained along stand between the networks. A student that equals its teacher has
-            the least loss once these layers have learned to answer it, and not before.
     """
 
     name: ClassVar[str]
     args: ClassVar[dict[str, JsonValue]] = {}
-    adapts: ClassVar[bool] = False
 
     def objective(self, *, student_width: int = _WIDTH) -> Objective[Any]:
         """Bound and prepared, in evaluation mode."""
@@ -145,7 +142,7 @@ class ObjectiveConformance:
             pytest.skip("there is no teacher to equal")
         objective, teacher = self.objective(), self.signals(2)
         labels = self.labels() if objective.needs_labels else None
-        if self.adapts:
+        if objective.adapts:
             _fit(objective, lambda: objective(teacher, teacher, labels))
         least = objective(teacher, teacher, labels)
         others = [objective(self.signals(seed), teacher, labels) for seed in range(3, 8)]

@@ -88,6 +88,8 @@ class Objective(nn.Module, ABC, Generic[C]):
             One that does not leaves the classifier to the cross-entropy, so it cannot train without labels either.
         needs_teacher: False for self-distillation: then `bind` and `forward` get None for the teacher, even where
             another objective of the same training has one. Such a class widens the type of these parameters.
+        adapts: Whether layers that it trains along stand between the networks, so that its value says nothing before
+            they have learned: a student that equals its teacher has the least loss only then.
         reads_members: With several teachers, whether it reads them one by one (`Signals.each`, `SignalSpec.each`). One
             that does not sees their combination, which has logits alone, so it must need no tapped signal then.
         t_squared: Whether the temperature's square multiplies the loss, which keeps gradients comparable across T.
@@ -104,6 +106,7 @@ class Objective(nn.Module, ABC, Generic[C]):
     needs_labels: ClassVar[bool]
     teaches_classes: ClassVar[bool]
     needs_teacher: ClassVar[bool] = True
+    adapts: ClassVar[bool] = False
     reads_members: ClassVar[bool] = False
     t_squared: ClassVar[bool]
     default_weights: ClassVar[LossWeights]

@@ -112,12 +112,10 @@ class TestTAID(ObjectiveConformance):
 
 class TestDHKD(ObjectiveConformance):
     name = "dhkd"
-    adapts = True
 
 
 class TestLELP(ObjectiveConformance):
     name = "lelp"
-    adapts = True
 
 
 class TestCRD(ObjectiveConformance):
@@ -126,13 +124,11 @@ class TestCRD(ObjectiveConformance):
 
 class TestOFA(ObjectiveConformance):
     name = "ofa"
-    adapts = True
 
 
 class TestOFAWithAnEmphasis(ObjectiveConformance):
     name = "ofa"
     args: ClassVar = {"gamma": 1.5, "branches": 1}
-    adapts = True
 
     def _read(self, student: Signals) -> list[torch.Tensor]:
         return [*super()._read(student)[:1], *super()._read(student)[-1:]]  # one branch, of the last stage
@@ -140,7 +136,6 @@ class TestOFAWithAnEmphasis(ObjectiveConformance):
 
 class TestReviewKD(ObjectiveConformance):
     name = "reviewkd"
-    adapts = True
 
 
 class TestPSKD(ObjectiveConformance):

@@ -47,6 +47,7 @@ class CRD(Objective[CRDConfig]):
     name = "crd"
     Config = CRDConfig
     needs: ClassVar = frozenset({Signal.EMBEDDING, Signal.LABELS})
+    adapts = True
     t_squared = False
     default_weights = LossWeights(supervised=1.0, distill=0.8)
     formula = "sum over both anchors of -log(e_ii / (e_ii + M * mean_j e_ij)), e_ij = exp(<u_i, v_j> / tau), y_j != y_i"

@@ -46,6 +46,7 @@ class DHKD(Objective[DHKDConfig]):
     Config = DHKDConfig
     needs: ClassVar = frozenset({Signal.EMBEDDING})
     needs_of_teacher: ClassVar = frozenset({Signal.LOGITS})
+    adapts = True
     t_squared = True
     default_weights = LossWeights(supervised=1.0, distill=1.0)
     formula = "T^2 * mean_i sum_k log cosh((h(f_s)_k - t_k) / 2T)"

@@ -43,6 +43,7 @@ class Exits(Objective[ExitsConfig]):
     Config = ExitsConfig
     needs: ClassVar = frozenset({Signal.STAGES, Signal.LABELS})
     needs_teacher = False
+    adapts = True
     t_squared = True
     default_weights = LossWeights(supervised=1.0, distill=1.0)
     formula = "mean_e (w_y * CE(z_e, y) + w_s * T^2 * KL(p(s) || p(z_e))), z_e = exit_e(F_e)"

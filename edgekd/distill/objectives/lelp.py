@@ -56,6 +56,7 @@ class LELP(Objective[LELPConfig]):
     Config = LELPConfig
     needs: ClassVar = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.LABELS})
     needs_of_teacher: ClassVar = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.CLASSIFIER})
+    adapts = True
     t_squared = False
     default_weights = LossWeights(supervised=0.1, distill=0.9)
     formula = "KL(p_t || p_s) + sum_k p_t(k) * KL(softmax(+-z_k / tau) || h(f_s)_k), z_k: class-wise PCA of f_t"

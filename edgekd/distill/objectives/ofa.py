@@ -46,6 +46,7 @@ class OFA(Objective[OFAConfig]):
     Config = OFAConfig
     needs: ClassVar = frozenset({Signal.LOGITS, Signal.STAGES, Signal.LABELS})
     needs_of_teacher: ClassVar = frozenset({Signal.LOGITS})
+    adapts = True
     t_squared = False
     default_weights = LossWeights(supervised=1.0, distill=1.0)
     formula = "l(s) + w * sum_m l(branch_m(F_m)), l(z) = -sum_k ((p_t + [k=y])^gamma - [k=y]) * log softmax(z)"

@@ -44,6 +44,7 @@ class ReviewKD(Objective[ReviewKDConfig]):
     name = "reviewkd"
     Config = ReviewKDConfig
     needs: ClassVar = frozenset({Signal.STAGES})
+    adapts = True
     t_squared = False
     default_weights = LossWeights(supervised=1.0, distill=1.0, warmup=20 / 240)
     formula = "sum_l HCL(fuse_l(F_s,l, fused_(l+1)), F_t,l), HCL = mean square over a pyramid of resolutions"

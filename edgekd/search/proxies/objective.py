@@ -67,13 +67,14 @@ def objective_proxy(name: str) -> ObjectiveProxy:
 
     Raises:
         UserError: No such objective; the message suggests the near one. Or it compares a student with its own past or
-            its own depths, which says nothing of a network that never was trained.
+            its own depths, or through layers that must learn first, which says nothing of a network that never was
+            trained.
     """
     kind = OBJECTIVES.get(name)
-    if not kind.needs_teacher or Signal.IDS in kind.needs:
+    if not _scores(kind):
         raise UserError(
-            f"The objective {name!r} compares a student with itself or remembers samples, which says nothing of one "
-            "that was never trained.",
+            f"The objective {name!r} compares a student with itself, remembers samples or trains layers of its own, "
+            "which says nothing of a student that was never trained.",
             hint=f"objectives that can score: {', '.join(scoring_objectives())}",
         )
 
@@ -87,8 +88,11 @@ def objective_proxy(name: str) -> ObjectiveProxy:
 
 def scoring_objectives() -> tuple[str, ...]:
     """Names of the objectives that compare an untrained student with its teacher on one batch."""
-    kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
-    return tuple(name for name, kind in kinds.items() if kind.needs_teacher and Signal.IDS not in kind.needs)
+    return tuple(name for name in OBJECTIVES if _scores(OBJECTIVES.get(name)))
+
+
+def _scores(kind: type[Objective[Any]]) -> bool:
+    return kind.needs_teacher and not kind.adapts and Signal.IDS not in kind.needs
 
 
 def _signals(module: nn.Module, batch: Batch, needs: frozenset[Signal]) -> tuple[Signals, SignalSpec]:
