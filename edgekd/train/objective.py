@@ -194,6 +194,7 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "taid": "edgekd.distill.objectives.taid:TAID",
         "dhkd": "edgekd.distill.objectives.dhkd:DHKD",
         "lelp": "edgekd.distill.objectives.lelp:LELP",
+        "trg": "edgekd.distill.objectives.trg:TRG",
         "crd": "edgekd.distill.objectives.crd:CRD",
         "ofa": "edgekd.distill.objectives.ofa:OFA",
         "reviewkd": "edgekd.distill.objectives.reviewkd:ReviewKD",

@@ -118,6 +118,11 @@ class TestLELP(ObjectiveConformance):
     name = "lelp"
 
 
+class TestTRG(ObjectiveConformance):
+    name = "trg"
+    args: ClassVar = {"neighbours": 0.25}
+
+
 class TestCRD(ObjectiveConformance):
     name = "crd"
 
@@ -252,7 +257,7 @@ def test_an_unknown_argument_suggests_the_near_one() -> None:
 
 
 def test_the_objectives_without_labels_are_known_by_name() -> None:
-    assert label_free_objectives() == ("kd", "dist", "diswot", "soft", "first", "bdkd", "sinkd", "taid")
+    assert label_free_objectives() == ("kd", "dist", "diswot", "soft", "first", "bdkd", "sinkd", "taid", "trg")
 
 
 def test_a_signal_that_was_declared_and_not_given_is_our_error() -> None:
