@@ -87,17 +87,15 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     config = job.config
     if not any(parameter.requires_grad for parameter in job.student.parameters()):
         raise UserError("The student has no trainable parameter: a frozen program can be quantized, not trained.")
-    objective = job.plan.objective
-    needs: frozenset[Signal] = frozenset() if objective is None else objective.needs
-    student = SignalSource(job.student, needs, job.preprocessing.input_shape)
-    teacher = _teacher(job, frozenset() if objective is None else objective.needs_of_teacher, fabric)
+    student = SignalSource(job.student, job.plan.needs, job.preprocessing.input_shape)
+    teacher = _teacher(job, job.plan.needs_of_teacher, fabric)
     _check_classes(job, student, teacher)
-    if objective is not None:
+    for objective in job.plan.objectives():
         _bind(objective, job, student.spec(), teacher)
         objective.to(fabric.device)
     if job.projection is not None:
         job.projection.bind(job.student)
-    lesson = Lesson(student, objective, config.label_smoothing)
+    lesson = Lesson(student, job.plan.terms, config.label_smoothing, joint=fabric.world_size > 1)
     return Loop(
         fabric=fabric,
         lesson=lesson,

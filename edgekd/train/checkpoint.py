@@ -57,6 +57,7 @@ class Checkpoints:
         self._rhythm = rhythm
         self._clock = clock
         self._saved_at = clock()
+        self._holds = False
 
     def load(self) -> dict[str, Any] | None:
         """The state that `save` was given, on the CPU, or None when there is none that fits."""
@@ -70,7 +71,12 @@ class Checkpoints:
         if state.pop("fingerprint", None) != self._fingerprint:
             self._reporter.message(f"Starts anew: {self._path} belongs to another training.", level="warning")
             return None
+        self._holds = True
         return dict(state)
+
+    def kept(self) -> Path | None:
+        """Where the newest checkpoint that this training wrote or took up is, None when there is none."""
+        return self._path if self._holds else None
 
     def due(self, *, epoch_ended: bool) -> bool:
         """Whether it is time to save."""
@@ -90,4 +96,5 @@ class Checkpoints:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(new, self._path)
+        self._holds = True
         self._saved_at = self._clock()

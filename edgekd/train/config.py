@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from edgekd.core.stage import StageConfig
 from edgekd.data.augment import Augment
+from edgekd.train.terms import TermConfig
 
 Schedule = Literal["cosine", "step", "onecycle"]
 Precision = Literal["32-true", "bf16-mixed"]
@@ -16,8 +17,9 @@ Precision = Literal["32-true", "bf16-mixed"]
 class TrainConfig(StageConfig):
     """How a student is trained.
 
-    The loss is `supervised_weight * CE + distill_weight * fade * objective`; what is None takes the objective's own
-    default (`Objective.default_weights`).
+    The loss is `supervised_weight * CE + sum of weight * objective`; what is None takes the objective's own default
+    (`Objective.default_weights`, of the first objective for the cross-entropy). `objective`, `objective_args`,
+    `distill_weight` and `distill_warmup_epochs` are the short form of `objectives` with one term.
 
     Attributes:
         epochs: Passes over the training split, each of ceil(n / batch_size) batches of nearly equal size.
@@ -38,6 +40,7 @@ class TrainConfig(StageConfig):
         supervised_weight: Of the cross-entropy; 0 without labels, 1 without a teacher.
         distill_weight: Of the objective.
         distill_warmup_epochs: Epochs over which the objective is faded in.
+        objectives: Several objectives with weights and schedules, in place of the four options of the short form.
         teacher_views: With a teacher: number of different views of each image. Its outputs are computed once per view
             and kept, so that later epochs cost the student alone. 0: a new view each epoch, and a live teacher.
         ema_decay: Trains as usual and keeps the exponential moving average of the weights; BatchNorm statistics are
@@ -64,6 +67,7 @@ class TrainConfig(StageConfig):
     supervised_weight: float | None = Field(default=None, ge=0)
     distill_weight: float | None = Field(default=None, ge=0)
     distill_warmup_epochs: int | None = Field(default=None, ge=0)
+    objectives: tuple[TermConfig, ...] = ()
     teacher_views: int = Field(default=0, ge=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"
@@ -77,7 +81,27 @@ class TrainConfig(StageConfig):
             raise ValueError("warmup_epochs does not go with the schedule onecycle, which warms up by itself")
         if self.nesterov and not self.momentum and self.optimizer == "sgd":
             raise ValueError("nesterov needs momentum")
+        self._check_form()
         return self
+
+    def _check_form(self) -> None:
+        short = ("distill_warmup_epochs", "distill_weight", "objective", "objective_args")
+        given = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in short}
+        changed = [name for name, default in given.items() if getattr(self, name) != default]
+        if self.objectives and changed:
+            raise ValueError(f"objectives does not go with {', '.join(changed)}: put them into a term of objectives")
+
+    def terms(self) -> tuple[TermConfig, ...]:
+        """The objectives with their weights, whichever form they were given in; none without an objective."""
+        if self.objectives or self.objective is None:
+            return self.objectives
+        term = TermConfig(
+            name=self.objective,
+            weight=self.distill_weight,
+            args=self.objective_args,
+            warmup_epochs=self.distill_warmup_epochs,
+        )
+        return (term,)
 
     def view(self, epoch: int, *, teacher: bool) -> int:
         """The view of the images that an epoch sees."""

@@ -8,6 +8,7 @@ the result.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ class FitReport:
         images_per_s: Training images per second, in this process.
         loss: Mean of what was minimised.
         supervised_loss: Mean cross-entropy with the labels, None without labels.
-        distill_loss: Mean of the objective, unweighted, None without a teacher.
+        distill_losses: Mean of each objective that counted, unweighted; empty for supervised training.
         train_accuracy: Share of images classified as labelled or, without labels, as by the teacher; in [0, 1].
         resumed_at_step: Where a checkpoint was taken up, None for a training in one go.
         leads: Whether this process is the one whose files count.
@@ -62,11 +63,16 @@ class FitReport:
     images_per_s: float
     loss: float
     supervised_loss: float | None
-    distill_loss: float | None
+    distill_losses: Mapping[str, float]
     train_accuracy: float
     resumed_at_step: int | None
     leads: bool
     decisions: tuple[str, ...]
+
+    @property
+    def distill_loss(self) -> float | None:
+        """Mean of the only objective, unweighted; None where there is none, or several."""
+        return next(iter(self.distill_losses.values())) if len(self.distill_losses) == 1 else None
 
 
 def distil_(
@@ -101,7 +107,7 @@ def distil_(
         UserError: Networks, labels and options that do not belong together.
         BuildFailed: The training diverged.
     """
-    plan = plan_loss(config, teacher=teacher is not None, labelled=dataset.labelled)
+    plan = plan_loss(config, teachers=int(teacher is not None), labelled=dataset.labelled)
     job = Job(
         student=student,
         teacher=teacher if plan.needs_teacher else None,
@@ -132,7 +138,9 @@ def distil_(
         images_per_s=loop.images_per_s(),
         loss=means["loss"],
         supervised_loss=means["supervised"] if dataset.labelled else None,
-        distill_loss=means["distill"] if plan.objective is not None else None,
+        distill_losses={
+            term.label: means[term.label] for term in plan.terms if term.schedule.until_epoch == config.epochs
+        },
         train_accuracy=means["hits"],
         resumed_at_step=resumed_at,
         leads=fabric.is_global_zero,
@@ -148,18 +156,20 @@ def _start(loop: Loop, job: Job) -> int | None:
     if not resumed:
         if cache is not None and loop.fabric.is_global_zero:
             cache.create()
-        _prepare_objective(loop, job)
+        _prepare_objectives(loop, job)
     loop.fabric.barrier()
     if cache is not None:
         cache.open()
     return loop.step if resumed else None
 
 
-def _prepare_objective(loop: Loop, job: Job) -> None:
-    objective = job.plan.objective
-    if objective is None or loop.teacher is None or not objective.needs_teacher:
+def _prepare_objectives(loop: Loop, job: Job) -> None:
+    if loop.teacher is None:
         return
-    objective.prepare(loop.teacher.survey(job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter))
+    survey = loop.teacher.survey(job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter)
+    for objective in job.plan.objectives():
+        if objective.needs_teacher:
+            objective.prepare(survey)
 
 
 @torch.no_grad()

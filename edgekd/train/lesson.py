@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgekd.tasks.classification import supervised_loss
-from edgekd.train.objective import Objective, Signal
-from edgekd.train.signal import signals_from_flat
+from edgekd.train.loss_plan import Term
+from edgekd.train.signal import Signal, Signals, signals_from_flat
 from edgekd.train.signals import SignalSource
 
-STATISTICS = ("loss", "supervised", "distill", "hits", "images")
-"""What a step reports, summed over its samples."""
+LOSS, SUPERVISED, HITS, IMAGES = "loss", "supervised", "hits", "images"
 
 
 class Lesson(nn.Module):
-    """Student and objective.
+    """Student and objectives.
 
     Args:
         student: The network that learns.
-        objective: Compares it with the teacher; None for supervised training.
+        terms: The objectives, bound; none for supervised training.
         label_smoothing: Of the cross-entropy.
+        joint: Whether several processes train one student. Then an objective with adapters runs in every step, at
+            weight 0 too, for each of its parameters must have a gradient in all of them.
+
+    Attributes:
+        statistics: Names of what a step reports, summed over its samples: the loss that is minimised, the
+            cross-entropy, each objective without its weight (0 while it is left out), correct answers, images.
     """
 
-    def __init__(self, student: SignalSource, objective: Objective[Any] | None, label_smoothing: float) -> None:
+    def __init__(
+        self, student: SignalSource, terms: Sequence[Term], label_smoothing: float, *, joint: bool = False
+    ) -> None:
         super().__init__()
         self.student = student
-        self.objective = objective
+        self.objectives = nn.ModuleList(term.objective for term in terms)
         self.label_smoothing = label_smoothing
+        self.statistics = (LOSS, SUPERVISED, *(term.label for term in terms), HITS, IMAGES)
+        self._always = tuple(joint and any(True for _ in term.objective.parameters()) for term in terms)
 
     def forward(
         self,
@@ -40,31 +48,33 @@ class Lesson(nn.Module):
         ids: Tensor,
         teacher: Mapping[str, Tensor] | None,
         supervised_weight: float,
-        distill_weight: float,
+        weights: Sequence[float],
     ) -> tuple[Tensor, Tensor]:
-        """The loss to minimise, a scalar, and (5,) float32 detached sums in the order of `STATISTICS`.
+        """The loss to minimise, a scalar, and float32 detached sums in the order of `statistics`.
 
         Args:
             images: (N, C, H, W).
-            labels: (N,), or None.
+            labels: (N,) int64, or None.
             ids: (N,) int64, positions in the training split.
             teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher.
             supervised_weight: Of the cross-entropy.
-            distill_weight: Of the objective, fade-in included.
+            weights: Of each objective in this step; one of weight 0 is left out.
         """
-        out = self.student(images)
+        out: Signals = replace(self.student(images), ids=ids)
+        taught = None if teacher is None else signals_from_flat(teacher)
         zero = torch.zeros((), device=images.device)
-        supervised = distill = zero
-        reference = labels
-        if labels is not None:
-            supervised = supervised_loss(out.logits, labels, self.label_smoothing)
-        if teacher is not None and labels is None:
-            reference = teacher[Signal.LOGITS].argmax(1)
-        if self.objective is not None:
-            given = signals_from_flat(teacher) if teacher is not None and self.objective.needs_teacher else None
-            distill = self.objective(replace(out, ids=ids), given, labels)
-        loss = supervised_weight * supervised + distill_weight * distill
+        supervised = zero if labels is None else supervised_loss(out.logits, labels, self.label_smoothing)
+        loss = supervised_weight * supervised
+        values = []
+        for objective, weight, always in zip(self.objectives, weights, self._always, strict=True):
+            if not weight and not always:
+                values.append(zero)
+                continue
+            value: Tensor = objective(out, taught if objective.needs_teacher else None, labels)
+            loss = loss + weight * value
+            values.append(value.detach())
         with torch.no_grad():
+            reference = labels if labels is not None or teacher is None else teacher[Signal.LOGITS].argmax(1)
             hits = zero if reference is None else (out.logits.argmax(1) == reference).float().mean()
-            statistics = torch.stack([loss.detach(), supervised.detach(), distill.detach(), hits, zero + 1]).float()
+            statistics = torch.stack([x.float() for x in (loss.detach(), supervised.detach(), *values, hits, zero + 1)])
         return loss, statistics * len(images)

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from edgekd.core.events import Reporter
 from edgekd.data.counter import hashed
-from edgekd.errors import BuildFailed
 from edgekd.train.averaging import WeightAverage
 from edgekd.train.batches import TrainBatch, TrainBatches
 from edgekd.train.checkpoint import Checkpoints
 from edgekd.train.config import TrainConfig
+from edgekd.train.divergence import divergence
 from edgekd.train.engine import Fabric
-from edgekd.train.lesson import STATISTICS, Lesson
+from edgekd.train.lesson import HITS, IMAGES, LOSS, SUPERVISED, Lesson
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.projection import WeightProjection
-from edgekd.train.schedule import fade_in, learning_rate
+from edgekd.train.schedule import learning_rate
 from edgekd.train.signal import Progress
 from edgekd.train.teacher import Teacher
 
@@ -76,8 +76,9 @@ class Loop:
         self.steps = self.batches.steps_per_epoch
         self.step = 0
         self.seconds = 0.0
-        self.totals = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self.fabric.device)
+        self.totals = torch.zeros(len(self.lesson.statistics), dtype=torch.float64, device=self.fabric.device)
         self._first_step = 0
+        self._finite_sums: dict[str, float] = {}
         self._began = self._reported = self.clock()
         self._on_cpu = self.fabric.device.type == "cpu"
 
@@ -98,7 +99,7 @@ class Loop:
         return True
 
     def run(self) -> dict[str, float]:
-        """Trains to the end; returns the last epoch's means of `STATISTICS`.
+        """Trains to the end; returns the last epoch's means of what the lesson reports.
 
         Raises:
             BuildFailed: The loss is not finite.
@@ -116,7 +117,7 @@ class Loop:
                 self._train_on(batch, epoch)
                 self.step += 1
                 self._after_step(epoch)
-        return _means(self.fabric.all_reduce(self.totals, reduce_op="sum"))
+        return self._means(self.fabric.all_reduce(self.totals, reduce_op="sum"))
 
     def _train_on(self, batch: TrainBatch, epoch: int) -> None:
         config, plan = self.config, self.plan
@@ -126,13 +127,13 @@ class Loop:
         teacher: Mapping[str, Tensor] | None = None
         if self.teacher is not None:
             teacher = self.teacher.answer(batch, epoch)
-        if plan.objective is not None:
-            total = config.epochs * self.steps
-            plan.objective.advance(Progress(step=self.step, steps=total, epoch=epoch, epochs=config.epochs))
+        progress = Progress(step=self.step, steps=config.epochs * self.steps, epoch=epoch, epochs=config.epochs)
+        for objective in plan.objectives():
+            objective.advance(progress)
+        weights = [term.schedule.at(self.step, self.steps) for term in plan.terms]
         ids = torch.from_numpy(batch.ids).to(batch.images.device)
-        distill_weight = plan.distill * fade_in(epoch, plan.warmup_epochs)
         with self.projection.applied() if self.projection is not None else nullcontext():
-            loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, distill_weight)
+            loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, weights)
             self.fabric.backward(loss)
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.lesson.parameters(), config.grad_clip)
@@ -165,27 +166,33 @@ class Loop:
         self._check_finite(epoch)
         if not self.fabric.is_global_zero:
             return
-        means = _means(self.totals)
+        means = self._means(self.totals)
         values = {
             "epoch": epoch + 1,
             "epochs": self.config.epochs,
-            "loss": means["loss"],
-            "accuracy": means["hits"],
+            "loss": means[LOSS],
+            "accuracy": means[HITS],
             "images_per_s": self.images_per_s(),
         }
+        if len(self.plan.terms) > 1:
+            values |= {f"loss_{term.label}": means[term.label] for term in self.plan.terms}
         task = "train" if self.teacher is None else "distil"
         self.reporter.progress(task, self.step, self.config.epochs * self.steps, values)
 
     def _check_finite(self, epoch: int) -> None:
-        loss = float(self.totals[0])
-        if math.isfinite(loss):
+        sums = dict(zip(self.lesson.statistics, self.totals.tolist(), strict=True))
+        if math.isfinite(sums[LOSS]):
+            self._finite_sums = sums
             return
-        raise BuildFailed(
-            f"The loss became {loss} in epoch {epoch + 1} of {self.config.epochs}, step "
-            f"{(self.step - 1) % self.steps + 1} of {self.steps}, at learning rate "
-            f"{self.optimizer.param_groups[0]['lr']:.3g}.",
-            hint="lower lr, add warmup_epochs or distill_warmup_epochs, or limit the gradient with grad_clip=1",
+        rate = self.optimizer.param_groups[0]["lr"]
+        place = (
+            f"in epoch {epoch + 1} of {self.config.epochs}, step {(self.step - 1) % self.steps + 1} of {self.steps}, "
+            f"at learning rate {rate:.3g}"
         )
+        weights = {term.label: term.schedule.at(self.step - 1, self.steps) for term in self.plan.terms}
+        weights = {SUPERVISED: self.plan.supervised, **weights}
+        counted = {label: weight for label, weight in weights.items() if weight}
+        raise divergence(place, sums, self._finite_sums, counted, self.checkpoints.kept())
 
     def elapsed_s(self) -> float:
         """Seconds of training so far, those before an interruption included."""
@@ -200,6 +207,8 @@ class Loop:
         if not self.fabric.is_global_zero:
             return
         self._check_finite(epoch)
+        if not all(bool(torch.isfinite(x).all()) for x in self.lesson.parameters()):
+            return  # the step after this one will fail, and the checkpoint before it is the last good one
         if self.teacher is not None and self.teacher.cache is not None:
             self.teacher.cache.flush()
         state: dict[str, Any] = {
@@ -212,7 +221,6 @@ class Loop:
         }
         self.checkpoints.save(state)
 
-
-def _means(totals: Tensor) -> dict[str, float]:
-    sums = dict(zip(STATISTICS, totals.tolist(), strict=True))
-    return {name: value / max(1.0, sums["images"]) for name, value in sums.items()}
+    def _means(self, totals: Tensor) -> dict[str, float]:
+        sums = dict(zip(self.lesson.statistics, totals.tolist(), strict=True))
+        return {name: value / max(1.0, sums[IMAGES]) for name, value in sums.items()}

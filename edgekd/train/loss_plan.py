@@ -2,68 +2,137 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
-from edgekd.train.objective import OBJECTIVES, Objective, build_objective, label_free_objectives
+from edgekd.train.objective import OBJECTIVES, Objective, Signal, build_objective, label_free_objectives
+from edgekd.train.signal import TAPPED
+from edgekd.train.terms import TermConfig, WeightSchedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One objective of the sum.
+
+    Attributes:
+        label: Its name in reports: the objective's, with a number where it occurs twice.
+        objective: Built, not yet bound.
+        schedule: Its weight.
+    """
+
+    label: str
+    objective: Objective[Any]
+    schedule: WeightSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossPlan:
-    """`supervised * CE + distill * fade * objective`, with every weight decided.
+    """`supervised * CE + sum of weight * objective`, with every weight decided.
 
     Attributes:
-        objective: None for supervised training.
+        terms: None for supervised training.
         supervised: Weight of the cross-entropy, 0 without labels.
-        distill: Weight of the objective, 0 without a teacher.
-        warmup_epochs: Epochs over which the objective is faded in.
         decisions: What was decided and why, one sentence each.
     """
 
-    objective: Objective[Any] | None
+    terms: tuple[Term, ...]
     supervised: float
-    distill: float
-    warmup_epochs: int
     decisions: tuple[str, ...]
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """What some objective reads."""
+        return frozenset().union(*(term.objective.needs for term in self.terms))
 
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher is asked at all."""
-        return self.objective is not None and self.objective.needs_teacher
+        return any(term.objective.needs_teacher for term in self.terms)
+
+    @property
+    def needs_of_teacher(self) -> frozenset[Signal]:
+        """What some objective reads of the teacher."""
+        return frozenset().union(*(term.objective.needs_of_teacher for term in self.terms))
+
+    def objectives(self) -> tuple[Objective[Any], ...]:
+        """Those of the terms."""
+        return tuple(term.objective for term in self.terms)
 
 
-def plan_loss(config: TrainConfig, *, teacher: bool, labelled: bool) -> LossPlan:
+def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan:
     """The loss of a training.
 
+    Args:
+        config: The options; the single `objective` is the short form of one term.
+        teachers: How many there are.
+        labelled: Whether the training images have labels.
+
     Raises:
-        UserError: Nothing to learn from, an objective that needs labels where there are none, or an unknown objective
-            or argument.
+        UserError: Nothing to learn from, an objective that needs labels where there are none, one that reads the inside
+            of a single teacher where there are several, or an unknown objective or argument.
     """
-    if config.objective is None:
-        return _supervised(teacher=teacher, labelled=labelled)
-    if not teacher and OBJECTIVES.get(config.objective).needs_teacher:
-        return _supervised(teacher=teacher, labelled=labelled)
-    objective = build_objective(config.objective, config.objective_args)
-    default = objective.default_weights
+    wanted = config.terms()
+    usable = [term for term in wanted if teachers or not OBJECTIVES.get(term.name).needs_teacher]
+    if not usable:
+        return _supervised(teacher=teachers > 0, labelled=labelled)
+    if len(usable) < len(wanted) and len(wanted) > 1:
+        lacking = ", ".join(repr(term.name) for term in wanted if term not in usable)
+        raise UserError(
+            f"Of the objectives, {lacking} need(s) a teacher, and there is none.",
+            hint="connect a teacher, or leave these objectives out",
+        )
+    terms = _terms(usable, config.epochs, labelled=labelled)
     if not labelled:
-        _check_label_free(config, objective)
-    supervised = (default.supervised if config.supervised_weight is None else config.supervised_weight) * labelled
-    given = config.distill_weight
-    distill = given if given is not None else (default.distill if labelled else 1.0)
-    if not supervised and not distill:
+        _check_label_free(config, terms)
+    if teachers > 1:
+        _check_several(terms)
+    default = terms[0].objective.default_weights.supervised
+    supervised = (default if config.supervised_weight is None else config.supervised_weight) * labelled
+    if not supervised and not any(term.schedule.weight or term.schedule.final_weight for term in terms):
         raise UserError("supervised_weight and distill_weight are both 0: the student has nothing to learn.")
-    warmup = config.distill_warmup_epochs
-    warmup = round(default.warmup * config.epochs) if warmup is None else warmup
-    if labelled:
-        said = f"Distilled with {supervised:g} * cross-entropy + {distill:g} * {objective.name}"
-    else:
-        said = f"Distilled without labels: {distill:g} * {objective.name}"
-    said += f", faded in over {warmup} epochs." if warmup else "."
     return LossPlan(
-        objective=objective, supervised=supervised, distill=distill, warmup_epochs=warmup, decisions=(said,)
+        terms=terms, supervised=supervised, decisions=(_said(terms, supervised, config, labelled=labelled),)
     )
+
+
+def _terms(configs: Sequence[TermConfig], epochs: int, *, labelled: bool) -> tuple[Term, ...]:
+    terms: list[Term] = []
+    for config in configs:
+        objective = build_objective(config.name, config.args)
+        default = objective.default_weights
+        own = default.distill if labelled or len(configs) > 1 else 1.0
+        weight = own if config.weight is None else config.weight
+        until = min(epochs, config.until_epoch or epochs)
+        if config.from_epoch >= until:
+            raise UserError(
+                f"The objective {config.name!r} begins at epoch {config.from_epoch}, but the training has {epochs}.",
+                hint="lower from_epoch, or train longer",
+            )
+        warmup = round(default.warmup * epochs) if config.warmup_epochs is None else config.warmup_epochs
+        schedule = WeightSchedule(
+            weight=weight,
+            final_weight=weight if config.final_weight is None else config.final_weight,
+            curve=config.curve,
+            from_epoch=config.from_epoch,
+            until_epoch=until,
+            warmup_epochs=warmup,
+        )
+        same = sum(other.objective.name == objective.name for other in terms)
+        label = objective.name if not same else f"{objective.name}-{same + 1}"
+        terms.append(Term(label=label, objective=objective, schedule=schedule))
+    return tuple(terms)
+
+
+def _said(terms: Sequence[Term], supervised: float, config: TrainConfig, *, labelled: bool) -> str:
+    sums = " + ".join(f"{term.schedule.amount()} * {term.label}{term.schedule.timing(config.epochs)}" for term in terms)
+    alone = not any(term.objective.needs_teacher for term in terms)
+    verb = "Trained without a teacher" if alone else "Distilled"
+    if labelled:
+        return f"{verb} with {supervised:g} * cross-entropy + {sums}."
+    return f"{verb} without labels: {sums}."
 
 
 def _supervised(*, teacher: bool, labelled: bool) -> LossPlan:
@@ -71,23 +140,37 @@ def _supervised(*, teacher: bool, labelled: bool) -> LossPlan:
     if not labelled:
         raise UserError(f"The data has no labels, and {why}: the student has nothing to learn from.")
     said = f"Trained with labels alone: {why}."
-    return LossPlan(objective=None, supervised=1.0, distill=0.0, warmup_epochs=0, decisions=(said,))
+    return LossPlan(terms=(), supervised=1.0, decisions=(said,))
 
 
-def _check_label_free(config: TrainConfig, objective: Objective[Any]) -> None:
-    if objective.needs_labels:
+def _check_label_free(config: TrainConfig, terms: Sequence[Term]) -> None:
+    hint = f"objectives that do not need labels: {', '.join(label_free_objectives())}"
+    for term in terms:
+        if term.objective.needs_labels:
+            raise UserError(f"The objective {term.objective.name!r} needs labels, and the data has none.", hint=hint)
+    if not any(term.objective.teaches_classes for term in terms):
+        names = " and ".join(repr(term.objective.name) for term in terms)
         raise UserError(
-            f"The objective {objective.name!r} needs labels, and the data has none.",
-            hint=f"objectives that do not need labels: {', '.join(label_free_objectives())}",
-        )
-    if not objective.teaches_classes:
-        raise UserError(
-            f"The objective {objective.name!r} compares features alone, and the data has no labels: nothing would "
-            "train the student's classifier.",
-            hint=f"objectives that do not need labels: {', '.join(label_free_objectives())}",
+            f"The objective {names} compares features alone, and the data has no labels: nothing would train the "
+            "student's classifier.",
+            hint=hint,
         )
     if config.supervised_weight:
         raise UserError(
             f"supervised_weight is {config.supervised_weight:g}, but the data has no labels.",
             hint="set supervised_weight=0, or leave it out",
+        )
+
+
+def _check_several(terms: Sequence[Term]) -> None:
+    """Several teachers are combined in their probabilities; there is no combination of what is inside of them."""
+    for objective in (term.objective for term in terms):
+        inner = sorted(objective.needs_of_teacher & TAPPED)
+        if objective.reads_members or not inner:
+            continue
+        kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
+        fit = [name for name, kind in kinds.items() if kind.reads_members or not kind.needs_of_teacher & TAPPED]
+        raise UserError(
+            f"The objective {objective.name!r} reads the {' and '.join(inner)} of one teacher, and there are several.",
+            hint=f"give one teacher, or choose an objective that takes several: {', '.join(fit)}",
         )

@@ -1,4 +1,4 @@
-"""Learning rate and fade-in as pure functions of progress: nothing to save, nothing to restore."""
+"""The learning rate as a pure function of progress: nothing to save, nothing to restore."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     if config.schedule == "onecycle":
         return config.lr * _onecycle(step / total)
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-
-
-def fade_in(epoch: int, warmup_epochs: int) -> float:
-    """The share of its weight that the objective has in an epoch, counted from 0."""
-    return min(1.0, (epoch + 1) / warmup_epochs) if warmup_epochs else 1.0
 
 
 def _onecycle(progress: float) -> float:

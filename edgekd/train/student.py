@@ -35,9 +35,10 @@ _MIB = 1 << 20
 def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig) -> None:
     """Raises a `UserError` when the student cannot be trained as configured; reads no weights."""
     student, teacher = inputs.one("student"), inputs.maybe("teacher")
-    plan = plan_loss(config, teacher=teacher is not None, labelled=ctx.resource("data", Dataset).labelled)
-    if plan.objective is not None and teacher is not None:
-        check_teacher_can_be_tapped(plan.objective, teacher.model)
+    plan = plan_loss(config, teachers=int(teacher is not None), labelled=ctx.resource("data", Dataset).labelled)
+    for objective in plan.objectives():
+        if teacher is not None and objective.needs_teacher:
+            check_teacher_can_be_tapped(objective, teacher.model)
     if not is_trainable(student.model):
         raise UserError(
             f"The student (builder {student.model.builder!r}) is frozen: it can be quantized, not trained.",
@@ -121,6 +122,8 @@ def training_metrics(
         metrics["train_supervised_loss"] = report.supervised_loss
     if report.distill_loss is not None:
         metrics["train_distill_loss"] = report.distill_loss
+    elif report.distill_losses:
+        metrics["train_distill_losses"] = dict(report.distill_losses)
     if dataset.labelled:
         metrics["accuracy_select"] = module_accuracy(student, dataset.select, preprocessing, ctx.execution)
     if teacher is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
-from edgekd.train.loss_plan import plan_loss
+from edgekd.train.loss_plan import LossPlan, plan_loss
 from tests.train.conftest import config
 
 
@@ -19,6 +19,10 @@ from tests.train.conftest import config
         ({"schedule": "onecycle", "warmup_epochs": 1}, "warms up by itself"),
         ({"momentum": 0}, "nesterov needs momentum"),
         ({"batch_size": 1}, "'batch_size'"),
+        ({"objective": "dkd", "objectives": [{"name": "kd"}]}, "does not go with objective:"),
+        ({"objectives": [{"name": "kd", "from_epoch": 3, "until_epoch": 3}]}, "must be greater than from_epoch"),
+        ({"objectives": [{"name": "kd", "final_weight": 1}]}, "needs a weight to start from"),
+        ({"objectives": [{"name": "kd", "curve": "cosine"}]}, "which is not given"),
         ({"epoch": 3}, "unknown key 'epoch'. Did you mean 'epochs'"),
     ],
 )
@@ -38,34 +42,77 @@ def test_views_repeat_only_with_a_teacher() -> None:
     assert [chosen.view(epoch, teacher=False) for epoch in range(4)] == [0, 1, 2, 3]
 
 
+def weights(plan: LossPlan) -> tuple[float, float, int]:
+    """Of the cross-entropy and of the only objective, and the epochs of its fade-in."""
+    (term,) = plan.terms
+    return plan.supervised, term.schedule.weight, term.schedule.warmup_epochs
+
+
 def test_open_weights_and_warm_up_are_those_of_the_objectives_authors() -> None:
-    plan = plan_loss(config(epochs=240, objective="dkd"), teacher=True, labelled=True)
-    assert (plan.supervised, plan.distill, plan.warmup_epochs) == (1.0, 1.0, 20)
-    plan = plan_loss(config(objective="kd"), teacher=True, labelled=True)
-    assert (plan.supervised, plan.distill, plan.warmup_epochs) == (0.1, 0.9, 0)
+    plan = plan_loss(config(epochs=240, objective="dkd"), teachers=1, labelled=True)
+    assert weights(plan) == (1.0, 1.0, 20)
+    plan = plan_loss(config(objective="kd"), teachers=1, labelled=True)
+    assert weights(plan) == (0.1, 0.9, 0)
 
 
 def test_given_weights_are_taken() -> None:
-    plan = plan_loss(config(supervised_weight=0, distill_weight=2), teacher=True, labelled=True)
-    assert (plan.supervised, plan.distill) == (0, 2)
+    plan = plan_loss(config(supervised_weight=0, distill_weight=2), teachers=1, labelled=True)
+    assert weights(plan) == (0, 2, 0)
 
 
 def test_without_labels_the_objective_alone_counts_fully() -> None:
-    plan = plan_loss(config(objective="dist"), teacher=True, labelled=False)
-    assert (plan.supervised, plan.distill) == (0, 1)
+    plan = plan_loss(config(objective="dist"), teachers=1, labelled=False)
+    assert weights(plan) == (0, 1, 0)
 
 
 def test_a_supervised_weight_without_labels_is_an_error() -> None:
     with pytest.raises(UserError, match="the data has no labels"):
-        plan_loss(config(supervised_weight=0.5), teacher=True, labelled=False)
+        plan_loss(config(supervised_weight=0.5), teachers=1, labelled=False)
 
 
 def test_two_zero_weights_are_an_error() -> None:
     with pytest.raises(UserError, match="nothing to learn"):
-        plan_loss(config(supervised_weight=0, distill_weight=0), teacher=True, labelled=True)
+        plan_loss(config(supervised_weight=0, distill_weight=0), teachers=1, labelled=True)
 
 
 def test_a_teacher_without_objective_is_not_used_and_said() -> None:
-    plan = plan_loss(config(objective=None), teacher=True, labelled=True)
-    assert plan.objective is None
+    plan = plan_loss(config(objective=None), teachers=1, labelled=True)
+    assert not plan.terms
     assert plan.decisions == ("Trained with labels alone: no objective is given.",)
+
+
+def test_several_objectives_are_one_sum_whose_decision_names_every_weight_and_schedule() -> None:
+    terms = [
+        {"name": "kd", "weight": 1.0, "warmup_epochs": 5},
+        {"name": "at", "until_epoch": 30},
+        {"name": "kd", "weight": 1, "final_weight": 0, "args": {"temperature": 1.0}},
+    ]
+    plan = plan_loss(config(epochs=60, objectives=terms), teachers=1, labelled=True)
+    assert plan.decisions == (
+        "Distilled with 0.1 * cross-entropy + 1 * kd, faded in over 5 epochs + 1000 * at, up to epoch 30 + "
+        "(1 to 0, linear) * kd-2.",
+    )
+
+
+def test_the_short_form_is_a_sum_of_one_term() -> None:
+    short = plan_loss(config(objective="dkd", distill_weight=2, distill_warmup_epochs=1), teachers=1, labelled=True)
+    term = {"name": "dkd", "weight": 2, "warmup_epochs": 1}
+    long = plan_loss(config(objectives=[term]), teachers=1, labelled=True)
+    assert (short.decisions, short.terms[0].schedule) == (long.decisions, long.terms[0].schedule)
+
+
+def test_of_several_objectives_each_must_do_without_labels() -> None:
+    chosen = config(objectives=[{"name": "kd"}, {"name": "dkd"}])
+    with pytest.raises(UserError, match="'dkd' needs labels"):
+        plan_loss(chosen, teachers=1, labelled=False)
+    features = config(objectives=[{"name": "at"}, {"name": "sp"}])
+    with pytest.raises(UserError, match="'at' and 'sp' compares features alone"):
+        plan_loss(features, teachers=1, labelled=False)
+    mixed = plan_loss(config(objectives=[{"name": "at"}, {"name": "kd"}]), teachers=1, labelled=False)
+    assert [term.label for term in mixed.terms] == ["at", "kd"]
+
+
+def test_an_objective_that_looks_inside_takes_one_teacher() -> None:
+    with pytest.raises(UserError, match=r"'at' reads the feature_map of one teacher(.|\n)*kd, dkd, dist"):
+        plan_loss(config(objective="at"), teachers=2, labelled=True)
+    assert plan_loss(config(objective="kd"), teachers=2, labelled=True).terms

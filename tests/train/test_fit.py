@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from edgekd.core.stage import Execution
 from edgekd.data.dataset import Dataset
+from edgekd.distill.objectives.at import AT
 from edgekd.errors import BuildFailed, DeviceUnavailable, UserError
 from edgekd.testing.harness import make_context
 from edgekd.testing.toys import toy_cnn
+from edgekd.train.checkpoint import Rhythm
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import distil_
 from edgekd.train.objective import OBJECTIVES
@@ -63,6 +65,42 @@ def test_a_diverging_training_names_epoch_step_and_rate_and_says_what_to_do(trai
         train(taught=False, lr=1e18, schedule="step")
     assert caught.value.hint is not None
     assert "lower lr" in caught.value.hint
+
+
+def test_a_diverging_term_is_named_and_the_last_good_checkpoint_kept(
+    tmp_path: Path, data: Dataset, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def explode(self: AT, student: object, taught: object, labels: object) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return student.logits.sum() * (float("inf") if calls > 6 else 1e-9)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(AT, "forward", explode)
+    chosen = config(objectives=[{"name": "kd", "weight": 1}, {"name": "at", "weight": 2}])
+    ctx = make_context(tmp_path)
+    with pytest.raises(
+        BuildFailed, match=r"in epoch 2 of 3, step 3 of 4.*Not finite: the term 'at'; finite: "
+    ) as caught:
+        distil_(toy_cnn(), teacher, data, PREPROCESSING, chosen, ctx, rhythm=Rhythm(epoch_s=0))
+    assert "lower the weight of the term 'at'" in str(caught.value.hint)
+    kept = ctx.scratch / "training.ckpt"
+    assert str(kept) in caught.value.message
+    state = torch.load(kept, weights_only=True)
+    assert state["step"] == 4
+    assert all(torch.isfinite(value).all() for value in state["lesson"].values())
+
+
+def test_several_objectives_are_each_reported_and_sum_to_the_loss(train: Train) -> None:
+    terms = [{"name": "kd", "weight": 0.5}, {"name": "at", "weight": 10, "until_epoch": 1}, {"name": "sp", "weight": 3}]
+    _, report, ctx = train(epochs=2, objectives=terms, supervised_weight=0.2)
+    assert set(report.distill_losses) == {"kd", "sp"}
+    assert report.supervised_loss is not None
+    expected = 0.2 * report.supervised_loss + 0.5 * report.distill_losses["kd"] + 3 * report.distill_losses["sp"]
+    assert report.loss == pytest.approx(expected, rel=1e-5)
+    last = events(ctx, "progress")[-1]
+    assert (last["loss_kd"], last["loss_at"]) == (pytest.approx(report.distill_losses["kd"]), 0)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(train: Train) -> None:
@@ -149,6 +187,7 @@ def test_an_odd_number_of_images_leaves_no_batch_of_one(tmp_path: Path, data: Da
         {"objective_args": {"temperature": 2.0}},
         {"supervised_weight": 0.5},
         {"distill_weight": 0.5},
+        {"objectives": ({"name": "kd"}, {"name": "dist"})},
         {"momentum": 0.5},
         {"nesterov": False},
         {"weight_decay": 0.05},

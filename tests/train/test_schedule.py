@@ -1,10 +1,12 @@
-"""Learning rates and the fade-in of the objective."""
+"""Learning rates, and the weights of objectives over a training."""
 
 from __future__ import annotations
 
 import pytest
 
-from edgekd.train.schedule import fade_in, learning_rate
+from edgekd.errors import UserError
+from edgekd.train.loss_plan import plan_loss
+from edgekd.train.schedule import learning_rate
 from tests.train.conftest import config
 
 
@@ -39,6 +41,35 @@ def test_onecycle_rises_from_a_twenty_fifth_and_falls_to_almost_zero() -> None:
     assert values[-1] < 1e-2
 
 
-def test_the_objective_fades_in_and_its_first_epoch_counts() -> None:
-    assert [fade_in(epoch, 4) for epoch in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert fade_in(0, 0) == 1
+def weights(epochs: int, **term: object) -> list[float]:
+    """The weight of a term at the start of each epoch."""
+    chosen = config(epochs=epochs, objectives=[{"name": "kd", "weight": 1.0, **term}])
+    schedule = plan_loss(chosen, teachers=1, labelled=True).terms[0].schedule
+    return [schedule.at(epoch * 2, 2) for epoch in range(epochs)]
+
+
+def test_an_objective_fades_in_and_its_first_epoch_counts() -> None:
+    assert weights(6, warmup_epochs=4) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert weights(2) == [1, 1]
+
+
+def test_an_objective_counts_in_its_epochs_only_and_fades_in_from_the_first_of_them() -> None:
+    assert weights(6, from_epoch=2, until_epoch=5, warmup_epochs=2) == [0, 0, 0.5, 1, 1, 0]
+
+
+def test_a_weight_moves_to_its_final_value_along_its_curve() -> None:
+    assert weights(4, final_weight=0) == [1, 0.75, 0.5, 0.25]
+    assert weights(4, final_weight=3, curve="cosine") == pytest.approx([1, 1.2929, 2, 2.7071], abs=1e-4)
+    assert weights(5, final_weight=0, from_epoch=1, until_epoch=3) == [0, 1, 0.5, 0, 0]
+
+
+def test_a_weight_moves_within_an_epoch_too() -> None:
+    chosen = config(epochs=2, objectives=[{"name": "kd", "weight": 0, "final_weight": 1}])
+    schedule = plan_loss(chosen, teachers=1, labelled=True).terms[0].schedule
+    assert [schedule.at(step, 4) for step in range(8)] == [step / 8 for step in range(8)]
+
+
+def test_a_term_that_begins_after_the_training_is_an_error() -> None:
+    chosen = config(epochs=3, objectives=[{"name": "kd", "from_epoch": 3}])
+    with pytest.raises(UserError, match="begins at epoch 3, but the training has 3"):
+        plan_loss(chosen, teachers=1, labelled=True)
