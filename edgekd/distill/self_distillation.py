@@ -44,7 +44,8 @@ def best_label_weight(targets: Tensor, on_labels: Tensor, on_outputs: Tensor) ->
 def ridge_smoother(kernel: Tensor, regularisation: float) -> Tensor:
     """(N, N) `K (K + lambda I)^-1` of a symmetric kernel matrix: maps training targets to fitted values."""
     shifted = kernel + regularisation * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    return torch.linalg.solve(shifted, kernel).T
+    solved: Tensor = torch.linalg.solve(shifted, kernel)
+    return solved.T
 
 
 def self_distilled(kernel: Tensor, targets: Tensor, *, regularisation: float, alpha: float, rounds: int) -> Tensor:

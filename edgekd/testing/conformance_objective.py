@@ -178,10 +178,11 @@ class ObjectiveConformance:
 
 def _fit(objective: Objective[Any], loss: Callable[[], Tensor]) -> None:
     """Trains the objective's own layers alone."""
-    optimizer = torch.optim.Adam(objective.parameters(), lr=0.02)
+    layers = list(objective.parameters())
+    optimizer = torch.optim.Adam(layers, lr=0.02)
     for _ in range(_FIT_STEPS):
-        optimizer.zero_grad()
-        loss().backward()
+        for layer, gradient in zip(layers, torch.autograd.grad(loss(), layers), strict=True):
+            layer.grad = gradient
         optimizer.step()
 
 

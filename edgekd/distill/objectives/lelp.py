@@ -90,7 +90,8 @@ class LELP(Objective[LELPConfig]):
         log_p = self.head(full_precision(f_s)).float().reshape(log_q.shape).log_softmax(2)
         within = (log_q.exp() * (log_q - log_p)).sum(2)
         log_t, log_s = log_probabilities(teacher.logits), log_probabilities(student.logits)
-        return (log_t.exp() * (log_t - log_s + within)).sum(1).mean()
+        joint: Tensor = log_t.exp() * (log_t - log_s + within)
+        return joint.sum(1).mean()
 
 
 def side_log_probabilities(embedding: Tensor, means: Tensor, directions: Tensor, temperature: float) -> Tensor:
@@ -130,7 +131,7 @@ def class_directions(covariances: Tensor, read: Tensor, count: int) -> Tensor:
     axes = vectors[:, :, -kept:].flip(2).transpose(1, 2)
     varies = top > _RELATIVE_RANK * variances[:, -1:].clamp_min(0)
     scale = torch.where(varies, top.clamp_min(torch.finfo(top.dtype).tiny).rsqrt(), torch.zeros_like(top))
-    out = axes.new_zeros(classes, count, width)
+    out = torch.zeros(classes, count, width, dtype=axes.dtype, device=axes.device)
     out[:, :kept] = axes * scale[:, :, None]
     return out
 
@@ -146,7 +147,7 @@ def _moments(survey: Survey, classes: int) -> tuple[Tensor, Tensor, Tensor]:
             sums = torch.zeros(classes, f.shape[1], dtype=torch.float64)
             squares = torch.zeros(classes, f.shape[1], f.shape[1], dtype=torch.float64)
             weight = present(batch.teacher.classifier, Signal.CLASSIFIER).weight.cpu().double()
-        for k in y.unique().tolist():
+        for k in range(classes):
             rows = f[y == k]
             sums[k] += rows.sum(0)
             squares[k] += rows.T @ rows
