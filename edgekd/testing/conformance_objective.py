@@ -197,7 +197,7 @@ def _spec(width: int) -> SignalSpec:
 def _each(signals: Signals, change: Callable[[Tensor], Tensor]) -> Signals:
     """The signals with everything changed that is there per sample."""
     flat = {name: x for name, x in signals.flat().items() if name != Signal.IDS}
-    changed = {name: x if name.startswith(Signal.CLASSIFIER) else change(x) for name, x in flat.items()}
+    changed = {name: x if f"{Signal.CLASSIFIER}." in name else change(x) for name, x in flat.items()}
     return replace(signals_from_flat(changed), ids=signals.ids)
 
 

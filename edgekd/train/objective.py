@@ -147,6 +147,13 @@ class Objective(nn.Module, ABC, Generic[C]):
         """Takes where the training stands, before each training step: schedules are functions of it."""
         self.progress = progress
 
+    def more_images(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Further views of the images, (N, C, H, W) each, that the student sees in the same pass of a training step.
+
+        What it says of them is `student.more`, view by view. The teacher does not see them.
+        """
+        return ()
+
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
         """The loss, a scalar of at least float32.
@@ -199,6 +206,7 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "ofa": "edgekd.distill.objectives.ofa:OFA",
         "reviewkd": "edgekd.distill.objectives.reviewkd:ReviewKD",
         "pskd": "edgekd.distill.objectives.pskd:PSKD",
+        "sla": "edgekd.distill.objectives.sla:SLA",
         "exits": "edgekd.distill.objectives.exits:Exits",
     },
 )

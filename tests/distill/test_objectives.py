@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -145,6 +146,14 @@ class TestReviewKD(ObjectiveConformance):
 
 class TestPSKD(ObjectiveConformance):
     name = "pskd"
+
+
+class TestSLA(ObjectiveConformance):
+    name = "sla"
+
+    def signals(self, seed: int, *, width: int = 6, scale: float = 3.0) -> Signals:
+        views = [super(TestSLA, self).signals(10 * seed + turn, width=width, scale=scale) for turn in range(4)]
+        return replace(views[0], more=tuple(replace(view, ids=None) for view in views[1:]))
 
 
 class TestExits(ObjectiveConformance):

@@ -1,4 +1,4 @@
-"""The objectives with training-only layers (DHKD, CRD, OFA, exits, ReviewKD, LELP, TRG) against loops in float64."""
+"""The objectives with training-only layers, and what is inside of them, against loops in float64."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from edgekd.distill.objectives.lelp import class_directions, side_log_probabilit
 from edgekd.distill.objectives.ofa import enhanced_targets
 from edgekd.distill.objectives.probability import soft_cross_entropy
 from edgekd.distill.objectives.reviewkd import pyramid_distance
+from edgekd.distill.objectives.sla import aggregated, joint_cross_entropy
 from edgekd.distill.objectives.trg import inner_difference, neighbour_difference, patches
 from edgekd.errors import UserError
 from edgekd.train.objective import Progress, Signals, SignalSpec, build_objective
@@ -323,3 +324,36 @@ def test_trg_tells_patches_apart_at_a_temperature_that_falls_during_the_training
 def test_trg_without_feature_maps_is_an_error() -> None:
     with pytest.raises(UserError, match="'trg' needs the feature maps of both networks"):
         build_objective("trg", {}).bind(SignalSpec(classes=4), SignalSpec(classes=4, channels=3))
+
+
+def test_slas_labels_count_the_turns_of_a_class_one_after_the_other() -> None:
+    joint, labels = [drawn(turn, 3, 8) for turn in range(4)], torch.tensor([1, 0, 1])
+    expected = np.mean(
+        [-math.log(softmax(joint[turn][i])[int(labels[i]) * 4 + turn]) for turn in range(4) for i in range(3)]
+    )
+    assert joint_cross_entropy(joint, labels).item() == pytest.approx(expected, abs=1e-12)
+    means = [[np.mean([float(joint[turn][i, 4 * k + turn]) for turn in range(4)]) for k in range(2)] for i in range(3)]
+    np.testing.assert_allclose(aggregated(joint).numpy(), means, atol=1e-12)
+
+
+def test_slas_ensemble_of_turns_teaches_the_classifier_and_is_not_moved_by_it() -> None:
+    objective = build_objective("sla", {"joint_weight": 0})
+    objective.bind(spec(), None)
+    views = [replace(staged(turn), logits=drawn(turn, 6, 4).float().requires_grad_()) for turn in range(4)]
+    loss = objective(replace(views[0], more=tuple(views[1:])), None, torch.arange(6) % 4)
+    gradients = torch.autograd.grad(loss, [view.logits for view in views], allow_unused=True, retain_graph=True)
+    assert [gradient is not None for gradient in gradients] == [True, False, False, False]
+    joint = [objective.joint(view.embedding) for view in views]
+    kd = build_objective("kd", {"temperature": 1})(views[0], Signals(logits=aggregated(joint)), None)
+    torch.testing.assert_close(loss, kd)
+
+
+def test_sla_asks_for_three_turned_images_and_refuses_those_that_are_not_square() -> None:
+    objective = build_objective("sla", {})
+    images = drawn(1, 2, 3, 4, 4)
+    turned = objective.more_images(images)
+    assert len(turned) == 3
+    for number, view in enumerate(turned, start=1):
+        np.testing.assert_array_equal(view.numpy(), np.rot90(images.numpy(), number, (2, 3)))
+    with pytest.raises(UserError, match="'sla' turns images by 90 degrees, but they are 4x6"):
+        objective.more_images(drawn(1, 2, 3, 4, 6))

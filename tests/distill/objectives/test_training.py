@@ -18,6 +18,7 @@ from edgekd.train.fit import distil_
 from tests.train.test_resume import EVERY_STEP, DropoutNet, Interrupted
 
 FEATURES = ("sp", "pkt", "rkd", "at", "fitnet")
+ADAPTING = ("dhkd", "lelp", "trg", "crd", "ofa", "reviewkd", "exits", "sla")
 
 
 def wide() -> ModelRecipe:
@@ -29,7 +30,9 @@ def config(objective: str) -> TrainConfig:
     return TrainConfig(epochs=3, batch_size=16, lr=0.01, objective=objective, teacher_views=2)
 
 
-@pytest.mark.parametrize("objective", [*FEATURES, "diswot", "dhkd", "lelp", "trg", "crd", "ofa", "reviewkd", "exits"])
+@pytest.mark.parametrize(
+    "objective", [*FEATURES, "diswot", "dhkd", "lelp", "trg", "crd", "ofa", "reviewkd", "exits", "sla"]
+)
 def test_a_student_learns_from_a_wider_teacher(objective: str, tmp_path: Path) -> None:
     student, teacher = toy_cnn(seed=1), module_from_recipe(wide(), seed=2)
     before = {name: value.clone() for name, value in student.state_dict().items()}
@@ -68,7 +71,7 @@ def test_what_an_objective_remembers_survives_an_interruption(objective: str, tm
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-@pytest.mark.parametrize("objective", ["pskd", "exits"])
+@pytest.mark.parametrize("objective", ["pskd", "exits", "sla"])
 def test_an_objective_without_a_teacher_trains_alone_and_as_it_does_beside_one(objective: str, tmp_path: Path) -> None:
     data, p, found = toy_dataset(), toy_recipe().preprocessing, []
     for number, teacher in enumerate((None, toy_cnn(seed=2))):
