@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,10 +88,8 @@ class Lesson(nn.Module):
 
         One pass over all of them, so that BatchNorm normalises by what its running statistics will hold.
         """
-        asked = [
-            objective.more_images(images) if runs else ()
-            for objective, runs in zip(self.objectives, active, strict=True)
-        ]
+        objectives: list[Any] = list(self.objectives)
+        asked = [o.more_images(images) if runs else () for o, runs in zip(objectives, active, strict=True)]
         views = [images, *(view for several in asked for view in several)]
         if len(views) == 1:
             return self.student(images), [() for _ in asked]
