@@ -17,16 +17,17 @@ from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
     networks,
-    stored_answers,
     trained_bundle,
     training_metrics,
 )
+from edgekd.train.teachers import stored_answers
 
 
 class DistillStage(Stage[TrainConfig]):
     """The student of the port `student`, trained on the data's training split; its architecture stays as it is."""
 
     name = "distill"
+    version = 2
     Config = TrainConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
@@ -37,19 +38,19 @@ class DistillStage(Stage[TrainConfig]):
         check_student_and_teacher(inputs, ctx, self.config)
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
-        student, teacher = networks(inputs, ctx)
         before = inputs.one("student")
         data = ctx.resource("data", Dataset)
         answers = stored_answers(inputs, ctx, self.config)
-        report = distil_(student, teacher, data, before.model.preprocessing, self.config, ctx, answers=answers)
-        if not report.leads:
-            return StageResult(bundle=before)  # only the leader's result counts, and only it writes files
-        bundle = trained_bundle(student, before, ctx)
-        return StageResult(
-            bundle=bundle,
-            metrics=training_metrics(student, teacher, bundle, report, ctx),
-            decisions=report.decisions,
-        )
+        with networks(inputs, ctx) as (student, teacher, said):
+            report = distil_(student, teacher, data, before.model.preprocessing, self.config, ctx, answers=answers)
+            if not report.leads:
+                return StageResult(bundle=before)  # only the leader's result counts, and only it writes files
+            bundle = trained_bundle(student, before, ctx)
+            return StageResult(
+                bundle=bundle,
+                metrics=training_metrics(student, teacher, bundle, report, ctx),
+                decisions=(*report.decisions, *said),
+            )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
         before = module_from_bundle(inputs.one("student"), ctx.blobs).state_dict()

@@ -16,7 +16,7 @@ from edgekd.data.augment import Augment, augmented
 from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed
 from edgekd.runtimes.session import Session, open_bundle
-from edgekd.train.answers import AnswersSpec, bundle_from_answers
+from edgekd.train.answers import AnswersSpec, bundle_from_answers, pixels_digest
 
 RUNTIME = "onnxruntime"
 _DONE = "done.txt"
@@ -40,6 +40,7 @@ class TeachStage(Stage[TeachConfig]):
     """The teacher's logits, (views, samples, K) float32, computed by its exported graph; an interrupted run goes on."""
 
     name = "teach"
+    version = 2
     Config = TeachConfig
     ports: ClassVar = {"teacher": port(BundleKind.ONNX)}
     produces = BundleKind.DATA
@@ -54,7 +55,7 @@ class TeachStage(Stage[TeachConfig]):
         spec = AnswersSpec(
             views=self.config.views,
             augment=self.config.augment,
-            preprocessing=p.digest,
+            preprocessing=pixels_digest(p),
             data=dataset.digest,
             seed=ctx.seed,
         )

@@ -17,6 +17,8 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "pick": "edgekd.search.pick_stage:PickStage",
         "block-library": "edgekd.search.blocks.library_stage:BlockLibraryStage",
         "assemble": "edgekd.search.blocks.assemble_stage:AssembleStage",
+        "onnx-teacher": "edgekd.distill.teacher_file_stage:OnnxTeacherStage",
+        "stored-logits": "edgekd.distill.teacher_file_stage:StoredLogitsStage",
         "teach": "edgekd.distill.teach_stage:TeachStage",
         "distill": "edgekd.distill.stage:DistillStage",
         "quantized-distill": "edgekd.quant.qd_stage:QuantizedDistillStage",

@@ -14,7 +14,7 @@ from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
 from edgekd.targets.latency import latency_model_from_target
 from edgekd.train.objective import OBJECTIVES, TAPPED, label_free_objectives
-from edgekd.train.student import check_teacher_can_be_tapped
+from edgekd.train.teachers import check_teacher_can_be_tapped
 
 ANSWERS = "teacher-answers"
 TEACHER_ENGINE = "teacher-fp32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -25,10 +26,10 @@ from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
     networks,
-    stored_answers,
     trained_bundle,
     training_metrics,
 )
+from edgekd.train.teachers import stored_answers
 
 _MIB = 1 << 20
 
@@ -63,6 +64,7 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
     """
 
     name = "quantized-distill"
+    version = 2
     Config = QuantizedDistillConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
@@ -74,8 +76,12 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
         check_student_and_teacher(inputs, ctx, self.config)
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
+        with networks(inputs, ctx) as (student, teacher, said):
+            result = self._trained(student, teacher, inputs, ctx)
+        return replace(result, decisions=(*result.decisions, *said))
+
+    def _trained(self, branches: nn.Module, teacher: nn.Module | None, inputs: Inputs, ctx: Context) -> StageResult:
         config, before = self.config, inputs.one("student")
-        branches, teacher = networks(inputs, ctx)
         student = reparameterised(branches)
         if student is not branches:
             before = before.model_copy(update={"recipe": before.model.with_edit(FUSE)})

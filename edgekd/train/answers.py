@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
-from edgekd.core.digest import Digest
+from edgekd.core.digest import Digest, digest
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.schema import Schema
 from edgekd.data.augment import Augment
@@ -36,7 +36,7 @@ class AnswersSpec(Schema):
     Attributes:
         views: Number of views.
         augment: How a view differs from the image.
-        preprocessing: Digest of the network's preprocessing.
+        preprocessing: Digest of the pixels that a network's preprocessing takes, whatever it normalises them to.
         data: Digest of the data set.
         seed: Of the views.
     """
@@ -48,12 +48,27 @@ class AnswersSpec(Schema):
     seed: int
 
 
+def pixels_digest(p: Preprocessing) -> Digest:
+    """Of all in a preprocessing that decides which pixels a network sees; normalisation is its own business."""
+    return digest("pixels", list(p.input_shape), list(p.canvas), p.interpolation)
+
+
 def answers_spec(config: TrainConfig, p: Preprocessing, dataset: Dataset, seed: int) -> AnswersSpec:
-    """What a training with `config` would need."""
+    """What a training with `config` would need.
+
+    Raises:
+        UserError: It shows a new view in each epoch, which nobody can have stored.
+    """
+    if not config.teacher_views and config.augment != Augment():
+        raise UserError(
+            "The teacher's stored answers are of certain views of the images, but teacher_views is 0: each epoch shows "
+            "a new view.",
+            hint="set teacher_views to the number of views that are stored",
+        )
     return AnswersSpec(
         views=max(1, config.teacher_views),
         augment=config.augment,
-        preprocessing=p.digest,
+        preprocessing=pixels_digest(p),
         data=dataset.digest,
         seed=seed,
     )
@@ -73,6 +88,16 @@ class Answers:
     def views(self) -> int:
         """Number of views."""
         return int(self._logits.shape[0])
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return int(self._logits.shape[2])
+
+    @property
+    def samples(self) -> int:
+        """Images per view."""
+        return int(self._logits.shape[1])
 
     def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """(n, K) logits of some samples of a view, on the CPU."""

@@ -21,6 +21,7 @@ from edgekd.train.batches import TrainBatches
 from edgekd.train.checkpoint import Checkpoints, Rhythm
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import Fabric
+from edgekd.train.group import teacher_source
 from edgekd.train.lesson import Lesson
 from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import LossPlan
@@ -125,7 +126,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
 
 def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Teacher | None) -> None:
     # An objective without a teacher widens the type of `bind` to None, which the base class cannot know.
-    spec: Any = teacher.source.spec() if teacher is not None and objective.needs_teacher else None
+    spec: Any = teacher.spec() if teacher is not None and objective.needs_teacher else None
     objective.bind(student, spec)
     split = job.dataset.train
     labels = None if split.labels is None else torch.from_numpy(split.labels)
@@ -146,11 +147,19 @@ def optimizer_for(module: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | None:
-    if job.teacher is None:
+    if not job.plan.needs_teacher:
         return None
-    source = SignalSource(job.teacher, needs, job.preprocessing.input_shape).eval()
+    source = None
+    if job.teacher is None and needs & TAPPED:
+        raise UserError(
+            f"Of the teacher there are only stored logits, but an objective reads {', '.join(sorted(needs & TAPPED))}.",
+            hint="give the teacher itself, or an objective that needs logits only: edgekd objectives",
+        )
+    if job.teacher is not None:
+        keep = any(objective.reads_members for objective in job.plan.objectives())
+        source = teacher_source(job.teacher, needs, job.preprocessing.input_shape, keep_members=keep).eval()
     # Stored answers are logits alone; an objective that looks deeper asks the teacher itself.
-    answers = None if needs & TAPPED else job.answers
+    answers = None if needs & TAPPED and source is not None else job.answers
     teacher = Teacher(source, needs, fabric, answers)
     views = job.config.teacher_views
     # A view that is seen once has no use for a cache.
@@ -163,7 +172,7 @@ def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | No
 
 def _check_classes(job: Job, student: SignalSource, teacher: Teacher | None) -> None:
     classes = student.spec().classes
-    of_teacher = classes if teacher is None else teacher.source.spec().classes
+    of_teacher = classes if teacher is None else teacher.spec().classes
     if of_teacher != classes:
         raise UserError(
             f"The student has {classes} classes and the teacher {of_teacher}: their logits cannot be compared.",

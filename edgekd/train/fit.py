@@ -25,6 +25,7 @@ from edgekd.train.averaging import gather_statistics_
 from edgekd.train.checkpoint import Rhythm
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import start_fabric, torch_settings
+from edgekd.train.group import TeacherGroup
 from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.memory_format import placed
@@ -94,20 +95,22 @@ def distil_(
 
     Args:
         student: Images (N, C, H, W) to logits (N, K).
-        teacher: Of the same inputs and classes; None trains on labels alone.
+        teacher: Of the same inputs and classes, several as a `TeacherGroup`; None trains on labels alone, or on
+            `answers`.
         dataset: Its training split is used.
         preprocessing: Of student and teacher: both see the same tensor.
         config: The options.
         ctx: Scratch folder, seed, reporter, device and threads.
         projection: The weights are trained at their projection, and end on it.
-        answers: The teacher's logits on these very views; used when the objective reads nothing else of it.
+        answers: The teacher's logits on these very views; used when the objectives read nothing else of it, or when
+            there is no teacher beside them.
         rhythm: How often checkpoints are written.
 
     Raises:
         UserError: Networks, labels and options that do not belong together.
         BuildFailed: The training diverged.
     """
-    plan = plan_loss(config, teachers=int(teacher is not None), labelled=dataset.labelled)
+    plan = plan_loss(config, teachers=_teachers(teacher, answers), labelled=dataset.labelled)
     job = Job(
         student=student,
         teacher=teacher if plan.needs_teacher else None,
@@ -146,6 +149,12 @@ def distil_(
         leads=fabric.is_global_zero,
         decisions=plan.decisions if channels_last == config.channels_last else (*plan.decisions, _SLOWER_FORMAT),
     )
+
+
+def _teachers(teacher: nn.Module | None, answers: Answers | None) -> int:
+    if isinstance(teacher, TeacherGroup):
+        return len(teacher.members)
+    return int(teacher is not None or answers is not None)
 
 
 def _start(loop: Loop, job: Job) -> int | None:

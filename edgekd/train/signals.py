@@ -18,18 +18,27 @@ class SignalSource(nn.Module):
         module: Maps images (N, C, H, W) to logits (N, K).
         needs: Signals to return; logits always are.
         input_shape: (C, H, W), to find where to tap.
+        pixels: Applied to the images first; None feeds them as they are.
 
     Raises:
         UserError: A signal is needed that the network does not have.
     """
 
-    def __init__(self, module: nn.Module, needs: frozenset[Signal], input_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        needs: frozenset[Signal],
+        input_shape: tuple[int, int, int],
+        *,
+        pixels: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self._pixels = pixels
         self.taps = Taps(module, needs & TAPPED, input_shape)
         self._input_shape = input_shape
 
     def forward(self, images: Tensor) -> Signals:
-        out = self.taps(images)
+        out = self.taps(images if self._pixels is None else self._pixels(images))
         return Signals(
             logits=out.logits,
             embedding=out.embedding,

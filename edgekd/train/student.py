@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydantic import JsonValue
 from torch import nn
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Json
-from edgekd.core.recipe import ModelRecipe
 from edgekd.core.stage import Context, Inputs, port
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
@@ -17,78 +17,35 @@ from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
 from edgekd.nn.count import count_macs, count_params
 from edgekd.nn.reparam import reparameterised
 from edgekd.nn.save import bundle_from_module
-from edgekd.train.answers import Answers, answers_from_bundle, answers_spec
 from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
-from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
+from edgekd.train.teachers import TEACHER_PORTS, check_teachers, opened_teacher, teacher_count
 
-STUDENT_PORTS = {
-    "student": port(BundleKind.TORCH),
-    "teacher": port(BundleKind.TORCH, optional=True),
-    "answers": port(BundleKind.DATA, optional=True),
-}
+STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS}
 _MIB = 1 << 20
 
 
 def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig) -> None:
     """Raises a `UserError` when the student cannot be trained as configured; reads no weights."""
-    student, teacher = inputs.one("student"), inputs.maybe("teacher")
-    plan = plan_loss(config, teachers=int(teacher is not None), labelled=ctx.resource("data", Dataset).labelled)
-    for objective in plan.objectives():
-        if teacher is not None and objective.needs_teacher:
-            check_teacher_can_be_tapped(objective, teacher.model)
+    student = inputs.one("student")
+    labelled = ctx.resource("data", Dataset).labelled
+    plan = plan_loss(config, teachers=teacher_count(inputs), labelled=labelled)
     if not is_trainable(student.model):
         raise UserError(
             f"The student (builder {student.model.builder!r}) is frozen: it can be quantized, not trained.",
             hint="give a state dict with --arch, or let a student be searched",
         )
-    if teacher is not None and teacher.model.preprocessing != student.model.preprocessing:
-        raise UserError(
-            "Student and teacher must see the same tensor, but their preprocessing differs: student "
-            f"{student.model.preprocessing.plain()}, teacher {teacher.model.preprocessing.plain()}.",
-            hint="build the student with the teacher's preprocessing",
-        )
+    check_teachers(inputs, plan.objectives(), student.model.preprocessing)
 
 
-def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]], teacher: ModelRecipe) -> None:
-    """Makes sure that a teacher has the inner signals that an objective reads; a frozen program has only logits.
-
-    Raises:
-        UserError: It has not; the message names objectives that do with logits.
-    """
-    inner = sorted(objective.needs_of_teacher & TAPPED)
-    if inner and not is_trainable(teacher):
-        outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs_of_teacher & TAPPED]
-        raise UserError(
-            f"The objective {objective.name!r} reads the teacher's {' and '.join(inner)}, but the teacher is a frozen "
-            "program, which gives logits only.",
-            hint=f"choose an objective that needs no more: {', '.join(outer)}; or give the teacher's weights with "
-            "--arch",
-        )
-
-
-def networks(inputs: Inputs, ctx: Context) -> tuple[nn.Module, nn.Module | None]:
-    """Student and teacher with their weights, on the CPU."""
-    teacher = inputs.maybe("teacher")
-    return (
-        module_from_bundle(inputs.one("student"), ctx.blobs),
-        None if teacher is None else module_from_bundle(teacher, ctx.blobs),
-    )
-
-
-def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | None:
-    """The teacher's answers at the port `answers`, None when it is unconnected.
-
-    Raises:
-        UserError: They belong to other pixels than this training sees.
-    """
-    bundle = inputs.maybe("answers")
-    if bundle is None:
-        return None
-    p, dataset = inputs.one("student").model.preprocessing, ctx.resource("data", Dataset)
-    return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed), ctx.blobs)
+@contextmanager
+def networks(inputs: Inputs, ctx: Context) -> Iterator[tuple[nn.Module, nn.Module | None, tuple[str, ...]]]:
+    """Student and teacher with their weights, on the CPU, and what was decided about the teacher."""
+    student = inputs.one("student")
+    with opened_teacher(inputs, student.model.preprocessing, ctx) as (teacher, decisions):
+        yield module_from_bundle(student, ctx.blobs), teacher, decisions
 
 
 def trained_bundle(

@@ -11,11 +11,13 @@ from edgekd.core.events import Reporter
 from edgekd.core.preprocess import Preprocessing
 from edgekd.data.batches import eval_batches
 from edgekd.data.dataset import Split
+from edgekd.errors import UserError
 from edgekd.train.answers import Answers
 from edgekd.train.batches import TrainBatch
 from edgekd.train.engine import Fabric
+from edgekd.train.group import GroupSource
 from edgekd.train.objective import full_precision
-from edgekd.train.signal import TAPPED, Signal, Signals, signals_from_flat
+from edgekd.train.signal import TAPPED, Signal, Signals, SignalSpec, signals_from_flat
 from edgekd.train.signals import SignalSource
 from edgekd.train.survey import Survey, SurveyBatch
 from edgekd.train.teacher_cache import TeacherCache
@@ -25,9 +27,9 @@ class Teacher:
     """A frozen network that answers per batch.
 
     Args:
-        source: In evaluation mode, on the training device.
-        needs: Signals that the objective reads.
-        fabric: Its autocast is used.
+        source: In evaluation mode, on the training device; None where only its answers are at hand.
+        needs: Signals that objectives read.
+        fabric: Device and autocast.
         answers: Its logits on every view, made before the training; then it is never asked itself.
 
     Attributes:
@@ -35,14 +37,38 @@ class Teacher:
     """
 
     def __init__(
-        self, source: SignalSource, needs: frozenset[Signal], fabric: Fabric, answers: Answers | None = None
+        self,
+        source: SignalSource | GroupSource | None,
+        needs: frozenset[Signal],
+        fabric: Fabric,
+        answers: Answers | None = None,
     ) -> None:
-        self.source = source
+        self._source = source
         self._answers = answers
         self.cache: TeacherCache | None = None
         self._needs = (needs & TAPPED) | {Signal.LOGITS}
         self._fabric = fabric
         self._same_for_all: dict[str, Tensor] = {}
+
+    @property
+    def source(self) -> SignalSource | GroupSource:
+        """The network.
+
+        Raises:
+            UserError: There are only answers on the images of the training.
+        """
+        if self._source is None:
+            raise UserError(
+                "Of the teacher there are only stored logits of the training's images, and it is asked about others.",
+                hint="connect the teacher itself, or choose an objective that does not ask for more: kd, for example",
+            )
+        return self._source
+
+    def spec(self) -> SignalSpec:
+        """Sizes of its signals."""
+        if self._source is None and self._answers is not None:
+            return SignalSpec(classes=self._answers.classes)
+        return self.source.spec()
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -72,7 +98,7 @@ class Teacher:
 
     def survey(self, split: Split, p: Preprocessing, batch_size: int, reporter: Reporter) -> Survey:
         """The signals on a whole split, not augmented; each pass runs the teacher once."""
-        device = next(self.source.parameters()).device
+        device = self._fabric.device
 
         def batches() -> Iterator[SurveyBatch]:
             reporter.message("Asks the teacher about every training image without augmentation, in one pass.")

@@ -75,7 +75,9 @@ def test_an_objective_that_needs_labels_is_refused_before_any_work(tmp_path: Pat
 def test_two_preprocessings_are_refused(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     inputs = make_inputs(student=bundle(ctx, 1), teacher=bundle(ctx, 2, size=16))
-    with pytest.raises(UserError, match="must see the same tensor"):
+    with pytest.raises(
+        UserError, match="must see the same pixels, but the student takes 3x8x8 and the teacher 3x16x16"
+    ):
         stage().requires(inputs, ctx)
 
 

@@ -1,0 +1,113 @@
+"""Several teachers as one: their probabilities are averaged, and what each says stays at hand for those who ask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.errors import UserError
+from edgekd.nn.mode import evaluating
+from edgekd.nn.shapes import example_images
+from edgekd.train.reconcile import Renormalised
+from edgekd.train.signal import TAPPED, Signal, Signals, SignalSpec
+from edgekd.train.signals import SignalSource
+
+
+class TeacherGroup(nn.Module):
+    """Images to the log of the mean probability of its members (MEAL V2, Shen and Savvides 2020, arXiv 2009.08453).
+
+    Their softmax is the mean itself, so a temperature of 1 sees exactly the average of the members; at another one,
+    the average is softened, not the members.
+
+    Args:
+        members: Two or more networks of the same images and classes.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return mean_logits([member(images) for member in self.members])
+
+
+def mean_logits(logits: Sequence[Tensor]) -> Tensor:
+    """(N, K) at least float32: `log(mean_m softmax(t_m))`.
+
+    Raises:
+        UserError: The teachers have unequal classes.
+    """
+    classes = [x.shape[1] for x in logits]
+    if len(set(classes)) > 1:
+        raise UserError(
+            f"The teachers have {', '.join(map(str, classes))} classes: their answers cannot be averaged.",
+            hint="give teachers of the same classes, in the same order",
+        )
+    whole = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in logits]
+    return torch.stack([x.log_softmax(1) for x in whole]).logsumexp(0) - math.log(len(whole))
+
+
+class GroupSource(nn.Module):
+    """The signals of a group: those of `SignalSource` for several networks.
+
+    Args:
+        members: One source per teacher.
+        keep_members: Whether an objective reads the members; else the combination alone is computed and cached.
+        input_shape: (C, H, W).
+    """
+
+    def __init__(
+        self, members: Sequence[SignalSource], *, keep_members: bool, input_shape: tuple[int, int, int]
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self._keep_members = keep_members
+        self._input_shape = input_shape
+
+    def forward(self, images: Tensor) -> Signals:
+        said: list[Signals] = [member(images) for member in self.members]
+        logits = mean_logits([signals.logits for signals in said])
+        return Signals(logits=logits, members=tuple(said) if self._keep_members else ())
+
+    @torch.no_grad()
+    def example(self) -> Signals:
+        """The signals of one black image, for their shapes."""
+        with evaluating(self):
+            out: Signals = self(example_images(self, self._input_shape))
+        return out
+
+    def spec(self) -> SignalSpec:
+        """K, and the sizes of each member where they are kept."""
+        sources = [member for member in self.members if isinstance(member, SignalSource)]
+        members = tuple(source.spec() for source in sources) if self._keep_members else ()
+        return SignalSpec(classes=self.example().logits.shape[1], members=members)
+
+
+def teacher_source(
+    teacher: nn.Module, needs: frozenset[Signal], input_shape: tuple[int, int, int], *, keep_members: bool = False
+) -> SignalSource | GroupSource:
+    """Where the signals of one teacher or of a group come from.
+
+    Args:
+        teacher: A network, a `Renormalised` one or a `TeacherGroup` of such.
+        needs: Signals that objectives read.
+        input_shape: (C, H, W) of the student's images.
+        keep_members: Whether an objective reads the members of a group.
+
+    Raises:
+        UserError: A signal is needed that a network does not have.
+    """
+    if isinstance(teacher, TeacherGroup):
+        inner = needs if keep_members else needs - TAPPED
+        sources = [_single(member, inner, input_shape) for member in teacher.members]
+        return GroupSource(sources, keep_members=keep_members, input_shape=input_shape)
+    return _single(teacher, needs, input_shape)
+
+
+def _single(module: nn.Module, needs: frozenset[Signal], input_shape: tuple[int, int, int]) -> SignalSource:
+    if isinstance(module, Renormalised):
+        return SignalSource(module.module, needs, input_shape, pixels=module.pixels)
+    return SignalSource(module, needs, input_shape)

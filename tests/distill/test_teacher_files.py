@@ -1,0 +1,140 @@
+"""Teachers that are only a file, and several teachers, through the stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgekd.core.bundle import ModelBundle
+from edgekd.core.stage import Context
+from edgekd.data.dataset import Dataset
+from edgekd.distill.stage import DistillStage
+from edgekd.distill.teacher_file_stage import OnnxTeacherConfig, OnnxTeacherStage, StoredLogitsConfig, StoredLogitsStage
+from edgekd.errors import UserError
+from edgekd.nn.build import module_from_bundle
+from edgekd.nn.onnx import onnx_from_module
+from edgekd.testing.harness import make_context, make_inputs, run_stage
+from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toys import toy_bundle, toy_cnn, toy_recipe
+from edgekd.train.config import TrainConfig
+from edgekd.train.evaluate_torch import module_logits
+
+P = toy_recipe().preprocessing
+DATA = toy_dataset(n=80)
+PLAIN = {"epochs": 2, "batch_size": 16, "lr": 0.05, "teacher_views": 1}
+
+
+def context(folder: Path, data: Dataset = DATA) -> Context:
+    return make_context(folder, resources={"data": data})
+
+
+def trained(ctx: Context, folder: Path, options: dict[str, object] | None = None, **ports: ModelBundle) -> torch.Tensor:
+    """The classifier's weight of a student after a training in a scratch folder of its own."""
+    folder.mkdir()
+    own = Context(**{**vars(ctx), "scratch": folder})
+    stage = DistillStage(TrainConfig.parse({**PLAIN, **(options or {})}, "test"))
+    inputs = make_inputs(student=toy_bundle(ctx.blobs, ctx.scratch, seed=2), **ports)
+    result = run_stage(stage, inputs, own)
+    return module_from_bundle(result.bundle, ctx.blobs).state_dict()["classifier.weight"]
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The teacher of seed 1 as an ONNX file."""
+    path = tmp_path_factory.mktemp("graph") / "teacher.onnx"
+    onnx_from_module(toy_cnn(seed=1), P.input_shape, path)
+    return path
+
+
+def stored(ctx: Context, path: Path, **options: object) -> ModelBundle:
+    config = StoredLogitsConfig(path=str(path), preprocessing=P, **options)
+    return run_stage(StoredLogitsStage(config), make_inputs(), ctx).bundle
+
+
+def test_a_student_learns_the_same_from_a_network_its_graph_and_its_stored_logits(tmp_path: Path, graph: Path) -> None:
+    ctx = context(tmp_path)
+    network = toy_bundle(ctx.blobs, ctx.scratch, seed=1)
+    expected = trained(ctx, tmp_path / "network", teacher=network)
+    onnx = run_stage(OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=P)), make_inputs(), ctx).bundle
+    torch.testing.assert_close(trained(ctx, tmp_path / "onnx", teacher=onnx), expected, rtol=1e-3, atol=1e-4)
+    path = tmp_path / "logits.npz"
+    np.savez(path, logits=module_logits(toy_cnn(seed=1), DATA.train, P), data=DATA.digest)
+    answers = stored(ctx, path)
+    torch.testing.assert_close(trained(ctx, tmp_path / "stored", answers=answers), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_further_teachers_change_what_is_learnt_and_are_said(tmp_path: Path, graph: Path) -> None:
+    ctx = context(tmp_path)
+    first, second = (toy_bundle(ctx.blobs, ctx.scratch, seed=seed) for seed in (1, 3))
+    alone = trained(ctx, tmp_path / "alone", teacher=first)
+    assert not torch.equal(trained(ctx, tmp_path / "both", teacher=first, teachers=second), alone)
+    inputs = make_inputs(student=toy_bundle(ctx.blobs, ctx.scratch, seed=2), teacher=first, teachers=second)
+    result = run_stage(DistillStage(TrainConfig.parse({**PLAIN, "epochs": 1}, "test")), inputs, ctx)
+    assert result.decisions[-1] == "The student learns from 2 teachers: the mean of their probabilities."
+
+
+def test_a_graph_or_stored_logits_are_refused_to_objectives_that_look_inside(tmp_path: Path, graph: Path) -> None:
+    ctx = context(tmp_path)
+    onnx = run_stage(OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=P)), make_inputs(), ctx).bundle
+    with pytest.raises(UserError, match="'at' reads the teacher's feature_map, but the teacher is an ONNX graph"):
+        trained(ctx, tmp_path / "onnx", {"objective": "at"}, teacher=onnx)
+    path = tmp_path / "logits.npy"
+    np.save(path, np.zeros((64, 4), dtype=np.float32))
+    answers = stored(ctx, path, data=DATA.digest)
+    with pytest.raises(UserError, match="but the teacher are stored logits, which give no more"):
+        trained(ctx, tmp_path / "stored", {"objective": "at"}, answers=answers)
+
+
+def test_stored_logits_of_plain_images_are_refused_to_augmented_ones(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    path = tmp_path / "logits.npy"
+    np.save(path, np.zeros((64, 4), dtype=np.float32))
+    answers = stored(ctx, path, data=DATA.digest)
+    with pytest.raises(UserError, match="augment differ"):
+        trained(ctx, tmp_path / "a", {"augment": {"flip": True}}, answers=answers)
+    with pytest.raises(UserError, match="teacher_views is 0"):
+        trained(ctx, tmp_path / "b", {"augment": {"flip": True}, "teacher_views": 0}, answers=answers)
+    np.save(path, np.zeros((64, 3), dtype=np.float32))
+    fewer = stored(ctx, path, data=DATA.digest)
+    with pytest.raises(UserError, match="4 classes and the teacher 3"):
+        trained(ctx, tmp_path / "c", answers=fewer)
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "message"),
+    [
+        (np.zeros((64, 4), np.float32), {}, r"does not say which data(.|\n)*write data: "),
+        (np.zeros((64, 4), np.float32), {"data": "sha256:0"}, r"belong to other data \(sha256:0\)"),
+        (np.zeros((63, 4), np.float32), {"data": DATA.digest}, "logits of 63 images, but the training split .* has 64"),
+        (np.zeros((2, 64, 4), np.float32), {"data": DATA.digest}, "has 2 views, but augment says"),
+        (np.zeros((64, 4), np.int64), {"data": DATA.digest}, "expected floating-point logits"),
+        (np.full((64, 4), np.nan), {"data": DATA.digest}, "values that are not finite"),
+    ],
+)
+def test_logits_that_do_not_belong_to_the_data_are_refused(
+    tmp_path: Path, array: np.ndarray, options: dict[str, str], message: str
+) -> None:
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(UserError, match=message):
+        stored(context(tmp_path), tmp_path / "x.npy", **options)
+
+
+def test_a_file_without_logits_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", probabilities=np.zeros(3))
+    with pytest.raises(UserError, match="has no array 'logits'"):
+        stored(context(tmp_path), tmp_path / "x.npz")
+    (tmp_path / "y.npy").write_text("text")
+    with pytest.raises(UserError, match="cannot be read as NumPy arrays"):
+        stored(context(tmp_path), tmp_path / "y.npy")
+    with pytest.raises(UserError, match="No such file"):
+        stored(context(tmp_path), tmp_path / "z.npy")
+
+
+def test_a_graph_of_another_input_is_refused(tmp_path: Path, graph: Path) -> None:
+    other = P.model_copy(update={"size": (9, 9)})
+    stage = OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=other))
+    with pytest.raises(UserError, match=r"expected one input of images \(N, 3, 9, 9\) with an open batch"):
+        run_stage(stage, make_inputs(), context(tmp_path))

@@ -1,0 +1,74 @@
+"""Several teachers: their mean probability, and what each says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgekd.core.preprocess import Preprocessing
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.nn.mode import evaluating
+from edgekd.testing.harness import make_context
+from edgekd.testing.toys import toy_cnn
+from edgekd.train.fit import distil_
+from edgekd.train.group import TeacherGroup, mean_logits, teacher_source
+from edgekd.train.reconcile import PixelMap, Renormalised
+from edgekd.train.signal import Signal
+from tests.train.conftest import PREPROCESSING, config
+
+SHAPE = PREPROCESSING.input_shape
+INNER = frozenset({Signal.LOGITS, Signal.EMBEDDING})
+
+
+def test_the_softmax_of_the_combination_is_the_mean_of_the_probabilities() -> None:
+    logits = [30 * torch.randn(5, 4, dtype=torch.float64) for _ in range(3)]
+    expected = torch.stack([x.softmax(1) for x in logits]).mean(0)
+    torch.testing.assert_close(mean_logits(logits).softmax(1), expected)
+    torch.testing.assert_close(mean_logits([logits[0]]).softmax(1), logits[0].softmax(1))
+
+
+def test_teachers_of_unequal_classes_are_refused() -> None:
+    group = TeacherGroup([toy_cnn(classes=4), toy_cnn(classes=5)])
+    with pytest.raises(UserError, match="The teachers have 4, 5 classes"):
+        teacher_source(group, frozenset({Signal.LOGITS}), SHAPE).spec()
+
+
+def test_members_are_kept_for_objectives_that_read_them_alone() -> None:
+    group = TeacherGroup([toy_cnn(seed=1), toy_cnn(seed=2)]).eval()
+    images = torch.randn(2, *SHAPE)
+    alone = teacher_source(group, INNER, SHAPE).eval()(images)
+    assert alone.members == ()
+    source = teacher_source(group, INNER, SHAPE, keep_members=True).eval()
+    said = source(images)
+    assert torch.equal(said.logits, group(images))
+    assert [member.embedding is not None for member in said.each] == [True, True]
+    assert [spec.width for spec in source.spec().each] == [16, 16]
+
+
+def test_a_renormalised_teacher_is_tapped_in_its_own_layers() -> None:
+    module = toy_cnn(seed=1)
+    its = Preprocessing(size=(8, 8), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    pixels = PixelMap(PREPROCESSING, its)
+    source = teacher_source(Renormalised(pixels, module), INNER, SHAPE)
+    images = torch.randn(2, *SHAPE)
+    with evaluating(source):
+        said = source(images)
+        assert torch.equal(said.logits, module(pixels(images)))
+    assert said.embedding is not None
+
+
+def test_a_student_learns_from_several_teachers_as_from_their_mean(
+    tmp_path: Path, data: Dataset, teacher: nn.Module
+) -> None:
+    students = []
+    for name, taught in (("twice", TeacherGroup([teacher, teacher])), ("once", teacher)):
+        student = toy_cnn(seed=1)
+        options = config(epochs=2, teacher_views=1, augment={})
+        distil_(student, taught, data, PREPROCESSING, options, make_context(tmp_path / name))
+        students.append(student.state_dict())
+    for name, value in students[0].items():
+        torch.testing.assert_close(value, students[1][name], rtol=1e-3, atol=1e-4)
