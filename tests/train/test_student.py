@@ -33,7 +33,10 @@ def test_an_objective_that_looks_inside_a_frozen_teacher_is_refused_before_any_w
     assert "kd, dkd, dist, " in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(("form", "objective"), [("frozen", "kd"), ("rebuilt", "kdpp")])
+@pytest.mark.parametrize(
+    ("form", "objective"),
+    [("frozen", "kd"), ("frozen", "ofa"), ("frozen", "dhkd"), ("frozen", "pskd"), ("rebuilt", "kdpp")],
+)
 def test_a_teacher_that_has_what_the_objective_reads_is_accepted(
     tmp_path: Path, data: Dataset, form: str, objective: str
 ) -> None:

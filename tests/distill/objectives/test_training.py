@@ -15,6 +15,7 @@ from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn, toy_recipe
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
+from tests.nn.zoo import Tokens
 from tests.train.test_resume import EVERY_STEP, DropoutNet, Interrupted
 
 FEATURES = ("sp", "pkt", "rkd", "at", "fitnet")
@@ -52,6 +53,14 @@ def test_features_alone_do_not_train_a_classifier_so_labels_are_asked_for(object
     with pytest.raises(UserError, match=f"'{objective}' compares features alone.*nothing would train") as caught:
         distil_(student, teacher, data, p, config(objective), make_context(tmp_path))
     assert str(caught.value.hint).startswith("objectives that do not need labels: kd, dist, diswot")
+
+
+@pytest.mark.parametrize("objective", ["ofa", "dhkd", "soft", "taid"])
+def test_a_transformer_without_any_feature_map_teaches_a_convolutional_student(objective: str, tmp_path: Path) -> None:
+    student, teacher, p = toy_cnn(seed=1), Tokens().eval(), toy_recipe().preprocessing
+    report = distil_(student, teacher, toy_dataset(), p, config(objective), make_context(tmp_path))
+    assert report.distill_loss is not None
+    assert report.distill_loss > 0
 
 
 @pytest.mark.parametrize("objective", ["taid", "pskd", "lelp", "crd"])
