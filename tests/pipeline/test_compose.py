@@ -132,6 +132,13 @@ def test_an_objective_that_looks_inside_the_teacher_shares_no_answers(tmp_path: 
     assert "teacher-answers" not in names(composed(tmp_path, dataset=labelled(), objective="kdpp"))
 
 
+def test_an_objective_that_reads_logits_alone_shares_answers_and_one_without_a_teacher_asks_for_none(
+    tmp_path: Path,
+) -> None:
+    assert "teacher-answers" in names(composed(tmp_path, dataset=labelled(), objective="ofa"))
+    assert "teacher-answers" not in names(composed(tmp_path, dataset=labelled(), objective="pskd"))
+
+
 def test_a_latency_budget_reaches_search_and_pruning(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), budget=Budget(max_latency_ms=2.0))
     configs = {node.name: node.config for node in found.graph.nodes}
