@@ -28,12 +28,13 @@ class BDKDConfig(Schema):
 class BDKD(Objective[BDKDConfig]):
     """`T^2 * mean_i (a_i * KL(p_t || p_s) + b_i * KL(p_s || p_t))`, one of a_i and b_i delta, the other 1.
 
-    A student that is less sure of a sample than the teacher (greater entropy) gets the forward divergence emphasised,
-    which spreads over all that the teacher thinks likely; one that is surer gets the reverse, which punishes mass where
-    the teacher has none.
+    The forward divergence weighs what the student misses by the teacher's probabilities, the reverse by its own. Where
+    the student is less sure of a sample than the teacher (greater entropy at T), the forward one counts delta times,
+    else the reverse one.
 
     Deviations: this is the student's loss with a trained teacher that stays as it is; the authors train both at once.
-    The rule is theirs as their abstract describes it; delta and T are ours.
+    No code is public: that the gap of the entropies decides is their description, which of the two it then emphasises
+    was not verified, and delta and T are ours.
     """
 
     name = "bdkd"

@@ -87,7 +87,7 @@ class LELP(Objective[LELPConfig]):
     def forward(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
         f_s, f_t = present(student.embedding, Signal.EMBEDDING), present(teacher.embedding, Signal.EMBEDDING)
         log_q = side_log_probabilities(f_t, self.means, self.directions, self.config.temperature)
-        log_p = self.head(full_precision(f_s)).float().reshape(log_q.shape).log_softmax(2)
+        log_p = full_precision(self.head(full_precision(f_s))).reshape(log_q.shape).log_softmax(2)
         within = (log_q.exp() * (log_q - log_p)).sum(2)
         log_t, log_s = log_probabilities(teacher.logits), log_probabilities(student.logits)
         joint: Tensor = log_t.exp() * (log_t - log_s + within)

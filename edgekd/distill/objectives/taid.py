@@ -78,12 +78,14 @@ class TAID(Objective[TAIDConfig]):
     def _follow(self, cross_entropy: Tensor) -> None:
         """Moves tau, from the second step on; after this step's target has been used."""
         loss, given = gathered(cross_entropy[None]).mean(), self.config
-        if bool(torch.isfinite(self.last_loss)):
-            change = (self.last_loss - loss) / (self.last_loss + _TINY)
-            self.mean_change.mul_(given.momentum).add_((1 - given.momentum) * change)
-            line = given.start + (given.end - given.start) * self.progress.share
-            ahead = self.tau + given.rate * torch.sigmoid(self.mean_change) * (1 - self.tau)
-            self.tau.copy_(ahead.clamp_min(line).clamp_max(given.end))
+        # Chosen on the device: asking the number in Python would wait for a GPU in every step.
+        begun = torch.isfinite(self.last_loss)
+        change = (self.last_loss - loss) / (self.last_loss + _TINY)
+        mean = given.momentum * self.mean_change + (1 - given.momentum) * change
+        line = given.start + (given.end - given.start) * self.progress.share
+        ahead = self.tau + given.rate * torch.sigmoid(mean) * (1 - self.tau)
+        self.mean_change.copy_(torch.where(begun, mean, self.mean_change))
+        self.tau.copy_(torch.where(begun, ahead.clamp_min(line).clamp_max(given.end), self.tau))
         self.last_loss.copy_(loss)
 
 
