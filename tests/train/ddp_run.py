@@ -17,11 +17,14 @@ from edgekd.testing.toys import toy_cnn
 from edgekd.train.fit import distil_
 from tests.train.conftest import PREPROCESSING, config, events
 
+OBJECTIVES = ("kd", "kdpp", "taid", "pskd", "ofa", "sla")
+"""Plain, prepared by a survey, with state, with a memory of samples, with layers, with further views."""
+
 
 def main(folder: Path) -> None:
-    """Trains twice in one process group, as a graph with two training nodes does."""
+    """Trains several times in one process group, as a graph with several training nodes does."""
     rank = int(os.environ["RANK"])
-    for number, objective in enumerate(("kd", "kdpp")):
+    for number, objective in enumerate(OBJECTIVES):
         base = make_context(folder / str(number))
         ctx = Context(
             **{**vars(base), "reporter": RecordingReporter(), "execution": Execution(device="cpu", threads=1)}

@@ -16,6 +16,7 @@ from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.fit import distil_
 from tests.train.conftest import PREPROCESSING, config
+from tests.train.ddp_run import OBJECTIVES
 
 
 @pytest.mark.slow
@@ -32,7 +33,7 @@ def test_two_processes_end_with_one_student_whose_loss_fell(tmp_path: Path) -> N
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    for objective in ("kd", "kdpp"):
+    for objective in OBJECTIVES:
         states = [torch.load(tmp_path / f"{objective}-{rank}.pt", weights_only=True) for rank in range(2)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         facts = [json.loads((tmp_path / f"{objective}-{rank}.json").read_text()) for rank in range(2)]
