@@ -23,6 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from cifar10 import cifar10_npz, machine, resnet56, versions
 
 from edgekd.cli.console import ConsoleReporter
@@ -94,30 +95,24 @@ class Bench:
         if objective == RANDOM_TEACHER:
             bundles["random"] = self._bundle(self.situation.teacher.model, seed=1000 + seed)
         graph = Graph(inputs=dict.fromkeys(bundles, BundleKind.TORCH), nodes=tuple(nodes))
+        execution = Execution(device=self.arguments.device, threads=self.arguments.threads)
         settings = RunSettings(
-            seed=seed,
-            resources=resources_of(self.situation),
-            execution=Execution(device="cpu", threads=self.arguments.threads),
-            reporter=self.reporter,
+            seed=seed, resources=resources_of(self.situation), execution=execution, reporter=self.reporter
         )
         done = Runner(STAGES, self.store).run(graph, bundles, settings).node("distil")
         module = module_from_bundle(done.bundle, self.store.blobs)
         teacher = module_from_bundle(self.situation.teacher, self.store.blobs)
-        held = [self.dataset.select, self.dataset.test]
+        held, p = [self.dataset.select, self.dataset.test], self.situation.teacher.model.preprocessing
         return {
             "student": pair,
             "objective": objective,
             "seed": seed,
-            "top1": _over(held, lambda split: module_accuracy(module, split, self._preprocessing)),
-            "agreement": _over(held, lambda split: module_agreement(module, teacher, split, self._preprocessing)),
+            "top1": _over(held, lambda split: module_accuracy(module, split, p, execution)),
+            "agreement": _over(held, lambda split: module_agreement(module, teacher, split, p, execution)),
             "seconds": done.metrics["seconds"],
             "images_per_s": done.metrics["images_per_s"],
             "params_m": done.metrics["params_m"],
         }
-
-    @property
-    def _preprocessing(self) -> Any:
-        return self.situation.teacher.model.preprocessing
 
     def _nodes(self, objective: str) -> list[Node]:
         arguments = self.arguments
@@ -155,8 +150,8 @@ class Bench:
 
     def _student(self, pair: str, seed: int) -> ModelBundle:
         builder, kwargs = self.students[pair]
-        labels = self.situation.teacher.model.labels
-        recipe = ModelRecipe(builder=builder, kwargs=kwargs, preprocessing=self._preprocessing, labels=labels)
+        like = self.situation.teacher.model
+        recipe = ModelRecipe(builder=builder, kwargs=kwargs, preprocessing=like.preprocessing, labels=like.labels)
         return self._bundle(recipe, seed=seed)
 
     def _bundle(self, recipe: ModelRecipe, *, seed: int) -> ModelBundle:
@@ -213,7 +208,7 @@ def summarised(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dic
         pairs[pair] = sorted(table, key=lambda entry: -entry["top1"])
     return {
         "benchmark": "objectives_table",
-        "machine": machine(),
+        "machine": machine() | ({"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}),
         "versions": versions(),
         "command": "python benchmarks/objectives_table.py" + (" --quick" if arguments.quick else ""),
         "setting": _setting(arguments) | {"seeds": arguments.seeds},
@@ -256,7 +251,7 @@ def _key(row: dict[str, Any]) -> tuple[str, str, int]:
 
 def _setting(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on beside its own name."""
-    names = ("images", "held_out", "epochs", "batch_size", "lr", "views", "threads")
+    names = ("images", "held_out", "epochs", "batch_size", "lr", "views", "device", "threads")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -284,6 +279,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--views", type=int, default=4, help="different views of each image")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few objectives, images and epochs: a test of the script")
     arguments = parser.parse_args()

@@ -34,6 +34,7 @@ def options(work: Path, **changed: Any) -> argparse.Namespace:
     given: dict[str, Any] = {
         "work": work, "students": ["resnet20"], "objectives": ["no-kd", "kd"], "seeds": 2, "quick": False, "images": 64,
         "held_out": 16, "epochs": 2, "batch_size": 16, "lr": 0.05, "views": 1, "threads": 1,
+        "device": "cpu",
     }  # fmt: skip
     return argparse.Namespace(**{**given, **changed})
 
