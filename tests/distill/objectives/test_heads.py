@@ -17,7 +17,7 @@ from edgekd.distill.objectives.crd import contrast
 from edgekd.distill.objectives.dhkd import log_cosh_distance
 from edgekd.distill.objectives.ofa import enhanced_targets
 from edgekd.distill.objectives.probability import soft_cross_entropy
-from edgekd.distill.objectives.reviewkd import pyramid_distance
+from edgekd.distill.objectives.reviewkd import Fusion, pyramid_distance
 from edgekd.distill.objectives.sla import aggregated, joint_cross_entropy
 from edgekd.errors import UserError
 from edgekd.train.objective import Signals, SignalSpec, build_objective
@@ -221,6 +221,24 @@ def test_reviewkd_reads_all_deeper_stages_for_a_shallow_one_and_pairs_from_the_e
     shallow, _ = objective.fusions[0](stages[1], deep)
     (reached,) = torch.autograd.grad(shallow.square().sum(), stages[2])
     assert reached.abs().sum() > 0
+
+
+def test_reviewkds_fusion_mixes_both_maps_by_two_weights_per_pixel() -> None:
+    torch.manual_seed(0)
+    fusion = Fusion(3, 2, 5, first=False).double().eval()
+    stage, behind = drawn(1, 2, 3, 4, 4), drawn(2, 2, 2, 2, 2)
+    answer, fused = fusion(stage, behind)
+    w = {name: value.numpy() for name, value in fusion.state_dict().items()}
+    unit = 1 / math.sqrt(1 + 1e-5)  # what BatchNorm multiplies by before it has seen anything
+    for n, h, x in ((0, 0, 0), (1, 3, 2)):
+        own = unit * w["enter.0.weight"][:, :, 0, 0] @ stage.numpy()[n, :, h, x]
+        deep = behind.numpy()[n, :, h // 2, x // 2]
+        both = w["attention.weight"][:, :, 0, 0] @ np.concatenate([own, deep]) + w["attention.bias"]
+        first, second = 1 / (1 + np.exp(-both))
+        np.testing.assert_allclose(fused[n, :, h, x].detach().numpy(), first * own + second * deep, atol=1e-12)
+    padded = np.pad(fused.detach().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = unit * np.einsum("ockl,ckl->o", w["leave.0.weight"], padded[1, :, 2:5, 1:4])
+    np.testing.assert_allclose(answer[1, :, 2, 1].detach().numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ofa", "reviewkd", "exits"])
