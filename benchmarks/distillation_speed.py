@@ -3,9 +3,10 @@
     python benchmarks/distillation_speed.py --mdistiller PATH --out benchmarks/results/distillation_speed.json
 
 PATH is a checkout of megvii-research/mdistiller; it is not part of this repository. Networks, loss and transforms of
-the plain loop are its own (CIFAR-100 transforms through torchvision, a DataLoader with worker processes, SGD); the order
-of events in a step is that of its trainer, without logging. The very same networks are trained by edgekd with the same
-batch size, optimizer and augmentation. Rounds alternate between both in one process, so that a busy machine hits both.
+the plain loop are its own (CIFAR-100 transforms through torchvision, a DataLoader with worker processes, SGD); the
+order of events in a step is that of its trainer, without logging. The very same networks are trained by edgekd with the
+same batch size, optimizer and augmentation. Rounds alternate between both in one process, so that a busy machine hits
+both.
 
 edgekd is timed three ways: with a live teacher, in epochs that fill the teacher cache, and in epochs that read it. A
 schedule of E epochs over V views is V filling and E - V reading ones.
@@ -112,7 +113,7 @@ def plain_epoch(student: nn.Module, teacher: nn.Module, loader: DataLoader[Any],
 def our_epochs(
     student: nn.Module, teacher: nn.Module, data: images.Dataset, batch: int, views: int, threads: int
 ) -> list[float]:
-    """Seconds of the second and third of three epochs: with two views the second fills the cache, the third reads it."""
+    """Seconds of the second and third of three epochs: with two views the second fills the cache, the third reads."""
     steps = -(-len(data.train) // batch)
     config = TrainConfig(
         epochs=3, batch_size=batch, lr=0.05, nesterov=False, augment=Augment(pad_px=4, flip=True), teacher_views=views

@@ -43,6 +43,9 @@ class Augment(Schema):
         crop_scale_min: Below 1, a random-resized crop of this smallest share of the canvas's area, with aspect ratios
             from 3/4 to 4/3 (Szegedy et al. 2015, arXiv 1409.4842); for photographs. 0.08 from scratch, 0.35 or more
             when distilling small models.
+        rand_layers: Random operations (RandAugment, colours and shapes) after crop and flip; 2 is usual, 0 is none. For
+            colour images, through timm.
+        rand_magnitude: Their strength, below 10; 9 is usual.
         views: How many different views of a sample exist; None means a new one each epoch. A finite number lets the
             teacher's outputs be computed once per view.
     """
@@ -50,6 +53,8 @@ class Augment(Schema):
     pad_px: int = Field(default=0, ge=0, le=64)
     flip: bool = False
     crop_scale_min: float = Field(default=1.0, gt=0, le=1)
+    rand_layers: int = Field(default=0, ge=0, le=8)
+    rand_magnitude: float = Field(default=9.0, gt=0, lt=10)
     views: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -88,6 +93,11 @@ def augmented(
     if augment.flip:
         mirrored = uniform(ids, seed, view, _FLIP) < 0.5
         crops = np.where(mirrored[:, None, None, None], crops[:, :, ::-1], crops)
+    if augment.rand_layers:
+        from edgekd.data.timm import rand_augmented
+
+        layers, magnitude = augment.rand_layers, augment.rand_magnitude
+        crops = rand_augmented(np.ascontiguousarray(crops), ids, view, seed, layers=layers, magnitude=magnitude)
     return normalised(crops, p)
 
 

@@ -132,7 +132,7 @@ class StoredLogitsStage(Stage[StoredLogitsConfig]):
             seed=ctx.seed if config.seed is None else config.seed,
         )
         return StageResult(
-            bundle=bundle_from_answers(path, spec, ctx.blobs),
+            bundle=bundle_from_answers({LOGITS: path}, spec, ctx.blobs),
             metrics={"views": views, "samples": samples, "classes": classes},
         )
 

@@ -13,10 +13,12 @@ from edgekd.pipeline.search import draft_latency_model, draft_search, expected_p
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
 from edgekd.targets.latency import latency_model_from_target
-from edgekd.train.objective import OBJECTIVES, TAPPED, label_free_objectives
+from edgekd.train.objective import OBJECTIVES, TAPPED, Signal, label_free_objectives
 from edgekd.train.teachers import check_teacher_can_be_tapped
 
 ANSWERS = "teacher-answers"
+MOST_ANSWERS_MIB = 1024
+"""Of the teacher's inner signals; maps of many images are large, and what does not fit is asked for again."""
 TEACHER_ENGINE = "teacher-fp32"
 """The exported teacher, which every graph has."""
 MIN_TRAINING_IMAGES = 200
@@ -144,17 +146,17 @@ def _train(
 
 
 def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> None:
-    """Asks the teacher once for all branches, where the objective needs nothing but its logits."""
+    """Asks the teacher once for all branches: its graph for logits, the network for what is inside of it."""
     objective = OBJECTIVES.get(options.objective)
     if not objective.needs_teacher:
         draft.say(f"The objective {options.objective!r} needs no teacher, so none is asked.")
         return
-    if objective.needs_of_teacher & TAPPED:
-        draft.say(f"The objective {options.objective!r} looks inside the teacher, so each branch runs it anew.")
-        return
     config = _train_config(options, situation, dataset, fresh=True)
-    shared = {"views": config["teacher_views"], "augment": config["augment"]}
-    draft.add(ANSWERS, "teach", shared, {"teacher": TEACHER_ENGINE})
+    shared: dict[str, JsonValue] = {"views": config["teacher_views"], "augment": config["augment"]}
+    inner = sorted(objective.needs_of_teacher & (TAPPED - {Signal.CLASSIFIER}))
+    if inner:
+        shared |= {"signals": [str(signal) for signal in inner], "capacity_mib": MOST_ANSWERS_MIB}
+    draft.add(ANSWERS, "teach", shared, {"teacher": TEACHER if inner else TEACHER_ENGINE})
 
 
 def _teachers(draft: Draft) -> dict[str, str | None]:

@@ -103,7 +103,7 @@ def supervised_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> T
 
     Args:
         logits: (N, K).
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, K) shares of the classes.
         smoothing: Share of the target spread evenly over all classes.
     """
     from torch.nn.functional import cross_entropy

@@ -1,12 +1,14 @@
-"""A teacher's logits on every view of every training image, made once and shared by all students.
+"""A teacher's signals on every view of every training image, made once and shared by all students.
 
-`TeacherCache` keeps outputs for the length of one training; these are an artifact of the graph: computed by the
-exported teacher in an inference runtime, which is several times faster than PyTorch on a CPU, and reused by each branch
-and each later run. They hold logits alone, so objectives that need embeddings or maps still ask a live teacher.
+`TeacherCache` keeps outputs for the length of one training; these are an artifact of the graph: bound to teacher, data
+and views, kept in the store, and read by each branch and each later run. As a rule they are logits, computed by the
+exported teacher in an inference runtime; objectives that look inside get what a `teach` node was told to keep.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,10 @@ from edgekd.data.augment import Augment
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
-from edgekd.train.signal import Signal
+from edgekd.train.signal import TAPPED, Signal
 
-ANSWERS_FILE = "logits.npy"
+_FLOAT32_BYTES = 4
+_MIB = 1 << 20
 TAG = "answers"
 
 
@@ -74,39 +77,57 @@ def answers_spec(config: TrainConfig, p: Preprocessing, dataset: Dataset, seed: 
     )
 
 
+def answers_file(name: str) -> str:
+    """The file of one signal, by its name in `Signals.flat`."""
+    return f"{name}.npy"
+
+
+def views_that_fit(shapes: Mapping[str, tuple[int, ...]], samples: int, views: int, capacity_mib: float | None) -> int:
+    """How many of `views` views fit, float32, for signals of these shapes per image; all without a capacity."""
+    if capacity_mib is None:
+        return views
+    per_view = sum(math.prod(shape) for shape in shapes.values()) * samples * _FLOAT32_BYTES
+    return min(views, int(capacity_mib * _MIB // per_view))
+
+
 class Answers:
-    """Stored logits, memory-mapped.
+    """Stored signals of a teacher, memory-mapped.
 
     Args:
-        path: A NumPy file (views, samples, K) float32.
+        paths: NumPy files (views, samples, ...) float32 by the names of `Signals.flat`.
+        views: How many views there are; those beyond what is stored belong to a live teacher.
+
+    Attributes:
+        views: Number of views.
+        stored: Number of views that are stored, the first ones.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._logits: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-
-    @property
-    def views(self) -> int:
-        """Number of views."""
-        return int(self._logits.shape[0])
+    def __init__(self, paths: Mapping[str, Path], views: int) -> None:
+        self._arrays: dict[str, npt.NDArray[np.float32]] = {
+            name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in paths.items()
+        }
+        self.views = views
+        self.stored = min((len(array) for array in self._arrays.values()), default=0)
 
     @property
     def classes(self) -> int:
         """K."""
-        return int(self._logits.shape[2])
+        return int(self._arrays[Signal.LOGITS].shape[2])
 
-    @property
-    def samples(self) -> int:
-        """Images per view."""
-        return int(self._logits.shape[1])
+    def covers(self, needs: frozenset[Signal]) -> bool:
+        """Whether they hold what is needed of a teacher; its classifier is the same for all images."""
+        held = {name.partition(".")[0] for name in self._arrays}
+        return bool(self._arrays) and {str(signal) for signal in needs & TAPPED} - {Signal.CLASSIFIER} <= held
 
     def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-        """(n, K) logits of some samples of a view, on the CPU."""
-        return {str(Signal.LOGITS): torch.from_numpy(np.asarray(self._logits[view])[ids])}
+        """The signals of some samples of a view, on the CPU."""
+        return {name: torch.from_numpy(np.asarray(array[view])[ids]) for name, array in self._arrays.items()}
 
 
-def bundle_from_answers(path: Path, spec: AnswersSpec, blobs: Blobs) -> ModelBundle:
-    """A DATA bundle of the file that `Answers` reads."""
-    return ModelBundle(kind=BundleKind.DATA, files={ANSWERS_FILE: blobs.add(path)}, tags={TAG: spec.plain()})
+def bundle_from_answers(paths: Mapping[str, Path], spec: AnswersSpec, blobs: Blobs) -> ModelBundle:
+    """A DATA bundle of the files that `Answers` reads."""
+    files = {answers_file(name): blobs.add(path) for name, path in paths.items()}
+    return ModelBundle(kind=BundleKind.DATA, files=files, tags={TAG: spec.plain()})
 
 
 def answers_from_bundle(bundle: ModelBundle, wanted: AnswersSpec, blobs: Blobs) -> Answers:
@@ -126,9 +147,5 @@ def answers_from_bundle(bundle: ModelBundle, wanted: AnswersSpec, blobs: Blobs) 
             f"The teacher's stored answers do not belong to this training: {differing} differ.",
             hint="give the teach node and the distill node the same views and augment, or disconnect 'answers'",
         )
-    return Answers(bundle_path(bundle, blobs))
-
-
-def bundle_path(bundle: ModelBundle, blobs: Blobs) -> Path:
-    """Where the logits of an answers bundle lie."""
-    return blobs.path(bundle.file(ANSWERS_FILE))
+    paths = {name.removesuffix(".npy"): blobs.path(bundle.file(name)) for name in bundle.files}
+    return Answers(paths, found.views)

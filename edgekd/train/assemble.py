@@ -15,7 +15,7 @@ from edgekd.core.preprocess import Preprocessing
 from edgekd.core.stage import Context
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
-from edgekd.train.answers import Answers
+from edgekd.train.answers import Answers, views_that_fit
 from edgekd.train.averaging import WeightAverage
 from edgekd.train.batches import TrainBatches
 from edgekd.train.checkpoint import Checkpoints, Rhythm
@@ -31,6 +31,7 @@ from edgekd.train.projection import WeightProjection
 from edgekd.train.signals import SignalSource
 from edgekd.train.teacher import Teacher
 from edgekd.train.teacher_cache import TeacherCache
+from edgekd.train.timm import Mixing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,12 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         checkpoints=Checkpoints(job.ctx.scratch, fingerprint, job.ctx.reporter, job.rhythm),
         reporter=job.ctx.reporter,
         seed=job.ctx.seed,
+        mixing=_mixing(config, student.spec().classes),
     )
+
+
+def _mixing(config: TrainConfig, classes: int) -> Mixing | None:
+    return Mixing(mixup=config.mixup, cutmix=config.cutmix, classes=classes) if config.mixes else None
 
 
 def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Teacher | None) -> None:
@@ -150,6 +156,11 @@ def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | No
     if not job.plan.needs_teacher:
         return None
     source = None
+    if job.config.mixes and job.answers is not None:
+        raise UserError(
+            "mixup and cutmix mix images anew in each step, and nobody can have stored the teacher's answers to that.",
+            hint="disconnect 'answers', so that the teacher is asked live",
+        )
     if job.teacher is None and needs & TAPPED:
         raise UserError(
             f"Of the teacher there are only stored logits, but an objective reads {', '.join(sorted(needs & TAPPED))}.",
@@ -158,15 +169,20 @@ def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | No
     if job.teacher is not None:
         keep = any(objective.reads_members for objective in job.plan.objectives())
         source = teacher_source(job.teacher, needs, job.preprocessing.input_shape, keep_members=keep).eval()
-    # Stored answers are logits alone; an objective that looks deeper asks the teacher itself.
-    answers = None if needs & TAPPED and source is not None else job.answers
-    teacher = Teacher(source, needs, fabric, answers)
+    answers = job.answers if job.answers is not None and job.answers.covers(needs) else None
     views = job.config.teacher_views
+    teacher = Teacher(source, needs, fabric, answers, views)
     # A view that is seen once has no use for a cache.
     if answers is None and 0 < views < job.config.epochs:
-        teacher.cache = TeacherCache(
-            job.ctx.scratch, views=views, samples=len(job.dataset.train), shapes=teacher.shapes()
-        )
+        samples, shapes = len(job.dataset.train), teacher.shapes()
+        kept = views_that_fit(shapes, samples, views, job.config.teacher_cache_mib)
+        if kept:
+            teacher.cache = TeacherCache(job.ctx.scratch, views=kept, samples=samples, shapes=shapes)
+        if kept < views:
+            teacher.decisions = (
+                f"The teacher's outputs on {kept} of {views} views fit into {job.config.teacher_cache_mib:g} MiB; for "
+                "the others it is asked in each epoch.",
+            )
     return teacher
 
 

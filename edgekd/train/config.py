@@ -34,6 +34,9 @@ class TrainConfig(StageConfig):
         warmup_epochs: Linear ramp before `cosine` or `step`; `onecycle` has its own.
         label_smoothing: Of the cross-entropy.
         augment: How images vary.
+        mixup: Alpha of mixup (0.2 to 0.8 are usual), 0 for none. Each step mixes its images anew, and the teacher sees
+            the very mixtures that the student sees, so it is asked live.
+        cutmix: Alpha of CutMix (1 is usual), 0 for none; with both, each step has one of them.
         grad_clip: Largest norm of the gradient, None for no limit.
         objective: Name of the distillation objective, used when there is a teacher.
         objective_args: Its arguments.
@@ -43,6 +46,8 @@ class TrainConfig(StageConfig):
         objectives: Several objectives with weights and schedules, in place of the four options of the short form.
         teacher_views: With a teacher: number of different views of each image. Its outputs are computed once per view
             and kept, so that later epochs cost the student alone. 0: a new view each epoch, and a live teacher.
+        teacher_cache_mib: Most that is kept of them; for views that do not fit the teacher is asked in each epoch. None
+            keeps all, as long as the disk has room.
         ema_decay: Trains as usual and keeps the exponential moving average of the weights; BatchNorm statistics are
             gathered anew for it. 0.999 for long trainings.
         precision: `bf16-mixed` pays on GPUs, and on CPUs with AMX or AVX512-BF16 instructions.
@@ -61,6 +66,8 @@ class TrainConfig(StageConfig):
     warmup_epochs: int = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: Augment = Field(default_factory=Augment)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
     grad_clip: float | None = Field(default=None, gt=0)
     objective: str | None = "kd"
     objective_args: dict[str, JsonValue] = Field(default_factory=dict)
@@ -69,6 +76,7 @@ class TrainConfig(StageConfig):
     distill_warmup_epochs: int | None = Field(default=None, ge=0)
     objectives: tuple[TermConfig, ...] = ()
     teacher_views: int = Field(default=0, ge=0)
+    teacher_cache_mib: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"
     channels_last: bool = True
@@ -81,6 +89,8 @@ class TrainConfig(StageConfig):
             raise ValueError("warmup_epochs does not go with the schedule onecycle, which warms up by itself")
         if self.nesterov and not self.momentum and self.optimizer == "sgd":
             raise ValueError("nesterov needs momentum")
+        if self.mixes and self.teacher_views:
+            raise ValueError("mixup and cutmix mix images anew in each step: teacher_views must be 0")
         self._check_form()
         return self
 
@@ -90,6 +100,11 @@ class TrainConfig(StageConfig):
         changed = [name for name, default in given.items() if getattr(self, name) != default]
         if self.objectives and changed:
             raise ValueError(f"objectives does not go with {', '.join(changed)}: put them into a term of objectives")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
     def terms(self) -> tuple[TermConfig, ...]:
         """The objectives with their weights, whichever form they were given in; none without an objective."""

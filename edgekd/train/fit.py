@@ -147,7 +147,11 @@ def distil_(
         train_accuracy=means["hits"],
         resumed_at_step=resumed_at,
         leads=fabric.is_global_zero,
-        decisions=plan.decisions if channels_last == config.channels_last else (*plan.decisions, _SLOWER_FORMAT),
+        decisions=(
+            *plan.decisions,
+            *(loop.teacher.decisions if loop.teacher is not None else ()),
+            *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgekd.tasks.classification import supervised_loss
 from edgekd.train.loss_plan import Term
+from edgekd.train.objective import present
 from edgekd.train.signal import Signal, Signals, signals_from_flat
 from edgekd.train.signals import SignalSource
 
@@ -55,7 +56,7 @@ class Lesson(nn.Module):
 
         Args:
             images: (N, C, H, W).
-            labels: (N,) int64, or None.
+            labels: (N,) int64, (N, K) shares of mixed images, or None.
             ids: (N,) int64, positions in the training split.
             teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher.
             supervised_weight: Of the cross-entropy.
@@ -68,17 +69,20 @@ class Lesson(nn.Module):
         zero = torch.zeros((), device=images.device)
         supervised = zero if labels is None else supervised_loss(out.logits, labels, self.label_smoothing)
         loss = supervised_weight * supervised
+        hard = labels if labels is not None and labels.ndim == 1 else None
         values = []
         for objective, weight, runs, views in zip(self.objectives, weights, active, more, strict=True):
             if not runs:
                 values.append(zero)
                 continue
             said = replace(out, more=views) if views else out
-            value: Tensor = objective(said, taught if objective.needs_teacher else None, labels)
+            value: Tensor = objective(said, taught if objective.needs_teacher else None, hard)
             loss = loss + weight * value
             values.append(value.detach())
         with torch.no_grad():
-            reference = labels if labels is not None or teacher is None else teacher[Signal.LOGITS].argmax(1)
+            reference = hard
+            if hard is None and (labels is not None or teacher is not None):
+                reference = (labels if labels is not None else present(teacher, "teacher")[Signal.LOGITS]).argmax(1)
             hits = zero if reference is None else (out.logits.argmax(1) == reference).float().mean()
             statistics = torch.stack([x.float() for x in (loss.detach(), supervised.detach(), *values, hits, zero + 1)])
         return loss, statistics * len(images)

@@ -31,6 +31,7 @@ from edgekd.train.projection import WeightProjection
 from edgekd.train.schedule import learning_rate
 from edgekd.train.signal import Progress
 from edgekd.train.teacher import Teacher
+from edgekd.train.timm import Mixing
 
 _REPORT_EVERY_S = 0.5
 _STEP_STREAM = 0x57E9
@@ -54,6 +55,7 @@ class Loop:
         checkpoints: Where the state is saved.
         reporter: Where progress goes.
         seed: Of every step.
+        mixing: Mixes the images of a batch, or None.
         clock: Seconds; injected by tests.
     """
 
@@ -70,6 +72,7 @@ class Loop:
     checkpoints: Checkpoints
     reporter: Reporter
     seed: int
+    mixing: Mixing | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -121,7 +124,9 @@ class Loop:
 
     def _train_on(self, batch: TrainBatch, epoch: int) -> None:
         config, plan = self.config, self.plan
-        self._seed_step()
+        seed = self._seed_step()
+        if self.mixing is not None:
+            batch = TrainBatch(*self.mixing(batch.images, batch.labels, seed), batch.ids)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.steps)
         teacher: Mapping[str, Tensor] | None = None
@@ -143,12 +148,13 @@ class Loop:
             self.average.update(self.step)
         self.totals += statistics
 
-    def _seed_step(self) -> None:
+    def _seed_step(self) -> int:
         words = hashed(np.array([self.step], dtype=np.int64), self.seed, self.fabric.global_rank, _STEP_STREAM)
         # `torch.manual_seed` would do, but on a machine without a GPU it formats a stack trace each time: 0.5 ms.
         torch.default_generator.manual_seed(int(words[0]))
         if not self._on_cpu:
             torch.cuda.manual_seed_all(int(words[0]))
+        return int(words[0])
 
     def _after_step(self, epoch: int) -> None:
         ended = self.step % self.steps == 0

@@ -89,6 +89,8 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
         _check_label_free(config, terms)
     if teachers > 1:
         _check_several(terms)
+    if config.mixes:
+        _check_mixable(terms)
     default = terms[0].objective.default_weights.supervised
     supervised = (default if config.supervised_weight is None else config.supervised_weight) * labelled
     if not supervised and not any(term.schedule.weight or term.schedule.final_weight for term in terms):
@@ -160,6 +162,19 @@ def _check_label_free(config: TrainConfig, terms: Sequence[Term]) -> None:
             f"supervised_weight is {config.supervised_weight:g}, but the data has no labels.",
             hint="set supervised_weight=0, or leave it out",
         )
+
+
+def _check_mixable(terms: Sequence[Term]) -> None:
+    """A mixture of two images has no class of its own, and is no sample that could be remembered."""
+    for objective in (term.objective for term in terms):
+        if objective.needs & {Signal.LABELS, Signal.IDS}:
+            kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
+            fit = [name for name, kind in kinds.items() if not kind.needs & {Signal.LABELS, Signal.IDS}]
+            raise UserError(
+                f"The objective {objective.name!r} asks for the class or the place of each image, and mixed images "
+                "have two.",
+                hint=f"set mixup=0 and cutmix=0, or choose an objective that does not: {', '.join(fit)}",
+            )
 
 
 def _check_several(terms: Sequence[Term]) -> None:

@@ -30,10 +30,12 @@ class Teacher:
         source: In evaluation mode, on the training device; None where only its answers are at hand.
         needs: Signals that objectives read.
         fabric: Device and autocast.
-        answers: Its logits on every view, made before the training; then it is never asked itself.
+        answers: Its signals on the views, made before the training; it is asked itself about views they lack.
+        views: After so many epochs the views repeat.
 
     Attributes:
         cache: Empty or partly filled by an interrupted run; None for a teacher that is always live.
+        decisions: What is to be said of it, one sentence each.
     """
 
     def __init__(
@@ -42,10 +44,13 @@ class Teacher:
         needs: frozenset[Signal],
         fabric: Fabric,
         answers: Answers | None = None,
+        views: int = 0,
     ) -> None:
         self._source = source
         self._answers = answers
+        self._views = views
         self.cache: TeacherCache | None = None
+        self.decisions: tuple[str, ...] = ()
         self._needs = (needs & TAPPED) | {Signal.LOGITS}
         self._fabric = fabric
         self._same_for_all: dict[str, Tensor] = {}
@@ -79,15 +84,15 @@ class Teacher:
 
     def answer(self, batch: TrainBatch, epoch: int) -> dict[str, Tensor]:
         """The signals of a training batch by the names of `Signals.flat`: of its very pixels, computed or stored."""
-        if self._answers is not None:
+        device = batch.images.device
+        if self._answers is not None and epoch % self._answers.views < self._answers.stored:
             found = self._answers.read(epoch % self._answers.views, batch.ids)
-            return {name: x.to(batch.images.device) for name, x in found.items()}
-        if self.cache is None:
+            return {name: x.to(device) for name, x in found.items()} | self._constant()
+        view = epoch % self._views if self._views else epoch
+        if self.cache is None or view >= self.cache.views:
             return self.outputs(batch.images)
-        view = epoch % self.cache.views
-        if epoch >= self.cache.views:
-            stored = self.cache.read(view, batch.ids)
-            return {name: x.to(batch.images.device) for name, x in stored.items()} | self._constant()
+        if epoch >= self._views:
+            return {name: x.to(device) for name, x in self.cache.read(view, batch.ids).items()} | self._constant()
         answer = self.outputs(batch.images)
         self.cache.write(view, batch.ids, answer)
         return answer

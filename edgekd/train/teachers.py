@@ -53,6 +53,11 @@ def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], ours: P
     """
     asked = [objective for objective in objectives if objective.needs_teacher]
     bundles = teacher_bundles(inputs)
+    if len(bundles) > 1 and inputs.maybe("answers") is not None:
+        raise UserError(
+            f"There are {len(bundles)} teachers, and stored answers are those of a single one.",
+            hint="disconnect 'answers': the teachers are asked in the training, and teacher_views keeps what they say",
+        )
     for name, bundle in bundles:
         check_same_pixels(ours, bundle.model.preprocessing, name)
         for objective in asked:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_bundle
 from edgekd.train.answers import answers_from_bundle, answers_spec
 from edgekd.train.config import TrainConfig
+from edgekd.train.signal import Signal
 
 AUGMENT = Augment(pad_px=1, flip=True)
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.05, objective="kd", teacher_views=2, augment=AUGMENT)
@@ -47,6 +49,59 @@ def test_the_answers_are_the_teachers_logits_on_the_very_pixels_of_a_view(
     with torch.inference_mode():
         expected = module_from_bundle(teacher, ctx.blobs)(torch.from_numpy(images))
     assert torch.allclose(next(iter(stored.values())), expected, atol=1e-5)
+
+
+def test_what_is_inside_of_a_network_is_stored_as_it_is_tapped_and_trains_like_a_live_teacher(
+    taught: tuple[Context, Dataset, ModelBundle, ModelBundle], tmp_path: Path
+) -> None:
+    ctx, dataset, teacher, _ = taught
+    config = TeachConfig(views=2, augment=AUGMENT, batch=16, signals=(Signal.STAGES, Signal.FEATURE_MAP))
+    result = run_stage(TeachStage(config), make_inputs(teacher=teacher), Context(**{**vars(ctx), "scratch": tmp_path}))
+    assert sorted(result.bundle.files) == ["feature_map.npy", "logits.npy", "stages.0.npy", "stages.1.npy"]
+    answers = answers_from_bundle(
+        result.bundle, answers_spec(CONFIG, teacher.model.preprocessing, dataset, 0), ctx.blobs
+    )
+    assert answers.covers(frozenset({Signal.LOGITS, Signal.STAGES, Signal.CLASSIFIER}))
+    assert not answers.covers(frozenset({Signal.EMBEDDING}))
+    asked = CONFIG.model_copy(update={"objective": "at"})
+    trained = []
+    for name, extra in (("live", {}), ("stored", {"answers": result.bundle})):
+        folder = tmp_path / name
+        folder.mkdir()
+        own = Context(**{**vars(ctx), "scratch": folder})
+        inputs = make_inputs(student=toy_bundle(ctx.blobs, ctx.scratch, seed=2), teacher=teacher, **extra)
+        made = run_stage(DistillStage(asked), inputs, own)
+        trained.append(module_from_bundle(made.bundle, ctx.blobs).state_dict())
+        assert bool(list(folder.glob("teacher-*"))) == (name == "live")
+    assert all(torch.allclose(trained[0][name], trained[1][name], atol=1e-3) for name in trained[0])
+
+
+def test_views_beyond_the_capacity_are_left_to_a_live_teacher_and_that_is_said(
+    taught: tuple[Context, Dataset, ModelBundle, ModelBundle], tmp_path: Path
+) -> None:
+    ctx, dataset, teacher, _ = taught
+    one_view_mib = len(dataset.train) * 4 * 4 / 2**20
+    for capacity, views in ((1.5 * one_view_mib, 1), (0.5 * one_view_mib, 0)):
+        config = TeachConfig(views=2, augment=AUGMENT, batch=16, capacity_mib=capacity)
+        own = Context(**{**vars(ctx), "scratch": tmp_path / str(views)})
+        own.scratch.mkdir()
+        result = run_stage(TeachStage(config), make_inputs(teacher=teacher), own)
+        assert result.metrics["views"] == views
+        assert result.decisions[0].startswith(f"Of 2 views, {views} fit into")
+        student = toy_bundle(ctx.blobs, ctx.scratch, seed=2)
+        inputs = make_inputs(student=student, teacher=teacher, answers=result.bundle)
+        assert run_stage(DistillStage(CONFIG), inputs, own).bundle.content != student.content
+
+
+def test_an_onnx_graph_is_not_asked_for_its_inside(
+    taught: tuple[Context, Dataset, ModelBundle, ModelBundle],
+) -> None:
+    ctx, _, teacher, _ = taught
+    engine = run_stage(ExportStage(ExportConfig()), make_inputs(model=teacher), ctx).bundle
+    with pytest.raises(UserError, match="gives logits only, and stages shall be stored"):
+        run_stage(TeachStage(TeachConfig(signals=(Signal.STAGES,))), make_inputs(teacher=engine), ctx)
+    with pytest.raises(UserError, match="labels cannot be stored image by image"):
+        TeachConfig.parse({"signals": ["labels"]}, "test")
 
 
 def test_training_on_stored_answers_gives_what_a_live_teacher_gives(
@@ -84,15 +139,14 @@ def test_an_interrupted_teach_stage_goes_on_where_it_stopped(
     engine = run_stage(ExportStage(ExportConfig()), make_inputs(model=copy), own).bundle
     stage = TeachStage(TeachConfig(views=2, augment=AUGMENT, batch=16))
     asked: list[int] = []
-    answer = TeachStage._answer
 
-    def failing(self: TeachStage, session, model, data, rows, view, seed):  # type: ignore[no-untyped-def]
-        asked.append(view)
+    def failing(*args: Any) -> Any:
+        asked.append(args[2])
         if len(asked) == 6:
             raise KeyboardInterrupt
-        return answer(self, session, model, data, rows, view, seed)
+        return augmented(*args)
 
-    monkeypatch.setattr(TeachStage, "_answer", failing)
+    monkeypatch.setattr("edgekd.distill.teach_stage.augmented", failing)
     with pytest.raises(KeyboardInterrupt):
         stage.run(make_inputs(teacher=engine), own)
     result = stage.run(make_inputs(teacher=engine), own)

@@ -58,6 +58,21 @@ def test_one_cached_view_trains_like_a_live_teacher_without_augmentation(train: 
         torch.testing.assert_close(value, live.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
+def test_views_beyond_the_capacity_are_asked_live_and_that_is_said(
+    tmp_path: Path, data: Dataset, teacher: nn.Module, train: Train
+) -> None:
+    one_view_mib = 64 * 4 * 4 / 2**20
+    options = {"epochs": 6, "teacher_views": 3, "teacher_cache_mib": 2 * one_view_mib}
+    assert images_seen(teacher, data, tmp_path / "a", **options) == (3 + 1) * 64
+    none = {**options, "teacher_cache_mib": one_view_mib / 2}
+    assert images_seen(teacher, data, tmp_path / "b", **none) == 6 * 64
+    bounded, report, _ = train(folder="bounded", **options)
+    assert report.decisions[1].startswith("The teacher's outputs on 2 of 3 views fit into")
+    whole, _, _ = train(folder="whole", epochs=6, teacher_views=3)
+    for name, value in bounded.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
 def test_a_cache_gives_back_the_bits_it_was_given(tmp_path: Path) -> None:
     shapes = {Signal.LOGITS: (3,), Signal.EMBEDDING: (2, 2)}
     cache = TeacherCache(tmp_path, views=2, samples=5, shapes=shapes)
