@@ -32,7 +32,8 @@ def draft_students(draft: Draft, request: Request, options: Options, situation: 
     if dataset is None or not options.students:
         return []
     objective = OBJECTIVES.get(options.objective)
-    check_teacher_can_be_tapped(objective, situation.teacher.model)
+    if objective.needs_teacher:
+        check_teacher_can_be_tapped(objective, situation.teacher.model)
     if not dataset.labelled and options.objective not in label_free_objectives():
         free = ", ".join(label_free_objectives())
         raise UserError(

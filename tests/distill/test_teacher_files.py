@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from edgekd.core.bundle import ModelBundle
+from edgekd.core.events import RecordingReporter
+from edgekd.core.graph import Graph
+from edgekd.core.runner import Runner, RunSettings
 from edgekd.core.stage import Context
+from edgekd.core.store import LocalStore
 from edgekd.data.dataset import Dataset
 from edgekd.distill.stage import DistillStage
 from edgekd.distill.teacher_file_stage import OnnxTeacherConfig, OnnxTeacherStage, StoredLogitsConfig, StoredLogitsStage
 from edgekd.errors import UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.onnx import onnx_from_module
+from edgekd.pipeline.stages import STAGES
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_bundle, toy_cnn, toy_recipe
@@ -138,3 +143,40 @@ def test_a_graph_of_another_input_is_refused(tmp_path: Path, graph: Path) -> Non
     stage = OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=other))
     with pytest.raises(UserError, match=r"expected one input of images \(N, 3, 9, 9\) with an open batch"):
         run_stage(stage, make_inputs(), context(tmp_path))
+
+
+def test_a_recipe_distils_from_files_and_trains_again_only_when_a_file_changed(tmp_path: Path, graph: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    student = toy_bundle(store.blobs, tmp_path, seed=2)
+    path = tmp_path / "logits.npy"
+    np.save(path, module_logits(toy_cnn(seed=3), DATA.train, P))
+    onnx = {"path": str(graph), "preprocessing": P.plain()}
+    logits = {"path": str(path), "preprocessing": P.plain(), "data": DATA.digest}
+    terms = [{"name": "kd", "weight": 1}, {"name": "dist", "weight": 1, "until_epoch": 1}]
+    recipe = Graph.parse(
+        {
+            "inputs": {"start": "torch"},
+            "nodes": [
+                {"name": "graph", "stage": "onnx-teacher", "config": onnx},
+                {"name": "logits", "stage": "stored-logits", "config": logits},
+                {"name": "a", "stage": "distill", "config": {**PLAIN, "objectives": terms},
+                 "inputs": {"student": "@start", "teacher": "graph"}},
+                {"name": "b", "stage": "distill", "config": PLAIN,
+                 "inputs": {"student": "@start", "answers": "logits"}},
+            ],
+        },
+        "test",
+    )  # fmt: skip
+
+    def run() -> dict[str, object]:
+        settings = RunSettings(resources={"data": DATA}, reporter=RecordingReporter())
+        report = Runner(STAGES, store).run(recipe, {"start": student}, settings)
+        return {name: report.bundle(name).content for name in ("a", "b")}
+
+    first = run()
+    assert len({student.content, *first.values()}) == 3
+    assert run() == first
+    np.save(path, module_logits(toy_cnn(seed=4), DATA.train, P))
+    again = run()
+    assert again["a"] == first["a"]
+    assert again["b"] != first["b"]

@@ -127,9 +127,20 @@ def test_too_few_images_leave_the_search_out(tmp_path: Path) -> None:
     assert any("too few" in sentence for sentence in found.decisions)
 
 
-def test_an_objective_that_looks_inside_the_teacher_shares_no_answers(tmp_path: Path) -> None:
-    assert "teacher-answers" in names(composed(tmp_path, dataset=labelled()))
-    assert "teacher-answers" not in names(composed(tmp_path, dataset=labelled(), objective="kdpp"))
+def test_the_teacher_is_asked_once_by_its_graph_or_where_an_objective_looks_inside_by_itself(tmp_path: Path) -> None:
+    asked = {
+        objective: next(
+            node
+            for node in composed(tmp_path, dataset=labelled(), objective=objective).graph.nodes
+            if node.name == "teacher-answers"
+        )
+        for objective in ("kd", "kdpp")
+    }
+    assert asked["kd"].inputs == {"teacher": ("teacher-fp32",)}
+    assert "signals" not in asked["kd"].config
+    assert asked["kdpp"].inputs == {"teacher": ("@teacher",)}
+    assert asked["kdpp"].config["signals"] == ["embedding"]
+    assert asked["kdpp"].config["capacity_mib"] == 1024
 
 
 def test_an_objective_that_reads_logits_alone_shares_answers_and_one_without_a_teacher_asks_for_none(

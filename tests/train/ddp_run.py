@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,16 +16,23 @@ from edgekd.testing.harness import make_context
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.fit import distil_
+from edgekd.train.gather import gathered
 from tests.train.conftest import PREPROCESSING, config, events
 
-OBJECTIVES = ("kd", "kdpp", "taid", "pskd", "ofa", "sla")
-"""Plain, prepared by a survey, with state, with a memory of samples, with layers, with further views."""
+TRAININGS: dict[str, dict[str, Any]] = {
+    "kd": {"objective": "kd"},
+    "kdpp": {"objective": "kdpp"},
+    # With state, a memory of samples, layers of their own, further views.
+    **{name: {"objective": name} for name in ("taid", "pskd", "ofa", "sla")},
+    # The regressor of fitnet has no gradient of its own once its term is over, and DDP wants one in every step.
+    "sum": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}]},
+}
 
 
 def main(folder: Path) -> None:
     """Trains several times in one process group, as a graph with several training nodes does."""
     rank = int(os.environ["RANK"])
-    for number, objective in enumerate(OBJECTIVES):
+    for number, (objective, options) in enumerate(TRAININGS.items()):
         base = make_context(folder / str(number))
         ctx = Context(
             **{**vars(base), "reporter": RecordingReporter(), "execution": Execution(device="cpu", threads=1)}
@@ -35,13 +43,15 @@ def main(folder: Path) -> None:
             toy_cnn(seed=2),
             toy_dataset(n=160),
             PREPROCESSING,
-            config(epochs=6, objective=objective, teacher_views=2, batch_size=32),
+            config(epochs=6, teacher_views=2, batch_size=32, **options),
             ctx,
         )
         torch.save(student.state_dict(), folder / f"{objective}-{rank}.pt")
         losses = [event["loss"] for event in events(ctx, "progress")]
         facts = {"leads": report.leads, "loss": report.loss, "losses": losses, "steps": report.steps}
         (folder / f"{objective}-{rank}.json").write_text(json.dumps(facts))
+    rows = gathered(torch.full((3 - rank, 2), float(rank)))
+    (folder / f"gathered-{rank}.json").write_text(json.dumps(rows.tolist()))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.fit import distil_
 from tests.train.conftest import PREPROCESSING, config
-from tests.train.ddp_run import OBJECTIVES
+from tests.train.ddp_run import TRAININGS
 
 
 @pytest.mark.slow
@@ -33,7 +33,9 @@ def test_two_processes_end_with_one_student_whose_loss_fell(tmp_path: Path) -> N
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    for objective in OBJECTIVES:
+    gathered = [json.loads((tmp_path / f"gathered-{rank}.json").read_text()) for rank in range(2)]
+    assert gathered == [[[0.0, 0.0]] * 3 + [[1.0, 1.0]] * 2] * 2
+    for objective, options in TRAININGS.items():
         states = [torch.load(tmp_path / f"{objective}-{rank}.pt", weights_only=True) for rank in range(2)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         facts = [json.loads((tmp_path / f"{objective}-{rank}.json").read_text()) for rank in range(2)]
@@ -47,7 +49,7 @@ def test_two_processes_end_with_one_student_whose_loss_fell(tmp_path: Path) -> N
             toy_cnn(seed=2),
             toy_dataset(n=160),
             PREPROCESSING,
-            config(epochs=6, objective=objective, teacher_views=2, batch_size=32),
+            config(epochs=6, teacher_views=2, batch_size=32, **options),
             make_context(tmp_path / f"alone-{objective}"),
         )
         assert facts[0]["loss"] == pytest.approx(report.loss, rel=0.5), "batches are shared out, not repeated"
