@@ -150,10 +150,11 @@ def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset
     """Asks the teacher once for all branches: its graph for logits, the network for what is inside of it."""
     objective = OBJECTIVES.get(options.objective)
     if not objective.needs_teacher:
+        draft.say(f"The objective {options.objective!r} needs no teacher, so none is asked.")
         return
     config = _train_config(options, situation, dataset, fresh=True)
     shared: dict[str, JsonValue] = {"views": config["teacher_views"], "augment": config["augment"]}
-    inner = sorted(objective.needs & (TAPPED - {Signal.CLASSIFIER}))
+    inner = sorted(objective.needs_of_teacher & (TAPPED - {Signal.CLASSIFIER}))
     if inner:
         shared |= {"signals": [str(signal) for signal in inner], "capacity_mib": MOST_ANSWERS_MIB}
     draft.add(ANSWERS, "teach", shared, {"teacher": TEACHER if inner else TEACHER_ENGINE})

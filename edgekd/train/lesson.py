@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,18 +62,21 @@ class Lesson(nn.Module):
             supervised_weight: Of the cross-entropy.
             weights: Of each objective in this step; one of weight 0 is left out.
         """
-        out: Signals = replace(self.student(images), ids=ids)
+        active = [bool(weight) or always for weight, always in zip(weights, self._always, strict=True)]
+        out, more = self._said(images, active)
+        out = replace(out, ids=ids)
         taught = None if teacher is None else signals_from_flat(teacher)
         zero = torch.zeros((), device=images.device)
         supervised = zero if labels is None else supervised_loss(out.logits, labels, self.label_smoothing)
         loss = supervised_weight * supervised
         hard = labels if labels is not None and labels.ndim == 1 else None
         values = []
-        for objective, weight, always in zip(self.objectives, weights, self._always, strict=True):
-            if not weight and not always:
+        for objective, weight, runs, views in zip(self.objectives, weights, active, more, strict=True):
+            if not runs:
                 values.append(zero)
                 continue
-            value: Tensor = objective(out, taught if objective.needs_teacher else None, hard)
+            said = replace(out, more=views) if views else out
+            value: Tensor = objective(said, taught if objective.needs_teacher else None, hard)
             loss = loss + weight * value
             values.append(value.detach())
         with torch.no_grad():
@@ -82,3 +86,20 @@ class Lesson(nn.Module):
             hits = zero if reference is None else (out.logits.argmax(1) == reference).float().mean()
             statistics = torch.stack([x.float() for x in (loss.detach(), supervised.detach(), *values, hits, zero + 1)])
         return loss, statistics * len(images)
+
+    def _said(self, images: Tensor, active: Sequence[bool]) -> tuple[Signals, list[tuple[Signals, ...]]]:
+        """What the student says of the batch, and of the further views that each active objective asked for.
+
+        One pass over all of them, so that BatchNorm normalises by what its running statistics will hold.
+        """
+        objectives: list[Any] = list(self.objectives)
+        asked = [o.more_images(images) if runs else () for o, runs in zip(objectives, active, strict=True)]
+        views = [images, *(view for several in asked for view in several)]
+        if len(views) == 1:
+            return self.student(images), [() for _ in asked]
+        fast = images.is_contiguous(memory_format=torch.channels_last)
+        together = torch.cat(views).contiguous(memory_format=torch.channels_last if fast else torch.contiguous_format)
+        said: Signals = self.student(together)
+        parts = iter(said.rows(slice(first, first + len(images))) for first in range(0, len(together), len(images)))
+        out = next(parts)
+        return out, [tuple(next(parts) for _ in several) for several in asked]

@@ -55,7 +55,7 @@ class LossPlan:
     @property
     def needs_of_teacher(self) -> frozenset[Signal]:
         """What some objective reads of the teacher."""
-        return frozenset().union(*(term.objective.needs for term in self.terms if term.objective.needs_teacher))
+        return frozenset().union(*(term.objective.needs_of_teacher for term in self.terms))
 
     def objectives(self) -> tuple[Objective[Any], ...]:
         """Those of the terms."""
@@ -180,11 +180,11 @@ def _check_mixable(terms: Sequence[Term]) -> None:
 def _check_several(terms: Sequence[Term]) -> None:
     """Several teachers are combined in their probabilities; there is no combination of what is inside of them."""
     for objective in (term.objective for term in terms):
-        inner = sorted(objective.needs & TAPPED)
-        if not objective.needs_teacher or objective.reads_members or not inner:
+        inner = sorted(objective.needs_of_teacher & TAPPED)
+        if objective.reads_members or not inner:
             continue
         kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
-        fit = [name for name, kind in kinds.items() if kind.reads_members or not kind.needs & TAPPED]
+        fit = [name for name, kind in kinds.items() if kind.reads_members or not kind.needs_of_teacher & TAPPED]
         raise UserError(
             f"The objective {objective.name!r} reads the {' and '.join(inner)} of one teacher, and there are several.",
             hint=f"give one teacher, or choose an objective that takes several: {', '.join(fit)}",

@@ -80,11 +80,16 @@ class Objective(nn.Module, ABC, Generic[C]):
         name: Registry key.
         Config: Its arguments.
         needs: Signals it reads, of the student and of the teacher, and whether it reads labels or sample ids.
+        needs_of_teacher: Signals it reads of the teacher, where these are others than it reads of the student; derived
+            from `needs` where a class does not say. The fewer, the more teachers will do: one that is asked for logits
+            alone may be a frozen program, or stored answers.
         needs_labels: Whether `needs` holds `Signal.LABELS`; derived.
         teaches_classes: Whether it trains the student's classifier; as a rule, whether `needs` holds `Signal.LOGITS`.
             One that does not leaves the classifier to the cross-entropy, so it cannot train without labels either.
         needs_teacher: False for self-distillation: then `bind` and `forward` get None for the teacher, even where
             another objective of the same training has one. Such a class widens the type of these parameters.
+        adapts: Whether layers that it trains along stand between the networks, so that its value says nothing before
+            they have learned: a student that equals its teacher has the least loss only then.
         reads_members: With several teachers, whether it reads them one by one (`Signals.each`, `SignalSpec.each`). One
             that does not sees their combination, which has logits alone, so it must need no tapped signal then.
         t_squared: Whether the temperature's square multiplies the loss, which keeps gradients comparable across T.
@@ -97,9 +102,11 @@ class Objective(nn.Module, ABC, Generic[C]):
     name: ClassVar[str]
     Config: ClassVar[type[Schema]]
     needs: ClassVar[frozenset[Signal]]
+    needs_of_teacher: ClassVar[frozenset[Signal]]
     needs_labels: ClassVar[bool]
     teaches_classes: ClassVar[bool]
     needs_teacher: ClassVar[bool] = True
+    adapts: ClassVar[bool] = False
     reads_members: ClassVar[bool] = False
     t_squared: ClassVar[bool]
     default_weights: ClassVar[LossWeights]
@@ -109,6 +116,8 @@ class Objective(nn.Module, ABC, Generic[C]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.needs_labels = Signal.LABELS in cls.needs
+        if "needs_of_teacher" not in vars(cls):
+            cls.needs_of_teacher = cls.needs if cls.needs_teacher else frozenset()
         if "teaches_classes" not in vars(cls):
             cls.teaches_classes = Signal.LOGITS in cls.needs
 
@@ -137,6 +146,13 @@ class Objective(nn.Module, ABC, Generic[C]):
     def advance(self, progress: Progress) -> None:
         """Takes where the training stands, before each training step: schedules are functions of it."""
         self.progress = progress
+
+    def more_images(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Further views of the images, (N, C, H, W) each, that the student sees in the same pass of a training step.
+
+        What it says of them is `student.more`, view by view. The teacher does not see them.
+        """
+        return ()
 
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
@@ -178,6 +194,20 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "at": "edgekd.distill.objectives.at:AT",
         "fitnet": "edgekd.distill.objectives.fitnet:FitNet",
         "diswot": "edgekd.distill.objectives.diswot:DisWOT",
+        "soft": "edgekd.distill.objectives.soft:Soft",
+        "first": "edgekd.distill.objectives.first:FIRST",
+        "bdkd": "edgekd.distill.objectives.bdkd:BDKD",
+        "sinkd": "edgekd.distill.objectives.sinkd:SinKD",
+        "taid": "edgekd.distill.objectives.taid:TAID",
+        "dhkd": "edgekd.distill.objectives.dhkd:DHKD",
+        "lelp": "edgekd.distill.objectives.lelp:LELP",
+        "trg": "edgekd.distill.objectives.trg:TRG",
+        "crd": "edgekd.distill.objectives.crd:CRD",
+        "ofa": "edgekd.distill.objectives.ofa:OFA",
+        "reviewkd": "edgekd.distill.objectives.reviewkd:ReviewKD",
+        "pskd": "edgekd.distill.objectives.pskd:PSKD",
+        "sla": "edgekd.distill.objectives.sla:SLA",
+        "exits": "edgekd.distill.objectives.exits:Exits",
     },
 )
 

@@ -60,6 +60,8 @@ class Signals:
         classifier: Weight and bias; the student's have gradients.
         ids: (N,) int64, of the student alone.
         members: Of several teachers, what each says; empty for a single network.
+        more: Of the student, what it says of each further view that the objective asked for (`Objective.more_images`),
+            sample by sample as above; empty where it asked for none.
     """
 
     logits: Tensor
@@ -70,6 +72,7 @@ class Signals:
     classifier: Classifier | None = None
     ids: Tensor | None = None
     members: tuple[Signals, ...] = ()
+    more: tuple[Signals, ...] = ()
 
     @property
     def each(self) -> tuple[Signals, ...]:
@@ -89,19 +92,20 @@ class Signals:
             out[f"{Signal.CLASSIFIER}.weight"] = self.classifier.weight
             if self.classifier.bias is not None:
                 out[f"{Signal.CLASSIFIER}.bias"] = self.classifier.bias
-        for number, member in enumerate(self.members):
-            out |= {f"members.{number}.{name}": value for name, value in member.flat().items()}
+        for kind, inner in (("members", self.members), ("more", self.more)):
+            for number, signals in enumerate(inner):
+                out |= {f"{kind}.{number}.{name}": value for name, value in signals.flat().items()}
         return out
+
+    def rows(self, rows: slice) -> Signals:
+        """What is said of some of the samples."""
+        of_all = f"{Signal.CLASSIFIER}."
+        return signals_from_flat({name: x if of_all in name else x[rows] for name, x in self.flat().items()})
 
 
 def signals_from_flat(values: Mapping[str, Tensor]) -> Signals:
     """The signals whose `flat` is `values`."""
     stages = _numbered(values, Signal.STAGES)
-    members: dict[str, dict[str, Tensor]] = {}
-    for name, value in values.items():
-        if name.startswith("members."):
-            _, number, inner = name.split(".", 2)
-            members.setdefault(number, {})[inner] = value
     weight = values.get(f"{Signal.CLASSIFIER}.weight")
     return Signals(
         logits=values[Signal.LOGITS],
@@ -111,8 +115,18 @@ def signals_from_flat(values: Mapping[str, Tensor]) -> Signals:
         stages=stages or None,
         classifier=None if weight is None else Classifier(weight, values.get(f"{Signal.CLASSIFIER}.bias")),
         ids=values.get(Signal.IDS),
-        members=tuple(signals_from_flat(members[number]) for number in sorted(members, key=int)),
+        members=_nested(values, "members"),
+        more=_nested(values, "more"),
     )
+
+
+def _nested(values: Mapping[str, Tensor], kind: str) -> tuple[Signals, ...]:
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in values.items():
+        if name.startswith(f"{kind}."):
+            _, number, inner = name.split(".", 2)
+            found.setdefault(int(number), {})[inner] = value
+    return tuple(signals_from_flat(found[number]) for number in sorted(found))
 
 
 def _numbered(values: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, ...]:

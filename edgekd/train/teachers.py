@@ -77,10 +77,10 @@ def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]]
 
 
 def _refuse_inner(objective: Objective[Any] | type[Objective[Any]], what: str) -> None:
-    inner = sorted(objective.needs & TAPPED)
+    inner = sorted(objective.needs_of_teacher & TAPPED)
     if not inner:
         return
-    outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs & TAPPED]
+    outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs_of_teacher & TAPPED]
     verb = "are" if what.endswith("logits") else "is"
     gives = "which give no more" if what.endswith("logits") else "which gives logits only"
     raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -77,6 +78,89 @@ class TestFitNet(ObjectiveConformance):
 class TestDisWOT(ObjectiveConformance):
     name = "diswot"
     args: ClassVar = {"relation_weight": 1.0}  # the paper's own weight falls with the size of the batch
+
+
+class TestSoft(ObjectiveConformance):
+    name = "soft"
+
+
+class TestSoftAsCrossEntropy(ObjectiveConformance):
+    name = "soft"
+    args: ClassVar = {"divergence": "ce"}
+
+
+class TestFIRST(ObjectiveConformance):
+    name = "first"
+    args: ClassVar = {"top": 3}
+
+
+class TestBDKD(ObjectiveConformance):
+    name = "bdkd"
+
+
+class TestSinKD(ObjectiveConformance):
+    name = "sinkd"
+
+
+class TestSinKDByTransportAlone(ObjectiveConformance):
+    name = "sinkd"
+    args: ClassVar = {"kd_weight": 0, "sinkhorn_weight": 1}
+
+
+class TestTAID(ObjectiveConformance):
+    name = "taid"
+
+
+class TestDHKD(ObjectiveConformance):
+    name = "dhkd"
+
+
+class TestLELP(ObjectiveConformance):
+    name = "lelp"
+
+
+class TestTRG(ObjectiveConformance):
+    name = "trg"
+    args: ClassVar = {"neighbours": 0.25}
+
+
+class TestCRD(ObjectiveConformance):
+    name = "crd"
+
+
+class TestOFA(ObjectiveConformance):
+    name = "ofa"
+
+
+class TestOFAWithAnEmphasis(ObjectiveConformance):
+    name = "ofa"
+    args: ClassVar = {"gamma": 1.5, "branches": 1}
+
+    def _read(self, student: Signals) -> list[torch.Tensor]:
+        return [*super()._read(student)[:1], *super()._read(student)[-1:]]  # one branch, of the last stage
+
+
+class TestReviewKD(ObjectiveConformance):
+    name = "reviewkd"
+
+
+class TestPSKD(ObjectiveConformance):
+    name = "pskd"
+
+
+class TestSLA(ObjectiveConformance):
+    name = "sla"
+
+    def signals(self, seed: int, *, width: int = 6, scale: float = 3.0) -> Signals:
+        views = [super(TestSLA, self).signals(10 * seed + turn, width=width, scale=scale) for turn in range(4)]
+        return replace(views[0], more=tuple(replace(view, ids=None) for view in views[1:]))
+
+
+class TestExits(ObjectiveConformance):
+    name = "exits"
+
+    def _read(self, student: Signals) -> list[torch.Tensor]:
+        return super()._read(student)[:-1]  # the network's own classifier is the exit of the last stage
 
 
 def test_every_registered_objective_has_a_conformance_suite() -> None:
@@ -182,7 +266,7 @@ def test_an_unknown_argument_suggests_the_near_one() -> None:
 
 
 def test_the_objectives_without_labels_are_known_by_name() -> None:
-    assert label_free_objectives() == ("kd", "dist", "diswot")
+    assert label_free_objectives() == ("kd", "dist", "diswot", "soft", "first", "bdkd", "sinkd", "taid", "trg")
 
 
 def test_a_signal_that_was_declared_and_not_given_is_our_error() -> None:

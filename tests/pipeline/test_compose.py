@@ -143,6 +143,13 @@ def test_the_teacher_is_asked_once_by_its_graph_or_where_an_objective_looks_insi
     assert asked["kdpp"].config["capacity_mib"] == 1024
 
 
+def test_an_objective_that_reads_logits_alone_shares_answers_and_one_without_a_teacher_asks_for_none(
+    tmp_path: Path,
+) -> None:
+    assert "teacher-answers" in names(composed(tmp_path, dataset=labelled(), objective="ofa"))
+    assert "teacher-answers" not in names(composed(tmp_path, dataset=labelled(), objective="pskd"))
+
+
 def test_a_latency_budget_reaches_search_and_pruning(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), budget=Budget(max_latency_ms=2.0))
     configs = {node.name: node.config for node in found.graph.nodes}

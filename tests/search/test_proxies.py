@@ -157,6 +157,27 @@ class TestLossDisWOT(DistanceProxyConformance):
     refuses = WITHOUT_CLASS_MAPS
 
 
+class TestLossSoft(DistanceProxyConformance):
+    name = "loss-soft"
+
+
+class TestLossFIRST(DistanceProxyConformance):
+    name = "loss-first"
+
+
+class TestLossBDKD(DistanceProxyConformance):
+    name = "loss-bdkd"
+
+
+class TestLossSinKD(DistanceProxyConformance):
+    name = "loss-sinkd"
+    tolerance = 1e-2  # a plan with entropy moves a little even between equal batches
+
+
+class TestLossTAID(DistanceProxyConformance):
+    name = "loss-taid"
+
+
 def test_every_registered_proxy_and_objective_runs_the_conformance_suite() -> None:
     suites = {
         suite.name

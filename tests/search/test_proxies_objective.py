@@ -60,6 +60,13 @@ def test_every_objective_that_can_score_has_a_proxy_that_carries_its_formula_and
         assert proxy.uses_teacher
 
 
+@pytest.mark.parametrize("name", ["pskd", "exits", "reviewkd", "crd"])
+def test_an_objective_that_must_learn_first_or_looks_at_the_student_alone_is_no_proxy(name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' compares a student with itself, remembers .* or trains") as caught:
+        proxy_from_name(f"loss-{name}")
+    assert "objectives that can score: kd, dkd" in str(caught.value.hint)
+
+
 def test_other_numbers_of_classes_are_an_error() -> None:
     with pytest.raises(UserError, match="the student has 3 and the teacher 4"):
         proxy_from_name("loss-kd").score(toy_cnn(classes=3), toy_cnn(), batch())

@@ -22,6 +22,8 @@ from tests.train.conftest import PREPROCESSING, config, events
 TRAININGS: dict[str, dict[str, Any]] = {
     "kd": {"objective": "kd"},
     "kdpp": {"objective": "kdpp"},
+    # With state, a memory of samples, layers of their own, further views.
+    **{name: {"objective": name} for name in ("taid", "pskd", "ofa", "sla")},
     # The regressor of fitnet has no gradient of its own once its term is over, and DDP wants one in every step.
     "sum": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}]},
 }

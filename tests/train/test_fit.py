@@ -52,7 +52,7 @@ def test_without_labels_the_student_learns_to_agree_with_its_teacher(
 def test_an_objective_that_needs_labels_names_those_that_do_not(train: Train, unlabelled: Dataset) -> None:
     with pytest.raises(UserError, match="'dkd' needs labels") as caught:
         train(on=unlabelled, objective="dkd")
-    assert caught.value.hint == "objectives that do not need labels: kd, dist, diswot"
+    assert str(caught.value.hint).startswith("objectives that do not need labels: kd, dist, diswot")
 
 
 def test_neither_teacher_nor_labels_is_an_error(train: Train, unlabelled: Dataset) -> None:

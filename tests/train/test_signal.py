@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,6 +33,17 @@ def test_signals_come_back_from_their_flat_form() -> None:
     assert again.flat().keys() == flat.keys()
     assert all(torch.equal(value, flat[name]) for name, value in again.flat().items())
     assert [stage.shape for stage in again.stages or ()] == [stage.shape for stage in signals.stages or ()]
+
+
+def test_rows_are_those_of_every_network_and_view_but_not_of_the_classifier() -> None:
+    signals = replace(full((full(), full())), more=(full(),))
+    last = signals.rows(slice(1, 2))
+    assert last.ids is not None
+    assert last.ids.tolist() == [1]
+    for name, value in last.flat().items():
+        whole = signals.flat()[name]
+        assert torch.equal(value, whole if "classifier." in name else whole[1:])
+    assert (len(last.members), len(last.more)) == (2, 1)
 
 
 def test_what_is_missing_stays_missing() -> None:

@@ -44,13 +44,13 @@ class ObjectiveProxy(Proxy):
     def bind(self, teacher: nn.Module, batch: Batch) -> ScoreStudent:
         kind = OBJECTIVES.get(self.objective)
         labels = batch.labels if kind.needs_labels else None
-        target, target_spec = _signals(teacher, batch, kind)
+        target, target_spec = _signals(teacher, batch, kind.needs_of_teacher)
         survey = Survey(batches=lambda: iter([SurveyBatch(target, labels, torch.arange(len(batch.images)))]))
         data = TrainingData(samples=len(batch.images), classes=target_spec.classes, labels=labels)
 
         def score(student: nn.Module) -> float:
             try:
-                found, spec = _signals(student, batch, kind)
+                found, spec = _signals(student, batch, kind.needs)
             except UserError as err:
                 # A search goes on without a student that lacks the signal; the teacher's lack ends it.
                 raise Unscorable(err.message) from err
@@ -67,13 +67,14 @@ def objective_proxy(name: str) -> ObjectiveProxy:
 
     Raises:
         UserError: No such objective; the message suggests the near one. Or it compares a student with its own past or
-            its own depths, which says nothing of a network that never was trained.
+            its own depths, or through layers that must learn first, which says nothing of a network that never was
+            trained.
     """
     kind = OBJECTIVES.get(name)
-    if not kind.needs_teacher or Signal.IDS in kind.needs:
+    if not _scores(kind):
         raise UserError(
-            f"The objective {name!r} compares a student with itself or remembers samples, which says nothing of one "
-            "that was never trained.",
+            f"The objective {name!r} compares a student with itself, remembers samples or trains layers of its own, "
+            "which says nothing of a student that was never trained.",
             hint=f"objectives that can score: {', '.join(scoring_objectives())}",
         )
 
@@ -87,12 +88,15 @@ def objective_proxy(name: str) -> ObjectiveProxy:
 
 def scoring_objectives() -> tuple[str, ...]:
     """Names of the objectives that compare an untrained student with its teacher on one batch."""
-    kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
-    return tuple(name for name, kind in kinds.items() if kind.needs_teacher and Signal.IDS not in kind.needs)
+    return tuple(name for name in OBJECTIVES if _scores(OBJECTIVES.get(name)))
 
 
-def _signals(module: nn.Module, batch: Batch, kind: type[Objective[Any]]) -> tuple[Signals, SignalSpec]:
-    source = SignalSource(module, kind.needs, batch.input_shape)
+def _scores(kind: type[Objective[Any]]) -> bool:
+    return kind.needs_teacher and not kind.adapts and Signal.IDS not in kind.needs
+
+
+def _signals(module: nn.Module, batch: Batch, needs: frozenset[Signal]) -> tuple[Signals, SignalSpec]:
+    source = SignalSource(module, needs, batch.input_shape)
     spec = source.spec()
     with batch_statistics(module), torch.no_grad():
         signals: Signals = source(batch.images)

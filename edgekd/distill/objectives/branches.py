@@ -1,0 +1,52 @@
+"""Classifiers on inner maps: training-only exits from a network's stages, shared by `ofa` and `exits`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from edgekd.train.objective import full_precision
+
+
+class Branch(nn.Module):
+    """Maps (N, C, H, W) of one stage to logits (N, K).
+
+    Separable convolutions halve the map until it has about the size of the network's last stage, for a shallow map
+    that is merely averaged knows little of classes; then the average over pixels, and a linear layer.
+
+    Args:
+        shape: (C, H, W) of the stage.
+        last: (C, H, W) of the network's last stage.
+        classes: K.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], last: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        channels, height, _ = shape
+        layers: list[nn.Module] = []
+        while height >= 2 * last[1]:
+            layers.append(_halved(channels, last[0]))
+            channels, height = last[0], -(-height // 2)
+        self.body = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, stage: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.body(full_precision(stage)).mean((2, 3)))
+        return out
+
+
+def branches(stages: Sequence[tuple[int, int, int]], which: Sequence[int], classes: int) -> nn.ModuleList:
+    """One branch for each number in `which` of a network whose stages have these (C, H, W)."""
+    return nn.ModuleList(Branch(stages[number], stages[-1], classes) for number in which)
+
+
+def _halved(channels: int, out: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, out, 1, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(),
+    )
