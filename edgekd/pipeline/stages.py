@@ -24,6 +24,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "export": "edgekd.export.stage:ExportStage",
         "fp16": "edgekd.export.precision:Fp16Stage",
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",
+        "qat": "edgekd.quant.qat_stage:QatStage",
         "build": "edgekd.export.engine:BuildStage",
         "evaluate": "edgekd.evaluate.stage:EvaluateStage",
         "profile": "edgekd.profiling.stage:ProfileStage",
