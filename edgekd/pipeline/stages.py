@@ -20,6 +20,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "teach": "edgekd.distill.teach_stage:TeachStage",
         "distill": "edgekd.distill.stage:DistillStage",
         "quantized-distill": "edgekd.quant.qd_stage:QuantizedDistillStage",
+        "differentiable-quantize": "edgekd.quant.dq_stage:DifferentiableQuantizeStage",
         "prune": "edgekd.prune.stage:PruneStage",
         "export": "edgekd.export.stage:ExportStage",
         "fp16": "edgekd.export.precision:Fp16Stage",
