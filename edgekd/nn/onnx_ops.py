@@ -40,8 +40,8 @@ def _conv(a: Attributes) -> Operator:
         if x.device.type == "cpu" and max(stride) > 1 and max(weight.shape[2:]) == 1:
             # oneDNN computes wrong gradients for strided 1x1 convolutions in channels-last.
             x, weight = x.contiguous(), weight.contiguous()
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
-        return convolution(x, weight, bias, stride, pads[:axes], dilation, a.get("group", 1))
+        convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+        return convolution(x, weight, bias, stride, pads[:axes], dilation, a.get("group", 1))  # type: ignore[no-any-return]
 
     return run
 
@@ -69,7 +69,7 @@ def _gemm(a: Attributes) -> Operator:
         x = x.t() if a.get("transA", 0) else x
         if a.get("transB", 0) and a.get("alpha", 1.0) == a.get("beta", 1.0) == 1.0 and (bias is None or bias.ndim == 1):
             return F.linear(x, y, bias)
-        out = a.get("alpha", 1.0) * (x @ (y.t() if a.get("transB", 0) else y))
+        out: Tensor = a.get("alpha", 1.0) * (x @ (y.t() if a.get("transB", 0) else y))
         return out if bias is None else out + a.get("beta", 1.0) * bias
 
     return run
@@ -229,6 +229,13 @@ def _pad(a: Attributes) -> Operator:
     return run
 
 
+def _expand(x: Tensor, shape: Tensor) -> Tensor:
+    sizes = shape.tolist()
+    have = [1] * (len(sizes) - x.ndim) + list(x.shape)
+    sizes = [1] * (len(have) - len(sizes)) + sizes  # the shape may name fewer axes, and ones for axes that are larger
+    return x.expand([old if new == 1 else new for old, new in zip(have, sizes, strict=True)])
+
+
 def _divide(x: Tensor, y: Tensor) -> Tensor:
     return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
 
@@ -304,7 +311,7 @@ OPERATORS: Mapping[str, Maker] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Transpose": lambda a: lambda x: x.permute(a["perm"] if "perm" in a else list(reversed(range(x.ndim)))),
-    "Expand": _plain(lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))),
+    "Expand": _plain(_expand),
     "ConstantOfShape": _constant_of_shape,
     "Concat": lambda a: lambda *xs: torch.cat(xs, a["axis"]),
     "Slice": _slice,

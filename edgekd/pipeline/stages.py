@@ -26,6 +26,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "fp16": "edgekd.export.precision:Fp16Stage",
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",
         "qat": "edgekd.quant.qat_stage:QatStage",
+        "codebook": "edgekd.quant.codebook_stage:CodebookStage",
         "build": "edgekd.export.engine:BuildStage",
         "evaluate": "edgekd.evaluate.stage:EvaluateStage",
         "profile": "edgekd.profiling.stage:ProfileStage",

@@ -148,7 +148,8 @@ class LearnedLevels(nn.Module):
     @property
     def points(self) -> Tensor:
         """(s,) the levels, ascending."""
-        return (self.scaled_points * self.unit).sort().values
+        ordered: Tensor = (self.scaled_points * self.unit).sort().values
+        return ordered
 
     def forward(self, _weight: Tensor) -> Tensor:
         points = self.points
@@ -160,7 +161,7 @@ class LearnedLevels(nn.Module):
         """The weight as codes and levels; a level that no weight is near to is left out."""
         points = self.points
         codes = nearest(self.shares, points)
-        used, codes = codes.unique(return_inverse=True)
+        used, codes = torch.unique(codes, return_inverse=True)
         if len(used) == 1:  # The codes of a file have two levels at least.
             first = int(used.clamp_max(len(points) - 2))
             used, codes = torch.arange(first, first + 2, device=codes.device), codes + used - first

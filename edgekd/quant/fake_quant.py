@@ -35,7 +35,7 @@ class _FakeQuantize(torch.autograd.Function):
         return codes * step
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         scaled, codes, inside = ctx.saved_tensors  # type: ignore[attr-defined]

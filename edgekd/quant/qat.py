@@ -29,7 +29,7 @@ from edgekd.quant.fake_quant import fake_quantized, positive_step, rounded_to
 
 Ranges = Literal["learned", "calibrated"]
 _DOMAIN = "edgekd"
-_LIMITS = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255)}
+_LIMITS: Mapping[int, tuple[int, int]] = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255)}
 _SEVEN_BITS = 64
 """Largest magnitude of weight codes where CPUs without VNNI would saturate: the range that calibration left them."""
 
@@ -121,8 +121,8 @@ class QatNetwork(OnnxModule):
         made.CopyFrom(self._source)
         weights_into_graph_(self, made)
         entries = {entry.name: entry for entry in made.graph.initializer}
-        for step in {*self.activations.values(), *(w.step for w in self.weights.values())}:
-            _write(entries[step], positive_step(self.constant(step)))
+        for name in {*self.activations.values(), *(w.step for w in self.weights.values())}:
+            _write(entries[name], positive_step(self.constant(name)))
         for name, weight in self.weights.items():
             codes, step, zero = self._codes(weight)
             _write(entries[name], codes if weight.coded else (codes - zero) * step)
@@ -259,9 +259,9 @@ def _rewrite_bias(
 
 def _add_fake(rewrite: _Rewrite, node: onnx.NodeProto, name: str, low: int, high: int, *, batched: bool) -> None:
     axis = _axis(rewrite, node, node.input[1])
+    made = helper.make_node("FakeQuantize", [name, *node.input[1:]], list(node.output), node.name, domain=_DOMAIN)
     attributes = {"low": low, "high": high, "batched": int(batched)} | ({} if axis is None else {"axis": axis})
-    inputs = [name, *node.input[1:]]
-    made = helper.make_node("FakeQuantize", inputs, list(node.output), node.name, domain=_DOMAIN, **attributes)
+    made.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
     rewrite.nodes.append(made)
 
 
