@@ -2,11 +2,11 @@
 
     python benchmarks/quantized_distillation.py --data ../shared/data --work out/quantized_distillation
 
-Distils one student per seed from the ResNet-56 teacher, then brings the same student to 2, 3 and 4 bits in five ways:
-rounded after training with one grid per tensor, rounded in buckets, rounded per channel, quantized distillation (QD,
-buckets) and differentiable quantization (DQ, buckets, the student its own teacher). All see the same images; the last
-epoch is judged on 10,000 images that no decision has seen. Sizes are those of the packed file and, by formula, with a
-Huffman code for the whole model. What was trained is kept in `--work`: a run that was killed goes on.
+Distils one student per seed from the ResNet-56 teacher, then brings the same student to 2, 3 and 4 bits: rounded after
+training with one grid per tensor, in buckets and per channel (PTQ), by quantized distillation (QD, in buckets and per
+channel), and by differentiable quantization (DQ, in buckets, the student its own teacher). All see the same images; the
+last epoch is judged on 10,000 images that no decision has seen. Sizes are those of the packed file and, by formula,
+with a Huffman code for the whole model. What was trained is kept in `--work`: a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from edgekd.quant.quantized_distillation import QuantizedWeights, outer_layers
 from edgekd.train.evaluate_torch import module_accuracy
 
 AUGMENT = {"pad_px": 4, "flip": True, "crop_scale_min": 1.0}
-BITS = (2, 3, 4)
 WHOLE = 1 << 30
 """A bucket that every tensor fits into: one grid for the whole tensor."""
 ROUNDED = {
@@ -73,7 +72,10 @@ class Bench:
         self.began = time.monotonic()
         self.store = LocalStore(arguments.work / "store")
         images = cifar10_npz(
-            arguments.data, arguments.work / f"cifar10-{arguments.images}.npz", images=arguments.images
+            arguments.data,
+            arguments.work / f"cifar10-{arguments.images}-{arguments.held_out or 'all'}.npz",
+            images=arguments.images,
+            held_out=arguments.held_out,
         )
         request = Request(model=resnet56(arguments.data), target="host", data=str(images))
         self.situation = prepare(request, self.store, reporter)
@@ -86,7 +88,7 @@ class Bench:
         student = self._module(done["distil"])
         yield self._row(seed, "float", 32, student, {})
         exclude = outer_layers(student, PREPROCESSING.input_shape)
-        for bits in BITS:
+        for bits in self.arguments.bits:
             for name, (granularity, size) in ROUNDED.items():
                 grid = WeightGrid.parse({"bits": bits, "granularity": granularity, "bucket_size": size}, name)
                 rounded = copy.deepcopy(student)
@@ -119,7 +121,7 @@ class Bench:
                 inputs={**taught, "student": ("@student",)},
             ),
         ]
-        for bits in BITS:
+        for bits in self.arguments.bits:
             for name, granularity in (("qd", "bucket"), ("qdc", "channel")):
                 grid = {"bits": bits, "granularity": granularity, "lr": a.qd_lr}
                 nodes.append(
@@ -207,7 +209,7 @@ class Bench:
             "command": "python benchmarks/quantized_distillation.py",
             "setting": {
                 key: getattr(self.arguments, key)
-                for key in ("images", "epochs", "tune_epochs", "seeds", "qd_lr", "dq_lr")
+                for key in ("images", "held_out", "bits", "epochs", "tune_epochs", "seeds", "qd_lr", "dq_lr")
             },
             "torch_threads": torch.get_num_threads(),
             "seconds": time.monotonic() - self.began,
@@ -233,11 +235,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("out/quantized_distillation"), help="store, kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantized_distillation.json"))
     parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--held-out", type=int, help="images to judge on; all 10,000 without it")
+    parser.add_argument("--bits", type=int, nargs="+", choices=(2, 3, 4, 8), default=[2, 3, 4])
     parser.add_argument("--epochs", type=int, default=12, help="of the float student")
     parser.add_argument("--tune-epochs", type=int, default=6, help="of QD and DQ, from the float student on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--qd-lr", type=float, default=0.02)
-    parser.add_argument("--dq-lr", type=float, default=1.0)
+    parser.add_argument("--dq-lr", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

@@ -47,7 +47,7 @@ class QatConfig(TrainConfig):
     Attributes:
         epochs: A tenth of an ordinary training.
         lr: A hundredth of an ordinary training's; BatchNorm is folded, so nothing forgives large steps.
-        weight_decay: None by default: the weights are trained already.
+        weight_decay: 0 unless asked for: the weights are trained already.
         ranges: `learned`: the step size of every quantizer is trained too (LSQ); `calibrated`: they stay, and only
             weights and biases adapt to them.
     """
