@@ -163,7 +163,8 @@ def _slice(_a: Attributes) -> Operator:
             raise NotImplementedError("Slice with negative steps")
         index = [slice(None)] * x.ndim
         for axis, start, end, step in zip(chosen, starts.tolist(), ends.tolist(), pace, strict=True):
-            index[axis] = slice(start, min(end, x.shape[axis]), step)  # exporters write the largest integer for the end
+            size = x.shape[axis]  # Exporters write the largest integer for the end, and the smallest for the start.
+            index[axis] = slice(max(min(start, size), -size), max(min(end, size), -size), step)
         return x[tuple(index)]
 
     return run
