@@ -118,7 +118,7 @@ def test_a_teacher_of_another_preprocessing_is_refused(tmp_path: Path) -> None:
 def test_a_graph_that_deploys_otherwise_than_it_trained_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx, model, full = stages(tmp_path)
     wrong = graph_from_file(ctx.path(model, "model.onnx"))
-    scale = next(entry for entry in wrong.graph.initializer if entry.name == "logits_scale")
+    scale = next(entry for entry in wrong.graph.initializer if entry.name == "head.weight_scale")
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
     monkeypatch.setattr(QatNetwork, "graph", lambda _self: wrong)
     with pytest.raises(BuildFailed, match="gives other logits than the network that was trained"):
