@@ -71,7 +71,8 @@ student_options = section(
     click.option("--picks", type=click.IntRange(1, 8), help="Searched students that go on, each on its own branch."),
     click.option("--prune-keep", type=float, help="Share of MACs a searched student keeps; 1 does not prune it."),
     click.option("--teacher-keep", type=float, help="Share of MACs the pruned teacher keeps; default: by the budget."),
-    click.option("--weight-bits", type=click.Choice(["2", "4", "8"]), help="Add quantized distillation at this width."),
+    click.option("--weight-bits", type=click.Choice(["2", "3", "4", "8"]),
+                 help="Add quantized distillation at this width."),
 )  # fmt: skip
 training_options = section(
     "Training",
@@ -88,6 +89,11 @@ engine_options = section(
     "Engines",
     click.option(
         "--precision", "precisions", metavar="LIST", help="Of fp32, fp16, int8: which to build. Default: all."
+    ),
+    click.option(
+        "--quantize",
+        type=click.Choice(["ptq", "qat"]),
+        help="ptq: calibrate INT8 engines; qat: also train each one. Default: ptq.",
     ),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images."),
     click.option(

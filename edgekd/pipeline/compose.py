@@ -61,6 +61,8 @@ def _say_what_is_left_out(draft: Draft, options: Options, situation: Situation) 
     if situation.dataset is None:
         if options.weight_bits is not None:
             draft.say("--weight-bits was ignored: quantized distillation needs training images.")
+        if options.quantize == "qat":
+            draft.say("--quantize qat was ignored: quantization-aware training needs training images.")
     else:
         for phrase in situation.dataset.decisions:
             draft.say(f"{phrase[:1].upper()}{phrase[1:].removesuffix('.')}.")

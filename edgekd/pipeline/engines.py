@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from edgekd.pipeline.draft import Draft
+from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
 from edgekd.pipeline.situation import Situation
 from edgekd.targets.schema import QuantScheme, Target
@@ -100,22 +101,18 @@ def _draft_int8(
     for support in situation.runtimes:
         if support.scheme is not None:
             schemes.setdefault(support.scheme)
-    return [
-        Candidate(
-            node=draft.add(
-                f"{label}-int8-{SHORT[scheme]}",
-                "quantize",
-                {
-                    "scheme": scheme,
-                    "calib_method": options.calib_method,
-                    "reduce_range": saturates(situation.target),
-                },
-                {"model": exported, "calibration": samples},
-            ),
-            runtimes=runtimes,
-        )
-        for scheme in schemes
-    ]
+    found = []
+    for scheme in schemes:
+        config: dict[str, JsonValue] = {
+            "scheme": scheme,
+            "calib_method": options.calib_method,
+            "reduce_range": saturates(situation.target),
+        }
+        ports = {"model": exported, "calibration": samples}
+        node = draft.add(f"{label}-int8-{SHORT[scheme]}", "quantize", config, ports)
+        trained = draft_qat(draft, options, situation, label, node)
+        found += [Candidate(node=name, runtimes=runtimes) for name in (node, trained) if name is not None]
+    return found
 
 
 def _runtimes_with(situation: Situation, precision: str) -> tuple[str, ...]:

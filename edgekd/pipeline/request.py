@@ -80,6 +80,8 @@ class Options(Schema):
         lr: Peak learning rate of a student that starts from random weights; recovery takes a fifth of it.
         prune_keep: Share of multiply-accumulates kept when a searched student is pruned; 1 leaves that stage out.
         teacher_keep: The same when the teacher itself is pruned; None follows the latency budget.
+        quantize: `ptq`: INT8 engines are calibrated; `qat`: each has a twin beside it that was also trained, with its
+            quantizers in place, for a tenth of the epochs.
         weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.
         precisions: Precisions to build, of those the target runs.
         calib_samples: Calibration images; None takes 300 real ones, or 64 generated ones.
@@ -105,7 +107,8 @@ class Options(Schema):
     lr: float | None = Field(default=None, gt=0)
     prune_keep: float = Field(default=0.75, gt=0, le=1)
     teacher_keep: float | None = Field(default=None, gt=0, lt=1)
-    weight_bits: Literal[2, 4, 8] | None = None
+    quantize: Literal["ptq", "qat"] = "ptq"
+    weight_bits: Literal[2, 3, 4, 8] | None = None
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     calib_samples: int | None = Field(default=None, ge=1)
     calib_method: Literal["minmax", "entropy", "percentile"] = "minmax"

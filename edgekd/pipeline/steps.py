@@ -86,6 +86,8 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
     runtime = results.choice.runtime if chosen else latency.runtime if latency is not None else ""
     precision = str(run.bundle.tags.get("precision", "fp32")).upper()
     scheme = run.bundle.tags.get("scheme")
+    if scheme and run.bundle.tags.get("qat"):
+        scheme = f"{scheme}, trained"
     return Step(
         name=f"{_title(trained)}, {precision}" + (f" ({scheme})" if scheme else ""),
         detail=name,

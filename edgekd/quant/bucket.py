@@ -1,12 +1,13 @@
-"""Uniform quantization of weights, per output channel or by buckets (Polino, Pascanu and Alistarh 2018).
+"""Quantization of weights, per output channel or by buckets (Polino, Pascanu and Alistarh 2018).
 
-A quantized tensor is given by codes and one scale (and offset) per group; `decode` is the only place that turns them
-into weights, so what is trained, what is stored and what is loaded are the same bits. Activations are not this file's
-business.
+A quantized tensor is given by codes and one scale (and offset) per group, and by its levels where those are not evenly
+spaced; `decode` is the only place that turns them into weights, so what is trained, what is stored and what is loaded
+are the same bits. Activations are not this file's business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from edgekd.core.schema import Schema
 
-Bits = Literal[2, 4, 8]
+Bits = Literal[2, 3, 4, 8]
 Granularity = Literal["channel", "bucket"]
+Rounding = Literal["nearest", "stochastic"]
 _SMALLEST_RANGE = 1e-10
 
 
@@ -55,6 +57,8 @@ class Quantized:
         offset: (G, 1), a bucket's smallest value; None for channels.
         steps: As of the grid.
         shape: Of the tensor; what the last bucket has beyond it is filling.
+        levels: (steps + 1,) ascending values between 0 and a bucket's range, in units of the range, that the codes
+            number; None for evenly spaced ones. With buckets only.
     """
 
     codes: Tensor
@@ -62,39 +66,55 @@ class Quantized:
     offset: Tensor | None
     steps: int
     shape: torch.Size
+    levels: Tensor | None = None
+
+    @property
+    def bits(self) -> int:
+        """The fewest bits that tell all codes apart."""
+        return max(1, (self.steps if self.offset is not None else 2 * self.steps).bit_length())
 
 
-def quantized(weight: Tensor, grid: WeightGrid) -> Quantized:
-    """The nearest points of the grid; halves round to even.
+def quantized(weight: Tensor, grid: WeightGrid, rounding: Rounding = "nearest") -> Quantized:
+    """Points of the grid.
 
     Args:
         weight: (O, ...) floating point, O the output channels.
         grid: The set of levels.
+        rounding: `nearest`, halves to even; `stochastic`: one of the two neighbours, so that the mean is the weight
+            (Polino et al., section 2), by torch's global generator.
     """
-    steps = grid.steps
+    steps, rounded = grid.steps, _ROUNDINGS[rounding]
     if grid.granularity == "channel":
         values = weight.reshape(len(weight), -1)
         scale = _usable(values.abs().amax(1, keepdim=True) / steps)
-        codes = (values / scale).round()
+        codes = rounded(values / scale).clamp(-steps, steps)
         return Quantized(codes=codes, scale=scale, offset=None, steps=steps, shape=weight.shape)
-    values = _buckets(weight, grid.bucket_size)
-    offset = values.amin(1, keepdim=True)
-    scale = _usable(values.amax(1, keepdim=True) - offset)
-    codes = ((values - offset) / scale * steps).round()
+    values, scale, offset = bucketed(weight, grid.bucket_size)
+    codes = rounded((values - offset) / scale * steps).clamp(0, steps)
     return Quantized(codes=codes, scale=scale, offset=offset, steps=steps, shape=weight.shape)
 
 
 def decode(q: Quantized) -> Tensor:
-    """The weights: `codes * scale` for channels, `codes / steps * scale + offset` for buckets."""
+    """The weights: `codes * scale` for channels, `codes / steps * scale + offset` for buckets, with `levels[codes]` in
+    the place of `codes / steps` where there are levels.
+    """
     if q.offset is None:
         return (q.codes * q.scale).reshape(q.shape)
-    values = (q.codes / q.steps) * q.scale + q.offset
+    shares = q.codes / q.steps if q.levels is None else q.levels[q.codes.long()]
+    values = shares * q.scale + q.offset
     return values.reshape(-1)[: q.shape.numel()].reshape(q.shape)
 
 
-def projected(weight: Tensor, grid: WeightGrid) -> Tensor:
+def projected(weight: Tensor, grid: WeightGrid, rounding: Rounding = "nearest") -> Tensor:
     """Q(w): weights on the grid, of the same shape and type."""
-    return decode(quantized(weight, grid))
+    return decode(quantized(weight, grid, rounding))
+
+
+def bucketed(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(G, k) values in buckets of at most `size`, (G, 1) ranges, 1 for a bucket of equal values, (G, 1) minima."""
+    values = _buckets(weight, size)
+    offset = values.amin(1, keepdim=True)
+    return values, _usable(values.amax(1, keepdim=True) - offset), offset
 
 
 def _buckets(weight: Tensor, size: int) -> Tensor:
@@ -108,3 +128,9 @@ def _buckets(weight: Tensor, size: int) -> Tensor:
 def _usable(scale: Tensor) -> Tensor:
     """1 where all values of a group are equal, so that nothing is divided by zero."""
     return torch.where(scale < _SMALLEST_RANGE, torch.ones_like(scale), scale)
+
+
+_ROUNDINGS: Mapping[Rounding, Callable[[Tensor], Tensor]] = {
+    "nearest": torch.round,
+    "stochastic": lambda x: (x + torch.rand_like(x)).floor(),
+}

@@ -7,7 +7,8 @@ ordinary one, this file only says what Q is and what it applies to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -19,7 +20,7 @@ from edgekd.errors import UserError
 from edgekd.nn.mode import evaluating
 from edgekd.nn.shapes import example_images
 from edgekd.nn.taps import find_tap_points
-from edgekd.quant.bucket import Quantized, WeightGrid, projected, quantized
+from edgekd.quant.bucket import Quantized, Rounding, WeightGrid, projected, quantized
 from edgekd.train.projection import WeightProjection
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -31,22 +32,26 @@ class QuantizedWeights(WeightProjection):
     Biases, normalisation and embeddings are never quantized, and neither are the excluded layers.
 
     Deviations from the authors' code: layers are excluded by module and not by parameter index (which spares the
-    output's bias instead of its weight), and biases and BatchNorm stay float32.
+    output's bias instead of its weight), and biases and BatchNorm stay float32. Their gradient variants are left out:
+    the identity is what all their runs use, `truncated` needs weights in [-1, 1], and the gradient through a bucket's
+    extremes reaches two weights of 256.
 
     Args:
         grid: The set of levels.
         exclude: Paths of modules that stay as they are.
+        rounding: Of the weights that a step is taken at; the final ones are always the nearest.
     """
 
-    def __init__(self, grid: WeightGrid, exclude: Sequence[str]) -> None:
+    def __init__(self, grid: WeightGrid, exclude: Sequence[str], rounding: Rounding = "nearest") -> None:
         self.grid = grid
+        self.rounding: Rounding = rounding
         self.exclude = tuple(sorted(exclude))
         self.names: tuple[str, ...] = ()
         self._weights: list[nn.Parameter] = []
         self._masters: list[Tensor] = []
 
     def plain(self) -> Json:
-        return {"grid": self.grid.plain(), "exclude": list(self.exclude)}
+        return {"grid": self.grid.plain(), "exclude": list(self.exclude), "rounding": self.rounding}
 
     def bind(self, module: nn.Module) -> None:
         layers = quantizable_layers(module)
@@ -73,9 +78,21 @@ class QuantizedWeights(WeightProjection):
 
     @torch.no_grad()
     def project_(self) -> None:
+        self._project_("nearest")
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        self._project_(self.rounding)
+        try:
+            yield
+        finally:
+            self.restore_()
+
+    @torch.no_grad()
+    def _project_(self, rounding: Rounding) -> None:
         for weight, master in zip(self._weights, self._masters, strict=True):
             master.copy_(weight)
-            weight.copy_(projected(weight, self.grid))
+            weight.copy_(projected(weight, self.grid, rounding))
 
     @torch.no_grad()
     def restore_(self) -> None:

@@ -169,6 +169,28 @@ def test_quantized_distillation_ends_a_branch(tmp_path: Path) -> None:
     assert {"student-qd4", "teacher-qd4", "student-w4-fp32"} <= names(found)
 
 
+def test_every_calibrated_engine_has_a_trained_twin_when_asked_for(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), quantize="qat", weight_bits=4, epochs=40)
+    nodes = {node.name: node for node in found.graph.nodes}
+    twin = nodes["student-int8-ort-qat"]
+    assert twin.stage == "qat"
+    assert twin.inputs == {"model": ("student-int8-ort",), "teacher": ("@teacher",), "answers": ("teacher-answers",)}
+    assert (twin.config["epochs"], twin.config["lr"]) == (4, 0.001)
+    assert {"student-int8-ort", "student-int8-ort-qat"} <= set(nodes["chosen"].inputs["candidates"])
+    assert "teacher-int8-ort-qat" in nodes
+    assert "student-w4-int8-ort" in nodes
+    assert "student-w4-int8-ort-qat" not in nodes  # It would leave the grid of its weights.
+    assert not any("qat" in name for name in names(composed(tmp_path, dataset=labelled())))
+
+
+def test_training_quantizers_needs_images_and_an_objective_on_logits(tmp_path: Path) -> None:
+    said = composed(tmp_path, data=None, quantize="qat").decisions
+    assert any("--quantize qat was ignored" in line for line in said)
+    found = composed(tmp_path, dataset=labelled(), quantize="qat", objective="rkd")
+    assert sum("so it uses kd" in line for line in found.decisions) == 1
+    assert {n.config["objective"] for n in found.graph.nodes if n.stage == "qat"} == {"kd"}
+
+
 def test_another_number_of_picks_leaves_the_search_as_it_is(tmp_path: Path) -> None:
     searches = [
         next(node for node in composed(tmp_path, dataset=labelled(), picks=picks).graph.nodes if node.name == "search")

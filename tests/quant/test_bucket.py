@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import Tensor
 
 from edgekd.errors import UserError
@@ -19,7 +20,7 @@ VALUES = torch.tensor([-1, -0.2, 0.1, 0.4, 2, 1, 0.3, 0.9, -0.6, 0.05], dtype=to
 FOURS = WeightGrid(bits=2, granularity="bucket", bucket_size=4)
 GRIDS = [
     WeightGrid(bits=bits, granularity=granularity, bucket_size=7)
-    for bits in (2, 4, 8)
+    for bits in (2, 3, 4, 8)
     for granularity in ("channel", "bucket")
 ]
 
@@ -76,7 +77,7 @@ def test_memory_format_does_not_matter(grid: WeightGrid) -> None:
     rows=st.integers(1, 5),
     columns=st.integers(1, 40),
     scale=st.floats(1e-6, 1e6),
-    bits=st.sampled_from([2, 4, 8]),
+    bits=st.sampled_from([2, 3, 4, 8]),
     granularity=st.sampled_from(["channel", "bucket"]),
 )
 def test_projection_is_near_within_few_levels_and_idempotent(
@@ -90,6 +91,31 @@ def test_projection_is_near_within_few_levels_and_idempotent(
     assert (got - weight).abs().max() <= 0.5 * step.max() * (1 + 1e-4)
     assert int(q.codes.unique().numel()) <= 2**bits
     torch.testing.assert_close(projected(got, grid), got, rtol=1e-5, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_codes_need_no_more_bits_than_the_grid_has(grid: WeightGrid) -> None:
+    assert quantized(weights(9, 4, 9), grid).bits == grid.bits
+
+
+def test_three_bits_are_packed_without_gaps(tmp_path: Path) -> None:
+    q = quantized(torch.arange(8.0)[None], WeightGrid(bits=3, granularity="bucket", bucket_size=8))
+    write_codes(tmp_path / "codes", {"w": decode(q)}, {"w": q})
+    with safe_open(tmp_path / "codes", framework="pt") as stream:
+        packed = stream.get_tensor("codes:w")
+    whole = sum(code << (3 * place) for place, code in enumerate(range(8)))
+    assert packed.tolist() == list(whole.to_bytes(3, "little"))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "bucket"])
+def test_stochastic_rounding_takes_a_neighbour_and_is_right_in_the_mean(granularity: Granularity) -> None:
+    torch.manual_seed(0)
+    grid, weight = WeightGrid(bits=3, granularity=granularity, bucket_size=16), weights(10, 4, 16)
+    drawn = torch.stack([projected(weight, grid, "stochastic") for _ in range(2000)])
+    q = quantized(weight, grid)
+    step = q.scale if granularity == "channel" else q.scale / q.steps
+    assert ((drawn - weight).abs() <= step * (1 + 1e-4)).all()
+    torch.testing.assert_close(drawn.mean(0), weight, rtol=0, atol=float(step.max()) * 0.05)
 
 
 def test_huffman_codes_have_their_golden_length() -> None:
@@ -119,18 +145,21 @@ def test_packed_weights_come_back_bit_for_bit(tmp_path: Path, grid: WeightGrid) 
     coded = {name: quantized(master, grid) for name, master in masters.items()}
     full = {"b.bias": weights(5, 3), "bn.num_batches_tracked": torch.tensor(7)}
     state = {**{name: decode(q) for name, q in coded.items()}, **full}
-    write_codes(tmp_path / "codes", state, coded, grid)
-    again = read_codes(tmp_path / "codes")
+    write_codes(tmp_path / "codes", state, coded)
+    again, codes = read_codes(tmp_path / "codes")
     assert set(again) == set(state)
     for name, value in state.items():
         assert torch.equal(again[name], value), name
+    for name, q in coded.items():
+        flat = q.codes.reshape(-1)[: q.shape.numel()]
+        assert torch.equal(codes[name].codes.reshape(-1)[: q.shape.numel()], flat)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_the_packed_file_has_the_size_of_the_formula(tmp_path: Path, grid: WeightGrid) -> None:
     grid = grid.model_copy(update={"bucket_size": 256})
     coded = {"w": quantized(weights(6, 256, 64, 3, 3), grid)}
-    write_codes(tmp_path / "codes", {"w": decode(coded["w"]), "b": weights(7, 2000)}, coded, grid)
+    write_codes(tmp_path / "codes", {"w": decode(coded["w"]), "b": weights(7, 2000)}, coded)
     expected = packed_bytes(full=2000, coded=coded.values(), bits=grid.bits)
     assert (tmp_path / "codes").stat().st_size == pytest.approx(expected, rel=0.01)
 
@@ -139,7 +168,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     grid = WeightGrid(bits=4)
     coded = {name: quantized(weights(8, 4, 4), grid) for name in ("x", "y", "z")}
     for copy in ("one", "two"):
-        write_codes(tmp_path / copy, {name: decode(q) for name, q in coded.items()}, coded, grid)
+        write_codes(tmp_path / copy, {name: decode(q) for name, q in coded.items()}, coded)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 

@@ -47,6 +47,20 @@ def test_inside_the_block_weights_are_quantized_and_after_it_the_masters_are_bac
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
 
 
+def test_steps_are_taken_at_stochastic_weights_and_the_result_is_the_nearest() -> None:
+    network = toy_cnn()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    weights = QuantizedWeights(GRID, (), "stochastic")
+    weights.bind(network)
+    seen = []
+    for _ in range(2):
+        with weights.applied():
+            seen.append(network.state_dict()[weights.names[0]].clone())
+    assert not torch.equal(*seen)
+    weights.project_()
+    assert torch.equal(network.state_dict()[weights.names[0]], projected(before[weights.names[0]], GRID))
+
+
 def test_masters_come_back_after_an_error() -> None:
     network = toy_cnn()
     before = [p.clone() for p in network.parameters()]
@@ -117,13 +131,13 @@ def distilled(folder: Path, **options: object) -> tuple[StageResult, ModelBundle
     return result, student, ctx
 
 
-@pytest.mark.parametrize(("bits", "granularity"), [(8, "channel"), (4, "channel"), (2, "bucket")])
+@pytest.mark.parametrize(("bits", "granularity"), [(8, "channel"), (4, "channel"), (3, "channel"), (2, "bucket")])
 def test_the_stages_weights_have_few_levels_and_its_codes_are_the_same_numbers(
     tmp_path: Path, bits: int, granularity: str
 ) -> None:
     result, _, ctx = distilled(tmp_path, bits=bits, granularity=granularity, bucket_size=64)
     state = load_file(ctx.path(result.bundle, WEIGHTS_FILE))
-    packed = read_codes(ctx.path(result.bundle, CODES_FILE))
+    packed, _ = read_codes(ctx.path(result.bundle, CODES_FILE))
     assert all(torch.equal(state[name], packed[name]) for name in state)
     conv = state["stages.0.0.conv1.weight"]
     groups = conv.flatten(1) if granularity == "channel" else conv.reshape(-1, 64)

@@ -16,6 +16,8 @@ _PHASES = {
     "export": EXPORT,
     "fp16": ENGINE,
     "quantize": ENGINE,
+    "qat": ENGINE,
+    "codebook": ENGINE,
     "build": ENGINE,
     "evaluate": MEASURE,
     "profile": MEASURE,

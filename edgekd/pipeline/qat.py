@@ -1,0 +1,47 @@
+"""Quantization-aware training in the graph: a trained twin beside every calibrated INT8 engine, when asked for."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from edgekd.pipeline.draft import TEACHER, Draft
+from edgekd.pipeline.request import Options
+from edgekd.pipeline.situation import Situation
+from edgekd.pipeline.students import ANSWERS
+from edgekd.pipeline.training import DEFAULT_LR, epochs_for, train_config
+from edgekd.train.objective import OBJECTIVES, TAPPED
+
+EPOCHS_SHARE = 10
+"""A tenth of the epochs of a whole training, at a hundredth of its learning rate: the usual length."""
+LR_SHARE = 100
+PLAIN = "kd"
+
+
+def draft_qat(draft: Draft, options: Options, situation: Situation, label: str, quantized: str) -> str | None:
+    """Adds the trained twin of a calibrated engine and returns its node; None where nothing is to be trained.
+
+    Args:
+        label: Of the model; one whose weights lie on the grid of `--weight-bits` is left as it is.
+        quantized: The quantize node.
+    """
+    dataset = situation.dataset
+    if options.quantize != "qat" or dataset is None or _on_a_grid(label, options):
+        return None
+    images, objective = len(dataset.train), options.objective
+    kind = OBJECTIVES.get(objective)
+    if (kind.needs | kind.needs_of_teacher) & TAPPED:
+        objective = PLAIN
+        said = f"The objective {options.objective!r} looks inside the networks, and qat trains graphs, so it uses kd."
+        if said not in draft.decisions:
+            draft.say(said)
+    size = situation.teacher.model.preprocessing.size
+    epochs = max(1, epochs_for(options, images) // EPOCHS_SHARE)
+    config: dict[str, JsonValue] = train_config(options, epochs=epochs, fresh=True, size=size, images=images)
+    config |= {"lr": (options.lr or DEFAULT_LR) / LR_SHARE, "warmup_epochs": 0, "objective": objective}
+    stored = any(node.name == ANSWERS for node in draft.nodes)
+    ports = {"model": quantized, "teacher": TEACHER, "answers": ANSWERS if stored else None}
+    return draft.add(f"{quantized}-qat", "qat", config, ports)
+
+
+def _on_a_grid(label: str, options: Options) -> bool:
+    return options.weight_bits is not None and label.endswith(f"-w{options.weight_bits}")

@@ -1,0 +1,141 @@
+"""The stage of differentiable quantization: a trained student whose weights move onto learned levels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pydantic import Field, JsonValue
+from torch import Tensor, nn
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.stage import Context, Inputs, Stage, StageResult
+from edgekd.data.batches import eval_batches
+from edgekd.data.dataset import Dataset
+from edgekd.quant.bucket import Bits
+from edgekd.quant.coded import deployed_form, require_equal_codes, sizes, with_codes
+from edgekd.quant.differentiable_quantization import (
+    Init,
+    chosen_layers,
+    freeze_levels_,
+    gradient_norms,
+    learn_levels_,
+    shared_points,
+)
+from edgekd.quant.quantized_distillation import outer_layers
+from edgekd.train.config import TrainConfig
+from edgekd.train.fit import distil_
+from edgekd.train.student import (
+    STUDENT_PORTS,
+    check_student_and_teacher,
+    networks,
+    stored_answers,
+    trained_bundle,
+    training_metrics,
+)
+
+GRADIENT_BATCHES = 5
+
+
+class DifferentiableQuantizeConfig(TrainConfig):
+    """A short training of levels.
+
+    Attributes:
+        epochs: The authors take 10 at 4 bits and 20 at 2.
+        lr: In the unit that `edgekd.quant.differentiable_quantization` explains.
+        weight_decay: Levels are not weights: they do not decay, whatever this says.
+        bits: Per weight; a tensor has 2^bits levels.
+        bucket_size: Values per bucket.
+        init: Where levels begin: at the quantiles of the weights, or evenly spaced.
+        redistribute: Shares half of all levels out by the norms of the weights' gradients, so that sensitive layers
+            have more of them. Counts are then no powers of two, and an entropy code stores them best.
+        exclude: Paths of layers that stay float32; None leaves out the first layer that runs and the classifier.
+    """
+
+    epochs: int = Field(default=10, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    bits: Bits = 4
+    bucket_size: int = Field(default=256, ge=2)
+    init: Init = "quantile"
+    redistribute: bool = False
+    exclude: tuple[str, ...] | None = None
+
+
+class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
+    """The student of the port `student` on learned levels; its teacher is itself in full precision, or the port's.
+
+    The bundle's `weights.safetensors` holds the quantized weights as float32, its `codes.safetensors` the same numbers
+    as codes, levels and buckets; its tags say `weights_bits` and `weights_granularity`.
+    """
+
+    name = "differentiable-quantize"
+    Config = DifferentiableQuantizeConfig
+    ports: ClassVar = STUDENT_PORTS
+    produces = BundleKind.TORCH
+    reads = frozenset({"data"})
+    never_before = frozenset({"distill", "prune", "quantized-distill"})  # all would leave the levels
+    distributed = True
+
+    def requires(self, inputs: Inputs, ctx: Context) -> None:
+        check_student_and_teacher(_with_teacher(inputs), ctx, self.config)
+
+    def run(self, inputs: Inputs, ctx: Context) -> StageResult:
+        config, data = self.config, ctx.resource("data", Dataset)
+        branches, teacher = networks(_with_teacher(inputs), ctx)
+        student, before = deployed_form(branches, inputs.one("student"))
+        preprocessing = before.model.preprocessing
+        exclude = outer_layers(student, preprocessing.input_shape) if config.exclude is None else config.exclude
+        counts = self._counts(student, chosen_layers(student, exclude), before, data)
+        learned = learn_levels_(student, counts, bucket_size=config.bucket_size, init=config.init)
+        answers = stored_answers(inputs, ctx, config)
+        report = distil_(student, teacher, data, preprocessing, config, ctx, answers=answers)
+        if not report.leads:
+            return StageResult(bundle=before)  # only the leader's result counts, and only it writes files
+        coded = freeze_levels_(student, learned)
+        tags: dict[str, JsonValue] = {"weights_bits": config.bits, "weights_granularity": "levels"}
+        bundle = with_codes(trained_bundle(student, before, ctx, tags), student, coded, ctx)
+        few, most = min(counts.values()), max(counts.values())
+        said = (
+            f"Weights of {len(coded)} layers lie on {few if few == most else f'{few} to {most}'} learned levels each; "
+            f"{', '.join(exclude) or 'no layer'} stayed float32."
+        )
+        return StageResult(
+            bundle=bundle,
+            metrics=training_metrics(student, teacher, bundle, report, ctx) | sizes(bundle, student, coded, ctx),
+            decisions=(*report.decisions, said),
+        )
+
+    def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
+        require_equal_codes(result.bundle, ctx)
+
+    def _counts(self, student: nn.Module, paths: tuple[str, ...], bundle: ModelBundle, data: Dataset) -> dict[str, int]:
+        """Number of levels by layer."""
+        even = [2**self.config.bits] * len(paths)
+        if not self.config.redistribute:
+            return dict(zip(paths, even, strict=True))
+        norms = gradient_norms(student, paths, _first_batches(student, bundle, data, self.config.batch_size))
+        return dict(zip(paths, shared_points(norms, even), strict=True))
+
+
+def _with_teacher(inputs: Inputs) -> Inputs:
+    """The student teaches itself where nobody else does."""
+    if inputs.maybe("teacher") is not None:
+        return inputs
+    return Inputs({**inputs.by_port, "teacher": [("teacher", inputs.one("student"))]})
+
+
+def _first_batches(
+    student: nn.Module, bundle: ModelBundle, data: Dataset, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels of the training split; without labels the student's own answers stand for them."""
+    batches = eval_batches(data.train, bundle.model.preprocessing, batch_size)
+    for images, numbers, _ in itertools.islice(batches, GRADIENT_BATCHES):
+        pixels = torch.from_numpy(images)
+        if numbers is None:
+            with torch.no_grad():
+                labels = student(pixels).argmax(1)
+        else:
+            labels = torch.from_numpy(numbers)
+        yield pixels, labels

@@ -1,0 +1,134 @@
+"""The stage of quantization-aware training, on graphs that export and calibration made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from onnx import numpy_helper
+
+from edgekd.core.bundle import ModelBundle
+from edgekd.core.stage import Context, StageResult
+from edgekd.errors import BuildFailed, UserError
+from edgekd.quant import qat_stage
+from edgekd.quant.calibration_stage import CalibrationConfig, CalibrationStage
+from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage, Scheme
+from edgekd.quant.qat import QatNetwork
+from edgekd.quant.qat_stage import QatConfig, QatStage
+from edgekd.runtimes.onnx_file import graph_from_file
+from edgekd.testing.harness import make_context, make_inputs, run_stage
+from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toy_graphs import toy_onnx_bundle
+from edgekd.testing.toys import toy_bundle
+
+DATA = toy_dataset(n=160)
+
+
+def stages(
+    folder: Path, scheme: Scheme = "ort-u8s8", *, labelled: bool = True
+) -> tuple[Context, ModelBundle, ModelBundle]:
+    """A context, the calibrated INT8 graph of a toy network, and its FP32 graph."""
+    ctx = make_context(folder, resources={"data": DATA if labelled else toy_dataset(n=160, labelled=False)})
+    full = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    samples = run_stage(CalibrationStage(CalibrationConfig(samples=32)), make_inputs(model=full), ctx).bundle
+    config = QuantizeConfig(scheme=scheme)
+    return ctx, run_stage(QuantizeStage(config), make_inputs(model=full, calibration=samples), ctx).bundle, full
+
+
+def trained(ctx: Context, model: ModelBundle, teacher: ModelBundle | None, **options: object) -> StageResult:
+    config = QatConfig.parse({"epochs": 2, "batch_size": 32, "lr": 0.02, **options}, "test")
+    ports = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
+    return run_stage(QatStage(config), make_inputs(**ports), ctx)
+
+
+@pytest.mark.parametrize("scheme", ["ort-u8s8", "tensorrt-s8", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_every_scheme_trains_in_the_graph_that_calibration_made(tmp_path: Path, scheme: Scheme) -> None:
+    ctx, model, full = stages(tmp_path, scheme)
+    result = trained(ctx, model, full)
+    before, after = (graph_from_file(ctx.path(b, "model.onnx")) for b in (model, result.bundle))
+    assert list(before.graph.node) == list(after.graph.node)
+    assert result.bundle.tags == {**model.tags, "qat": True}
+    assert result.metrics["parity_agreement"] == 1.0
+    assert float(str(result.metrics["parity_sqnr_db"])) > 100
+    assert float(str(result.metrics["train_loss"])) > 0
+    assert "calibration placed" in result.decisions[1]
+
+
+def test_a_torch_teacher_teaches_too_and_labels_alone_are_enough(tmp_path: Path) -> None:
+    ctx, model, _ = stages(tmp_path)
+    taught = trained(ctx, model, toy_bundle(ctx.blobs, ctx.scratch, seed=2))
+    assert "agreement_select" in taught.metrics
+    assert "agreement_select" not in trained(ctx, model, None).metrics
+
+
+def test_without_labels_the_graph_is_distilled_and_agreement_is_reported(tmp_path: Path) -> None:
+    ctx, model, full = stages(tmp_path, labelled=False)
+    result = trained(ctx, model, full)
+    assert "accuracy_select" not in result.metrics
+    assert any("Agreement with the teacher on the select split" in line for line in result.decisions)
+
+
+def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for place in ("a", "b"):
+        ctx, model, full = stages(tmp_path / place)
+        contents.append(trained(ctx, model, full).bundle.content)
+    assert contents[0] == contents[1]
+
+
+def test_a_training_that_lost_accuracy_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, model, full = stages(tmp_path)
+    measured = iter((0.9, 0.875))
+    monkeypatch.setattr(qat_stage, "module_accuracy", lambda *_: next(measured))
+    result = trained(ctx, model, full)
+    assert result.metrics["accuracy_select_before"] == 0.9
+    assert result.decisions[-1] == (
+        "Accuracy on the select split went from 90.0 % to 87.5 %: 2.5 points worse than without training."
+    )
+
+
+def test_dead_layers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, model, full = stages(tmp_path)
+    names = tuple(f"layer{index}" for index in range(7))
+    monkeypatch.setattr(QatNetwork, "constant_activations", lambda _self, _images: names)
+    said = trained(ctx, model, full).decisions[-1]
+    assert "layer4 and 2 more" in said
+    assert "dead" in said
+
+
+def test_an_fp32_graph_is_refused(tmp_path: Path) -> None:
+    ctx, _, full = stages(tmp_path)
+    with pytest.raises(UserError, match="trains an INT8 graph, but its input is fp32"):
+        trained(ctx, full, None)
+
+
+def test_an_objective_that_looks_inside_is_refused_and_others_are_named(tmp_path: Path) -> None:
+    ctx, model, full = stages(tmp_path)
+    with pytest.raises(UserError, match="reads embedding, but qat trains a graph") as caught:
+        trained(ctx, model, full, objective="rkd")
+    assert "kd" in str(caught.value.hint)
+
+
+def test_a_teacher_of_another_preprocessing_is_refused(tmp_path: Path) -> None:
+    ctx, model, _ = stages(tmp_path)
+    with pytest.raises(UserError, match="must see the same tensor"):
+        trained(ctx, model, toy_bundle(ctx.blobs, ctx.scratch, size=16))
+
+
+def test_a_graph_that_deploys_otherwise_than_it_trained_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, model, full = stages(tmp_path)
+    wrong = graph_from_file(ctx.path(model, "model.onnx"))
+    scale = next(entry for entry in wrong.graph.initializer if entry.name == "head.weight_scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
+    monkeypatch.setattr(QatNetwork, "graph", lambda _self: wrong)
+    with pytest.raises(BuildFailed, match="gives other logits than the network that was trained"):
+        trained(ctx, model, full)
+
+
+def test_a_graph_whose_nodes_changed_fails(tmp_path: Path) -> None:
+    ctx, model, full = stages(tmp_path)
+    result = StageResult(bundle=full)
+    with pytest.raises(BuildFailed, match="changed nodes"):
+        QatStage(QatConfig()).ensures(make_inputs(model=model), result, ctx)
+    with pytest.raises(BuildFailed, match="changed no code"):
+        QatStage(QatConfig()).ensures(make_inputs(model=model), StageResult(bundle=model), ctx)
