@@ -1,4 +1,4 @@
-"""`edgekd profile --device` and `--lab`: the same table for boards that are reached over ssh."""
+"""Boards on the command line: the flags that name them, and `edgekd profile` on one or on many."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgekd.errors import EdgekdError, UserError
 
 if TYPE_CHECKING:
     from edgekd.core.events import Reporter
+    from edgekd.core.stage import BoardAccess
     from edgekd.profiling.remote.boards import Outcome
     from edgekd.profiling.remote.lab import LabBoard
     from edgekd.profiling.remote.request import BoardPlan, Candidate
@@ -28,16 +29,60 @@ _COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s"
 
 def board_options(function: F) -> F:
     """`--device`, `--lab` and what belongs to them."""
-    return section(
-        "On a board",
+    flags = _flags("Measure on boards of a lab.", "Only boards of the lab with this tag or name.")
+    return section("On a board", *flags)(function)
+
+
+def one_board_options(function: F) -> F:
+    """The same for verbs that take one board."""
+    flags = _flags("Measure on a board of a lab.", "The board of the lab with this tag or name.")
+    return section("On a board", *flags)(function)
+
+
+def _flags(lab: str, tag: str) -> tuple[Callable[[F], F], ...]:
+    return (
         click.option("--device", metavar="ssh://USER@HOST[:PORT]", help="Measure on this board, over ssh."),
-        click.option("--lab", type=click.Path(path_type=Path), metavar="LAB.YAML", help="Measure on boards of a lab."),
-        click.option("--tag", multiple=True, help="Only boards of the lab with this tag or name. Repeat: all of them."),
-        click.option("--lock-clocks", is_flag=True, help="Fix the clocks while measuring, and restore them."),
+        click.option("--lab", type=click.Path(path_type=Path), metavar="LAB.YAML", help=lab),
+        click.option("--tag", multiple=True, help=f"{tag} Repeat: all of them."),
+        *measuring_flags(),
+    )
+
+
+def measuring_flags() -> tuple[Callable[[F], F], ...]:
+    """How a board measures."""
+    return (
+        click.option("--lock-clocks", is_flag=True, help="Fix the board's clocks while measuring, and restore them."),
         click.option(
             "--device-python", metavar="PATH", help="The board's Python that has the runtime; default python3."
         ),
-    )(function)
+    )
+
+
+def board_from_flags(flags: Mapping[str, Any]) -> BoardAccess | None:
+    """The one board that the flags of `one_board_options` name; None where they name none.
+
+    Raises:
+        UserError: Flags that do not fit together, or that leave several boards of a lab.
+    """
+    from edgekd.core.stage import BoardAccess
+    from edgekd.profiling.remote.address import parse_address
+    from edgekd.profiling.remote.board import PYTHON
+    from edgekd.profiling.remote.lab import load_lab
+
+    if not boards_wanted(flags):
+        return None
+    if flags["device"]:
+        parse_address(flags["device"], "--device")
+        python = flags["device_python"] or PYTHON
+        return BoardAccess(address=flags["device"], python=python, lock_clocks=flags["lock_clocks"])
+    found = load_lab(flags["lab"]).chosen(flags["tag"], "--tag")
+    if len(found) > 1:
+        raise UserError(
+            f"This verb takes one board, and the lab has {len(found)} that fit: {', '.join(found)}.",
+            hint=f"--tag {next(iter(found))}",
+        )
+    ((name, board),) = found.items()
+    return BoardAccess(address=board.address, python=board.python, lock_clocks=flags["lock_clocks"], name=name)
 
 
 def boards_wanted(flags: Mapping[str, Any]) -> bool:
@@ -57,7 +102,7 @@ def boards_wanted(flags: Mapping[str, Any]) -> bool:
             )
         return False
     for name, flag in _NOT_ON_BOARDS.items():
-        if flags[name]:
+        if flags.get(name):
             raise UserError(f"{flag} is measured on this machine only.", hint="leave it out for a board")
     if flags["tag"] and not flags["lab"]:
         raise UserError("--tag chooses boards of a lab file, and none was given.", hint="add --lab lab.yaml")

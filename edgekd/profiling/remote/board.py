@@ -16,9 +16,11 @@ from typing import Any
 
 from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
+from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.agent.jobs import BEAT_S
 from edgekd.profiling.agent.wire import FAILED_EXIT, heard
+from edgekd.profiling.remote.address import parse_address
 from edgekd.profiling.remote.archive import agent_archive
 from edgekd.profiling.remote.ssh import Done, Ssh
 
@@ -170,6 +172,19 @@ class Board:
                 hint=f"the agent lies in {FOLDER} on the board and may be removed; it is sent again",
             )
         return answers[-1]
+
+
+def board_from_access(access: BoardAccess, where: str = "--device") -> Board:
+    """The board that is meant; nothing is asked of it yet.
+
+    Args:
+        access: How it is reached.
+        where: The flag or the key that named it.
+
+    Raises:
+        UserError: An address or an interpreter that cannot be one, or no OpenSSH client here.
+    """
+    return Board(Ssh(parse_address(access.address, where)), access.python)
 
 
 def refusal(name: str, said: Mapping[str, Any]) -> DeviceUnavailable:

@@ -47,11 +47,21 @@ def report_from_result(
         entries.append(_entry(trial, found, run, context, plan.precision))
     for run in runs:
         said += [text for text in _circumstances(run) if text not in said]
-    versions = {name: str(result["runtimes"][name]["version"]) for name in {trial.runtime for trial in trials}}
-    report = ProfileReport(
-        device=fingerprint(result["machine"], versions), measured=True, threads=plan.threads, entries=tuple(entries)
-    )
+    device = board_fingerprint(result, plan.runtimes)
+    report = ProfileReport(device=device, measured=True, threads=plan.threads, entries=tuple(entries))
     return report, said
+
+
+def board_fingerprint(known: Mapping[str, Any], runtimes: Sequence[str]) -> str:
+    """One line that two measurements on boards must share before their milliseconds may be compared.
+
+    Args:
+        known: `machine` and `runtimes`, as the agent says them.
+        runtimes: That were asked for; empty for all that the board has.
+    """
+    offers: Mapping[str, Any] = known["runtimes"]
+    there = [name for name in offers if offers[name].get("ok", True) and name in (runtimes or offers)]
+    return fingerprint(known["machine"], {name: str(offers[name]["version"]) for name in there})
 
 
 def _circumstances(run: Mapping[str, Any]) -> list[str]:
