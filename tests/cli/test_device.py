@@ -122,6 +122,11 @@ def test_a_gate_takes_one_board(
     assert message in capsys.readouterr().err
 
 
+def test_a_board_is_for_calibrating_and_not_for_listing_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["targets", "raspberry-pi-5", "--device", "ssh://pi"]) == 2
+    assert "--device and --lab are for calibrating" in capsys.readouterr().err
+
+
 @pytest.mark.needs("sshd")
 def test_a_gate_without_its_board_ends_with_the_code_of_a_device_that_is_not_there(
     board: LoopbackBoard, model: str, capsys: pytest.CaptureFixture[str]
