@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgekd.cli.console import print_table, reporter_for
-from edgekd.cli.options import names_for, parse_counts, section, verbosity_of
+from edgekd.cli.options import names_for, on_boards, parse_counts, section, verbosity_of
 from edgekd.cli.work import live
 from edgekd.errors import EdgekdError, UserError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgekd.profiling.remote.request import BoardPlan, Candidate
 
 F = TypeVar("F", bound=Callable[..., Any])
+TRAINING_PLACES = ("auto", "cpu", "cuda")
 _ONLY_BOARDS = ("tag", "lock_clocks", "device_python")
 _NOT_ON_BOARDS = {"layers": "--layers", "offline_samples": "--offline"}
 _COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s", "N"]
@@ -44,17 +45,7 @@ def _flags(lab: str, tag: str) -> tuple[Callable[[F], F], ...]:
         click.option("--device", metavar="ssh://USER@HOST[:PORT]", help="Measure on this board, over ssh."),
         click.option("--lab", type=click.Path(path_type=Path), metavar="LAB.YAML", help=lab),
         click.option("--tag", multiple=True, help=f"{tag} Repeat: all of them."),
-        *measuring_flags(),
-    )
-
-
-def measuring_flags() -> tuple[Callable[[F], F], ...]:
-    """How a board measures."""
-    return (
-        click.option("--lock-clocks", is_flag=True, help="Fix the board's clocks while measuring, and restore them."),
-        click.option(
-            "--device-python", metavar="PATH", help="The board's Python that has the runtime; default python3."
-        ),
+        *on_boards(),
     )
 
 
@@ -83,6 +74,28 @@ def board_from_flags(flags: Mapping[str, Any]) -> BoardAccess | None:
         )
     ((name, board),) = found.items()
     return BoardAccess(address=board.address, python=board.python, lock_clocks=flags["lock_clocks"], name=name)
+
+
+def train_and_board(flags: Mapping[str, Any]) -> tuple[str, BoardAccess | None]:
+    """Where to train, and the board to measure on, from the `--device` flags of the verbs that do both.
+
+    Raises:
+        UserError: Neither a place to train nor an address, two of a kind, or flags of a board without one.
+    """
+    boards = [text for text in flags["devices"] if "://" in text]
+    places = [text for text in flags["devices"] if "://" not in text]
+    for text in places:
+        if text not in TRAINING_PLACES:
+            raise UserError(
+                f"--device {text!r}: expected {', '.join(TRAINING_PLACES)}, or ssh://user@host.",
+                hint="--device cuda --device ssh://user@host trains here and measures there",
+            )
+    for kind in (boards, places):
+        if len(kind) > 1:
+            raise UserError(f"--device names {kind[0]} and {kind[1]}, and a run takes one of them.")
+    # The rest is the same as for one board, which has no lab here.
+    one = {**flags, "device": boards[0] if boards else None, "lab": None, "tag": ()}
+    return places[0] if places else TRAINING_PLACES[0], board_from_flags(one)
 
 
 def boards_wanted(flags: Mapping[str, Any]) -> bool:

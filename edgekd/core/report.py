@@ -222,6 +222,7 @@ class ProfileReport(Schema):
     Attributes:
         device: Fingerprint of the device: model, cores, runtime versions.
         measured: False when the target is not at hand; then `entries` hold predictions or nothing.
+        board: The device, where it was reached over ssh; accuracies were then counted here, on the same graphs.
     """
 
     schema_version: int = REPORT_SCHEMA_VERSION
@@ -229,6 +230,7 @@ class ProfileReport(Schema):
     measured: bool
     threads: tuple[int, ...]
     entries: tuple[CandidateLatency, ...]
+    board: str | None = None
 
 
 class Evaluation(Schema):

@@ -17,7 +17,7 @@ from edgekd.core.events import Reporter
 from edgekd.core.packing import unpacked
 from edgekd.core.report import LatencyReport
 from edgekd.core.stage import BoardAccess
-from edgekd.errors import DeviceUnavailable, Inconclusive, UserError
+from edgekd.errors import Inconclusive, UserError
 from edgekd.gate.questions import Unit
 from edgekd.pipeline.gating.units import PLAN, unit_from_samples
 from edgekd.pipeline.single import Workbench
@@ -26,9 +26,11 @@ from edgekd.profiling.agent.facts import throttled, warnings_from_states
 from edgekd.profiling.agent.loop import Samples
 from edgekd.profiling.measure import latency_report
 from edgekd.profiling.remote.board import Board, board_from_access
+from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.link import Link
 from edgekd.profiling.remote.request import FILES, BoardPlan, Trial, fits, unit_job_for, usable_runtimes
 from edgekd.profiling.remote.results import board_fingerprint
+from edgekd.targets.schema import Target
 
 FIRST_S, LONGEST_S = 3.0, 20.0
 """Seconds of the first job, and of a later one at most: the test may stop at any unit, and each job has its price."""
@@ -61,7 +63,7 @@ def board_bench(
     access: BoardAccess,
     bench: Workbench,
     *,
-    runtimes: Sequence[str],
+    target: Target | None,
     asked: str | None,
     threads: int,
     seed: int,
@@ -72,7 +74,7 @@ def board_bench(
     Args:
         access: How it is reached.
         bench: What is gated, and the baseline's bundle.
-        runtimes: Of the target's card; empty where there is none.
+        target: The bundle's card; None where it has none, and any board and runtime will do.
         asked: Runtime that was asked for.
         threads: CPU threads.
         seed: Of orders.
@@ -80,7 +82,7 @@ def board_bench(
 
     Raises:
         UserError: A bundle or a runtime that no board takes.
-        DeviceUnavailable: The board cannot be reached, or has none of the runtimes.
+        DeviceUnavailable: The board cannot be reached, is another device than the card's, or has none of the runtimes.
     """
     board, paths = board_from_access(access), {}
     for name, bundle in bench.bundles.items():
@@ -91,12 +93,10 @@ def board_bench(
             )
         paths[bundle.file(FILES[bundle.kind])] = bench.store.blobs.path(bundle.file(FILES[bundle.kind]))
     known = board.hello(*paths)
-    able = tuple(name for name in runtimes if name in ADAPTERS)
-    if runtimes and not able:
-        raise DeviceUnavailable(
-            f"The bundle's target runs in {' and '.join(runtimes)}; boards are measured in {' and '.join(ADAPTERS)}.",
-            hint="name one of them with --runtime",
-        )
+    able: tuple[str, ...] = ()
+    if target is not None:
+        require_target(board.name, known["machine"], target)
+        able = tuple(support.runtime for support in target.runtimes if support.runtime in ADAPTERS)
     trials = {
         name: Trial(
             candidate=name,
@@ -109,7 +109,8 @@ def board_bench(
     }
     board.push({digest: path for digest, path in paths.items() if digest in known["missing"]}, reporter)
     plan = BoardPlan(seed=seed, threads=(threads,), lock_clocks=access.lock_clocks)
-    return BoardBench(board=board, device=board_fingerprint(known, able), trials=trials, plan=plan)
+    counted = {*able, *(trial.runtime for trial in trials.values())} if able else set()
+    return BoardBench(board=board, device=board_fingerprint(known, sorted(counted)), trials=trials, plan=plan)
 
 
 class BoardUnits:

@@ -141,7 +141,7 @@ def _on_board(
     place = board_bench(
         request.board,
         bench,
-        runtimes=[support.runtime for support in target.runtimes] if has_card(request.target) else [],
+        target=target if has_card(request.target) else None,
         asked=request.runtime,
         threads=request.threads,
         seed=request.seed or 0,

@@ -12,12 +12,12 @@ from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
 from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
-from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.predict.calibrate import Measure, Medians
 from edgekd.profiling.remote.board import Board, board_from_access
+from edgekd.profiling.remote.for_target import runtimes_for
 from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.profile import profile_on_board
-from edgekd.profiling.remote.request import BoardPlan, Candidate, usable_runtimes
+from edgekd.profiling.remote.request import BoardPlan, Candidate
 from edgekd.runtimes.onnx_file import onnx_interface
 from edgekd.targets.schema import Target
 
@@ -88,16 +88,7 @@ def board_calibrator(access: BoardAccess, target: Target) -> BoardCalibrator:
     board = board_from_access(access)
     known = board.hello()
     require_target(board.name, known["machine"], target)
-    names = tuple(support.runtime for support in target.runtimes if support.runtime in ADAPTERS)
-    if not names:
-        listed = " and ".join(support.runtime for support in target.runtimes)
-        raise DeviceUnavailable(
-            f"{target.name} runs in {listed}; boards are measured in {' and '.join(ADAPTERS)}.",
-            hint="run the command on the device itself",
-        )
-    there = [name for name in names if known["runtimes"].get(name, {}).get("ok")]
-    plan = BoardPlan(runtimes=(there or names)[:1])
-    (runtime,) = usable_runtimes(board.name, board.python, board.ssh.address.command, plan, known["runtimes"])
+    runtime = runtimes_for(board, target, known["runtimes"])[0]
     return BoardCalibrator(
         board=board, access=access, runtime=runtime, version=str(known["runtimes"][runtime]["version"])
     )

@@ -48,7 +48,7 @@ def report_from_result(
     for run in runs:
         said += [text for text in _circumstances(run) if text not in said]
     device = board_fingerprint(result, plan.runtimes)
-    report = ProfileReport(device=device, measured=True, threads=plan.threads, entries=tuple(entries))
+    report = ProfileReport(device=device, measured=True, threads=plan.threads, entries=tuple(entries), board=board)
     return report, said
 
 

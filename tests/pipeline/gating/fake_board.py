@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from edgekd.profiling.agent.loop import CallTimer, Plan
 from edgekd.profiling.agent.units import Units
 from tests.profiling.fakes import Clock
 
-MACHINE = {"cpu_model": "Toy board", "cores": 4, "architecture": "aarch64"}
+MACHINE = {"cpu_model": "Toy board", "cores": 4, "architecture": platform.machine()}
 
 
 @dataclass
@@ -33,6 +34,7 @@ class FakeBoard:
     runtimes: tuple[str, ...] = ("onnxruntime",)
     name: str = "ssh://toy"
     python: str = "python3"
+    machine: Mapping[str, Any] = field(default_factory=lambda: MACHINE)
     specs: list[dict[str, Any]] = field(default_factory=list)
     pushed: list[str] = field(default_factory=list)
     released: int = 0
@@ -43,7 +45,7 @@ class FakeBoard:
         return {n: {"ok": True, "version": "1.2", "install": ""} for n in self.runtimes}
 
     def hello(self, *digests: str) -> dict[str, Any]:
-        return {"machine": MACHINE, "runtimes": self.offers, "missing": list(digests)}
+        return {"machine": self.machine, "runtimes": self.offers, "missing": list(digests)}
 
     def push(self, files: Mapping[str, Path], reporter: object) -> None:
         self.pushed += list(files)
@@ -90,4 +92,4 @@ class FakeBoard:
         ]
         before, after = ({"throttle_counts": {"core": count}} for count in (0, int(self.throttles)))
         run = {"before": before, "after": after, "took_s": ends[-1], "floating": None, "unit_ends_s": ends}
-        return {"entries": entries, "runs": [run], "clocks": [], "machine": MACHINE, "runtimes": self.offers}
+        return {"entries": entries, "runs": [run], "clocks": [], "machine": self.machine, "runtimes": self.offers}

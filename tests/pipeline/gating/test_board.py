@@ -22,11 +22,11 @@ from edgekd.pipeline.gating.request import GateRequest
 from edgekd.testing.toy_graphs import toy_graph
 from tests.gate.results import latency
 from tests.pipeline.gating.bench import Bench, bench
-from tests.pipeline.gating.fake_board import FakeBoard
+from tests.pipeline.gating.fake_board import MACHINE, FakeBoard
 
 __all__ = ["bench"]
 
-DEVICE = "Toy board, 4 cores, aarch64; onnxruntime 1.2"
+DEVICE = f"Toy board, 4 cores, {MACHINE['architecture']}; onnxruntime 1.2"
 BOARD = BoardAccess(address="ssh://toy")
 
 
@@ -133,3 +133,14 @@ def test_bundles_that_no_board_runs_are_refused_before_anything_is_measured(
         gate(GateRequest(target=openvino, runtime="tensorrt", board=BOARD))
     assert board.specs == []
     assert gate(GateRequest(target=openvino, runtime="onnxruntime", board=BOARD)).device == DEVICE
+
+
+def test_a_bundle_that_was_made_for_another_device_is_not_judged_on_this_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = use(noisy(1.0), monkeypatch)
+    other = bench.package("pi", 1.0, seed=1, target="raspberry-pi-5")
+    with pytest.raises(DeviceUnavailable, match="ssh://toy is not a raspberry-pi-5"):
+        gate(GateRequest(target=other, board=BOARD))
+    board.machine = {**MACHINE, "board_model": "Raspberry Pi 5 Model B"}
+    assert gate(GateRequest(target=other, board=BOARD)).device == DEVICE
