@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 TRAINING_PLACES = ("auto", "cpu", "cuda")
 _ONLY_BOARDS = ("tag", "lock_clocks", "device_python")
-_NOT_ON_BOARDS = {"layers": "--layers", "offline_samples": "--offline"}
+_NOT_ON_BOARDS = {"offline_samples": "--offline"}
 _COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s", "N"]
 
 
@@ -136,6 +136,7 @@ def profile_boards(flags: Mapping[str, Any]) -> int:
         precision=flags["precision"],
         stall_s=flags["limit_s"],
         lock_clocks=flags["lock_clocks"],
+        layers=flags["layers"],
     )
     with live(reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))) as reporter:
         return _on_lab(flags, plan, reporter) if flags["lab"] else _on_device(flags, plan, reporter)
@@ -158,7 +159,7 @@ def _on_device(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) ->
     else:
         for decision in found.decisions:
             reporter.message(f"• {decision}")
-        print_report(found.report, False)
+        print_report(found.report, flags["layers"])
     return exit_code_for(found.report.entries)
 
 

@@ -99,6 +99,10 @@ def print_report(report: Any, with_layers: bool) -> None:
             click.echo(f"{entry.candidate}@{entry.runtime}: {entry.failure}")
         elif entry.latency and entry.latency.inconclusive:
             click.echo(f"{entry.candidate}@{entry.runtime}: inconclusive. {entry.latency.inconclusive}")
+        if entry.latency and (alone := entry.latency.compute_only):
+            low, high = alone.median_low_ms, alone.median_high_ms
+            text = f"compute only {alone.p50_ms:.3f} ms ({low:.3f} to {high:.3f}), p99 {alone.p99_ms:.3f}"
+            click.echo(f"{entry.candidate}@{entry.runtime}: {text}; the table is with transfers")
     if with_layers:
         for entry in report.entries:
             _print_layers(entry)
@@ -130,7 +134,8 @@ def _print_layers(entry: Any) -> None:
     title = f"\n{entry.candidate}@{entry.runtime}: "
     if entry.layers is None:
         if entry.latency is not None:
-            click.echo(f"{title}the runtime does not tell the times of layers")
+            where = " on a board" if "board" in entry.latency.environment else ""
+            click.echo(f"{title}{entry.runtime} does not tell the times of layers{where}")
         return
     found = entry.layers
     shares = ", ".join(f"{share:.0%} {kind}" for kind, share in found.share_by_arithmetic.items())

@@ -159,6 +159,7 @@ class ProfileStage(Stage[ProfileConfig]):
             precision=config.precision,
             seed=ctx.seed,
             stall_s=config.limit_s,
+            layers=config.layers != "none",
         )
         candidates = [
             Candidate(name=name, bundle=bundle, path=ctx.path(bundle, MODEL_FILE[bundle.kind]))
@@ -167,7 +168,8 @@ class ProfileStage(Stage[ProfileConfig]):
         ]
         found = profile_for_target(access, target, candidates, plan, ctx.reporter)
         where = f"Latencies were measured on {found.report.board}; accuracies were counted on this machine."
-        return _result(found.report, [where, *found.decisions], ctx)
+        entries = tuple(_with_layers(entry, config.layers) for entry in found.report.entries)
+        return _result(found.report.model_copy(update={"entries": entries}), [where, *found.decisions], ctx)
 
     def _measured(self, trials: Sequence[_Trial], ctx: Context) -> tuple[list[CandidateLatency], list[str]]:
         """Entries of one thread count, and what may have disturbed them."""
@@ -195,6 +197,13 @@ class ProfileStage(Stage[ProfileConfig]):
             layers = {name: told.model_copy(update={"layers": ()}) for name, told in layers.items()}
         entries = [trial.entry(found.outcomes[trial.label], layers.get(trial.label)) for trial in trials]
         return entries, found.notes
+
+
+def _with_layers(entry: CandidateLatency, wanted: str) -> CandidateLatency:
+    """The entry with all of its layers, or with their shares alone."""
+    if entry.layers is None or wanted == "all":
+        return entry
+    return entry.model_copy(update={"layers": entry.layers.model_copy(update={"layers": ()})})
 
 
 def _installed(runtimes: Sequence[str]) -> tuple[list[str], list[str]]:

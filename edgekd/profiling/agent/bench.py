@@ -5,8 +5,8 @@ it was busy with when it died or stopped. Standard library of Python 3.10 only.
 
 The entries of a job's `engines`: `runtime`, `file` (digest), `kind` (`onnx` or `engine`), `inputs` (name and shape, a
 name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_to`. Beside them stand `plan`, `seed`,
-`lock_clocks`, `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`; for a gate also `units`, see
-`bench_units.py`.
+`lock_clocks`, `layers` (whether to record them), `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`; for a
+gate also `units`, see `bench_units.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -26,11 +27,12 @@ from edgekd.profiling.agent.bench_units import measured_in_units
 from edgekd.profiling.agent.clocks import clock_state
 from edgekd.profiling.agent.energy import energy_of_calls, meter_here
 from edgekd.profiling.agent.engines import Engine, open_engine
+from edgekd.profiling.agent.extras import extras_of
 from edgekd.profiling.agent.facts import Watch, available_mib, floating, state
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import SPEC_FILE
 from edgekd.profiling.agent.loop import Plan, Samples, Timer, sample
-from edgekd.profiling.agent.pulse import BETWEEN, OPENING, PULSE_FILE, RUNNING, Pulse, PulsedTimer
+from edgekd.profiling.agent.pulse import BETWEEN, EXTRAS, OPENING, PULSE_FILE, RUNNING, Pulse, PulsedTimer
 from edgekd.profiling.agent.queue import STATUS_FILE
 from edgekd.profiling.agent.wire import AgentError, read_json, write_json
 
@@ -60,6 +62,7 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     tell = _Teller(job, share, [str(spec["engines"][index]["label"]) for index in indices])
     watch, before = Watch(), {**state(), **clock_state()}
     began = time.perf_counter()
+    engines: dict[int, Engine] = {}
     if "units" in spec:
         doing = f"measure {len(indices)} engines"
 
@@ -71,23 +74,38 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
         found = {**measured_in_units(folder, spec, indices, pulse, on_unit), "left": [], "precise": True}
         found |= {"took_s": time.perf_counter() - began, "after": {**state(), **clock_state()}}
     else:
-        found = _in_turns(folder, spec, indices, pulse, tell, watch)
+        engines, failures = _opened(folder, spec, indices, pulse, tell)
+        found = _in_turns(spec, engines, failures, pulse, tell, watch)
+        found["left"] = [i for i in indices if i not in engines and str(i) not in failures]
     pulse.beat(BETWEEN, -1)
     found = {"before": before, "floating": floating(watch), **found}
-    try:
-        write_json(job / MEASURED_FILE, found)
-    except OSError as err:
-        os._exit(WRITE_FAILED + (err.errno or 0))  # no engine's fault
+    _write(job, found)
+    for index, entry in found["measured"].items():
+        if int(index) in engines:
+            engine, beat = engines[int(index)], functools.partial(pulse.beat, EXTRAS, int(index))
+            entry |= extras_of(engine, layers=bool(spec.get("layers")), beat=beat)
+    if engines:
+        _write(job, found)
     # Not closed one by one: a runtime that crashes while it is torn down must not take what was measured with it.
     os._exit(0)
 
 
+def _write(job: Path, found: dict[str, Any]) -> None:
+    try:
+        write_json(job / MEASURED_FILE, found)
+    except OSError as err:
+        os._exit(WRITE_FAILED + (err.errno or 0))  # no engine's fault
+
+
 def _in_turns(
-    folder: Folder, spec: dict[str, Any], indices: list[int], pulse: Pulse, tell: _Teller, watch: Watch
+    spec: dict[str, Any],
+    engines: dict[int, Engine],
+    failures: dict[str, str],
+    pulse: Pulse,
+    tell: _Teller,
+    watch: Watch,
 ) -> dict[str, Any]:
-    """Engines that are open together, in turns until each median is known; those that memory left out are `left`."""
-    engines, failures = _opened(folder, spec, indices, pulse, tell)
-    left = [index for index in indices if index not in engines and str(index) not in failures]
+    """Engines that are open together, in turns until each median is known."""
     timers: dict[str, Timer] = {str(index): PulsedTimer(engine, index, pulse) for index, engine in engines.items()}
     began = time.perf_counter()
 
@@ -99,12 +117,12 @@ def _in_turns(
     took_s = time.perf_counter() - began
     pulse.beat(BETWEEN, -1)
     after = {**state(), **clock_state()}
-    failures.update({index: str(failure) for index, failure in found.failures.items()})
+    failed = {**failures, **{index: str(failure) for index, failure in found.failures.items()}}
     measured = {
         index: _entry(engines[int(index)], samples, pulse, int(index)) for index, samples in found.samples.items()
     }
     return {
-        "measured": measured, "failures": failures, "left": left,
+        "measured": measured, "failures": failed,
         "precise": found.precise, "took_s": took_s, "after": after,
     }  # fmt: skip
 

@@ -33,6 +33,12 @@ class OnnxRuntimeEngine:
     def outputs(self) -> list[list[float]]:
         return [value.astype("float64").ravel().tolist() for value in self._found]
 
+    def device_ns(self, calls: int) -> list[int] | None:
+        return None  # the processor that calls is the device
+
+    def layers(self, calls: int) -> dict[str, Any] | None:
+        return None
+
     def facts(self) -> dict[str, Any]:
         return dict(self._facts)
 

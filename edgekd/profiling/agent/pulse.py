@@ -13,7 +13,8 @@ from edgekd.profiling.agent.engines import Engine
 from edgekd.profiling.agent.loop import CallTimer, TurnFailed, settle
 
 PULSE_FILE = "pulse"
-OPENING, RUNNING, BETWEEN = "open", "run", "between"
+OPENING, RUNNING, BETWEEN, EXTRAS = "open", "run", "between", "extras"
+"""What it may be busy with; the timings are on the disk before `EXTRAS` begin."""
 _PULSE_BYTES = 48
 
 

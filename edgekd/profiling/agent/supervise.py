@@ -17,7 +17,7 @@ from typing import Any
 
 from edgekd.profiling.agent.bench import MEASURED_FILE, WRITE_FAILED
 from edgekd.profiling.agent.jobs import CANCEL_FILE, LOG_FILE, tail
-from edgekd.profiling.agent.pulse import OPENING, PULSE_FILE, RUNNING, pulse_in
+from edgekd.profiling.agent.pulse import EXTRAS, OPENING, PULSE_FILE, RUNNING, pulse_in
 from edgekd.profiling.agent.wire import AgentError, agent_error, read_json
 
 TIME_LIMIT = "time-limit"
@@ -108,10 +108,12 @@ class Supervisor:
             os.close(ended)
         if hung is None and process.returncode == 0:
             return None
+        phase, index, _ = pulse_in(self._job / PULSE_FILE) or ("", -1, 0)
+        if phase == EXTRAS:
+            return None  # everything that was measured is on the disk: only what came on top is lost
         if hung is None and process.returncode >= WRITE_FAILED:
             code = process.returncode - WRITE_FAILED
             raise agent_error(OSError(code, os.strerror(code)), self._job / MEASURED_FILE)
-        phase, index, _ = pulse_in(self._job / PULSE_FILE) or ("", -1, 0)
         return index, hung or self._last_words(process.returncode, phase)
 
     def _watched(self, process: subprocess.Popen[bytes], ended: int) -> str | None:

@@ -42,6 +42,7 @@ class BoardPlan(Schema):
         precision: Stop early when the interval of every median is narrower than this fraction of it.
         seed: Of the order within rounds.
         lock_clocks: Fix the clocks while measuring and restore them.
+        layers: Record the times of layers, where the board's runtime tells them: TensorRT does.
         open_s: Longest time to load a model or to build an engine.
         stall_s: Longest time for a few inferences; a runtime that takes longer hangs.
         limit_s: Longest time of the whole job; None works it out.
@@ -55,6 +56,7 @@ class BoardPlan(Schema):
     precision: float = Field(default=0.01, gt=0)
     seed: int = 0
     lock_clocks: bool = False
+    layers: bool = False
     open_s: float = Field(default=1800.0, gt=0)
     stall_s: float = Field(default=120.0, gt=0)
     limit_s: float | None = Field(default=None, gt=0)
@@ -182,6 +184,7 @@ def job_for(trials: Sequence[Trial], plan: BoardPlan) -> tuple[str, dict[str, An
         "plan": {"warmup_s": plan.warmup_s, "duration_s": plan.duration_s, "precision": plan.precision},
         "seed": plan.seed,
         "lock_clocks": plan.lock_clocks,
+        "layers": plan.layers,
         "reserve_mib": RESERVE_MIB,
         "open_s": plan.open_s,
         "stall_s": plan.stall_s,

@@ -8,14 +8,16 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from edgekd.core.layers import LayerReport, layer_report
 from edgekd.core.packing import unpacked
 from edgekd.core.report import CandidateLatency, Energy, LatencyReport, ProfileReport
 from edgekd.errors import DeviceUnavailable, Inconclusive
 from edgekd.profiling.agent.facts import throttled, warnings_from_states
 from edgekd.profiling.agent.loop import Samples
 from edgekd.profiling.environment import fingerprint
-from edgekd.profiling.measure import latency_report
+from edgekd.profiling.measure import device_time, latency_report
 from edgekd.profiling.remote.request import BoardPlan, Trial
+from edgekd.runtimes.tensorrt_layers import layers_from_information
 
 
 def report_from_result(
@@ -45,6 +47,7 @@ def report_from_result(
             **{key: run.get(key) for key in ("before", "after")},
         }
         entries.append(_entry(trial, found, run, context, plan.precision))
+        said += [f"{trial.candidate} in {trial.runtime}: {why}" for why in found.get("failed", ())]
     for run in runs:
         said += [text for text in _circumstances(run) if text not in said]
     device = board_fingerprint(result, plan.runtimes)
@@ -82,6 +85,22 @@ def _entry(
         latency=None if failure else _latency(trial, found, run, context, asked),
         failure=None if failure is None else str(failure),
         failure_code=None if failure is None else code,
+        layers=None if failure else _layers(trial, found),
+    )
+
+
+def _layers(trial: Trial, found: Mapping[str, Any]) -> LayerReport | None:
+    """The layers of an engine; None where they were not asked for, or its runtime does not tell them."""
+    told = found.get("layers")
+    if told is None:
+        return None
+    provider = str(found["facts"]["provider"])
+    return layer_report(
+        layers_from_information(told["information"], told["times_ms"], provider),
+        source="TensorRT's inspector and profiler",
+        calls=int(told["calls"]),
+        provider=provider,
+        quantized=trial.precision == "int8",
     )
 
 
@@ -106,6 +125,7 @@ def _latency(
             "environment": {**report.environment, **context},
             "inconclusive": reasons,
             "load_ms": load_ms,
+            "compute_only": device_time(unpacked(str(found["compute"]))) if "compute" in found else None,
             "energy": None if found["energy"] is None else Energy.parse(found["energy"], trial.candidate),
         }
     )

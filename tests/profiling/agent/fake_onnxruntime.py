@@ -30,6 +30,9 @@ class InferenceSession:
             raise ValueError("no graph")
         if self.does == "crash while opening":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if self.does == "crash afterwards":
+            import edgekd.profiling.agent.onnxruntime as adapter
+            adapter.OnnxRuntimeEngine.device_ns = lambda engine, calls: os.kill(os.getpid(), signal.SIGSEGV)
         if self.does == "hang while opening":
             time.sleep(600)
 

@@ -107,6 +107,15 @@ def test_an_engine_that_fails_is_an_entry_and_the_others_are_measured(bench: Ben
     assert last["timings"]
 
 
+def test_a_crash_after_the_timing_costs_only_what_comes_on_top(bench: Bench) -> None:
+    bench.submit("job1", ["crash afterwards"])
+    assert bench.ended("job1")["state"] == "done"
+    (entry,) = result(bench.folder, "job1")["entries"]
+    assert entry["timings"]
+    assert "failure" not in entry
+    assert "compute" not in entry
+
+
 def test_engines_that_do_not_fit_into_memory_together_are_measured_in_several_runs(bench: Bench) -> None:
     bench.submit("job1", ["fine", "crash", "also fine"], reserve_mib=1e9)
     assert bench.ended("job1")["state"] == "done"
