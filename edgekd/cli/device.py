@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 TRAINING_PLACES = ("auto", "cpu", "cuda")
-_ONLY_BOARDS = ("tag", "lock_clocks", "device_python")
+_ONLY_BOARDS = ("tag", "lock_clocks", "device_python", "workers")
 _NOT_ON_BOARDS = {"offline_samples": "--offline"}
 _COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s", "N"]
 
@@ -31,7 +31,12 @@ _COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s"
 def board_options(function: F) -> F:
     """`--device`, `--lab` and what belongs to them."""
     flags = _flags("Measure on boards of a lab.", "Only boards of the lab with this tag or name.")
-    return section("On a board", *flags)(function)
+    workers = click.option(
+        "--workers",
+        metavar="ray://HOST:PORT",
+        help="Reach the boards of the lab from the machines of this Ray cluster; default: from this one.",
+    )
+    return section("On a board", *flags, workers)(function)
 
 
 def one_board_options(function: F) -> F:
@@ -94,7 +99,7 @@ def train_and_board(flags: Mapping[str, Any]) -> tuple[str, BoardAccess | None]:
         if len(kind) > 1:
             raise UserError(f"--device names {kind[0]} and {kind[1]}, and a run takes one of them.")
     # The rest is the same as for one board, which has no lab here.
-    one = {**flags, "device": boards[0] if boards else None, "lab": None, "tag": ()}
+    one = {**flags, "device": boards[0] if boards else None, "lab": None, "tag": (), "workers": None}
     return places[0] if places else TRAINING_PLACES[0], board_from_flags(one)
 
 
@@ -107,7 +112,7 @@ def boards_wanted(flags: Mapping[str, Any]) -> bool:
     if flags["device"] and flags["lab"]:
         raise UserError("--device names one board and --lab many; both were given.", hint="give one of them")
     if not flags["device"] and not flags["lab"]:
-        stray = [name for name in _ONLY_BOARDS if flags[name]]
+        stray = [name for name in _ONLY_BOARDS if flags.get(name)]
         if stray:
             flag = "--" + stray[0].replace("_", "-")
             raise UserError(
@@ -119,6 +124,8 @@ def boards_wanted(flags: Mapping[str, Any]) -> bool:
             raise UserError(f"{flag} is measured on this machine only.", hint="leave it out for a board")
     if flags["tag"] and not flags["lab"]:
         raise UserError("--tag chooses boards of a lab file, and none was given.", hint="add --lab lab.yaml")
+    if flags.get("workers") and not flags["lab"]:
+        raise UserError("--workers reaches the boards of a lab file, and none was given.", hint="add --lab lab.yaml")
     if flags["device_python"] and flags["lab"]:
         raise UserError("--device-python is for one board.", hint="write `python:` beside the board in the lab file")
     return True
@@ -167,12 +174,18 @@ def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> in
     from edgekd.cli.profile import exit_code_for
     from edgekd.pipeline.single import workbench
     from edgekd.profiling.remote.boards import profile_on_boards
+    from edgekd.profiling.remote.boards_ray import check_cluster, profile_on_cluster
     from edgekd.profiling.remote.lab import load_lab
 
+    cluster = None if flags["workers"] is None else check_cluster(flags["workers"])
     lab = load_lab(flags["lab"])
     boards = lab.chosen(flags["tag"], "--tag")
     with workbench(names_for(flags["models"])) as bench:
-        found = profile_on_boards(boards, _candidates(bench), plan, concurrency=lab.concurrency, reporter=reporter)
+        measured, limit = _candidates(bench), lab.concurrency
+        if cluster is None:
+            found = profile_on_boards(boards, measured, plan, concurrency=limit, reporter=reporter)
+        else:
+            found = profile_on_cluster(boards, measured, plan, address=cluster, concurrency=limit, reporter=reporter)
     if flags["output_format"] == "json":
         click.echo(json.dumps({"schema_version": 1, "boards": _plain(boards, found)}, indent=2))
     else:
