@@ -134,8 +134,7 @@ def _print_layers(entry: Any) -> None:
     title = f"\n{entry.candidate}@{entry.runtime}: "
     if entry.layers is None:
         if entry.latency is not None:
-            where = " on a board" if "board" in entry.latency.environment else ""
-            click.echo(f"{title}{entry.runtime} does not tell the times of layers{where}")
+            click.echo(f"{title}the runtime does not tell the times of layers")
         return
     found = entry.layers
     shares = ", ".join(f"{share:.0%} {kind}" for kind, share in found.share_by_arithmetic.items())

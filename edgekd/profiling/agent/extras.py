@@ -18,7 +18,7 @@ COMPUTE_S = 1.0
 BURST = 20
 FEWEST_BURSTS = 6
 """Below this there is no 95 % interval of a median."""
-LAYER_CALLS = 50
+LAYER_CALLS = 20
 
 
 def extras_of(

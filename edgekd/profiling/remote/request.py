@@ -42,7 +42,7 @@ class BoardPlan(Schema):
         precision: Stop early when the interval of every median is narrower than this fraction of it.
         seed: Of the order within rounds.
         lock_clocks: Fix the clocks while measuring and restore them.
-        layers: Record the times of layers, where the board's runtime tells them: TensorRT does.
+        layers: Record the times of layers, after the timing.
         open_s: Longest time to load a model or to build an engine.
         stall_s: Longest time for a few inferences; a runtime that takes longer hangs.
         limit_s: Longest time of the whole job; None works it out.

@@ -17,6 +17,8 @@ from edgekd.profiling.agent.loop import Samples
 from edgekd.profiling.environment import fingerprint
 from edgekd.profiling.measure import device_time, latency_report
 from edgekd.profiling.remote.request import BoardPlan, Trial
+from edgekd.runtimes.onnxruntime_layers import layers_from_events
+from edgekd.runtimes.session import computes_in_int8
 from edgekd.runtimes.tensorrt_layers import layers_from_information
 
 
@@ -95,13 +97,14 @@ def _layers(trial: Trial, found: Mapping[str, Any]) -> LayerReport | None:
     if told is None:
         return None
     provider = str(found["facts"]["provider"])
-    return layer_report(
-        layers_from_information(told["information"], told["times_ms"], provider),
-        source="TensorRT's inspector and profiler",
-        calls=int(told["calls"]),
-        provider=provider,
-        quantized=trial.precision == "int8",
-    )
+    if "events" in told:
+        layers = layers_from_events(told["events"], int(told["calls"]))
+        source = "ONNX Runtime profile"
+    else:
+        layers = layers_from_information(told["information"], told["times_ms"], provider)
+        source = "TensorRT's inspector and profiler"
+    quantized = computes_in_int8(trial.bundle)
+    return layer_report(layers, source=source, calls=int(told["calls"]), provider=provider, quantized=quantized)
 
 
 def _latency(

@@ -36,6 +36,7 @@ class InferenceSession:
         if self.does == "hang while opening":
             time.sleep(600)
 
+    def end_profiling(self): raise RuntimeError("no trace")
     def get_outputs(self): return [Named("logits")]
     def get_providers(self): return ["CPUExecutionProvider"]
 

@@ -107,6 +107,14 @@ def test_an_engine_that_fails_is_an_entry_and_the_others_are_measured(bench: Ben
     assert last["timings"]
 
 
+def test_layers_that_are_not_recorded_are_a_sentence_beside_the_timings(bench: Bench) -> None:
+    bench.submit("job1", ["fine"], layers=True)
+    assert bench.ended("job1")["state"] == "done"
+    (entry,) = result(bench.folder, "job1")["entries"]
+    assert entry["timings"]
+    assert entry["failed"] == ["its layers were not recorded: no trace"]
+
+
 def test_a_crash_after_the_timing_costs_only_what_comes_on_top(bench: Bench) -> None:
     bench.submit("job1", ["crash afterwards"])
     assert bench.ended("job1")["state"] == "done"
@@ -135,8 +143,8 @@ def test_an_engine_that_hangs_is_ended_and_the_others_are_measured(bench: Bench,
 
 
 UNITS = {
-    "seconds": 0.3,
-    "most": 50,
+    "seconds": 60.0,
+    "most": 3,
     "plan": {
         "warmup_s": 0.0,
         "burst_s": 0.001,
@@ -148,15 +156,17 @@ UNITS = {
 }
 
 
-def test_a_job_of_units_opens_the_engines_anew_and_says_when_each_unit_ended(bench: Bench) -> None:
-    bench.submit("job1", ["fine", "also fine"], units=UNITS)
+@pytest.mark.parametrize(("changes", "count"), [({}, 3), ({"seconds": 1e-6}, 1)])
+def test_a_job_of_units_ends_with_their_number_or_its_time_and_says_when_each_unit_ended(
+    bench: Bench, changes: dict[str, float], count: int
+) -> None:
+    bench.submit("job1", ["fine", "also fine"], units={**UNITS, **changes})
     assert bench.ended("job1")["state"] == "done"
     found = result(bench.folder, "job1")
     (run,) = found["runs"]
     ends = run["unit_ends_s"]
-    assert len(ends) > 1
+    assert len(ends) == count
     assert ends == sorted(ends)
-    assert ends[-2] < 0.3 <= ends[-1]
     for entry in found["entries"]:
         assert [len(unpacked(unit)) for unit in entry["units"]] == [6] * len(ends)
         assert entry["warmup_n"] == 3 * len(ends)
