@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from edgekd.cli.device import board_from_flags, one_board_options
 from edgekd.cli.gate import is_run, parse_share
 from edgekd.cli.options import SectionedCommand, section, verbosity_of
 from edgekd.core.text import ms, percent, significant
+from edgekd.errors import UserError
 
 
 @click.group(short_help="Accept a result, so that later ones are held to it.")
@@ -38,6 +40,7 @@ def baseline() -> None:
     click.option("-v", "--verbose", is_flag=True, help="Say more; show the traceback of an error."),
     click.option("-q", "--quiet", is_flag=True, help="Only the result, warnings and errors."),
 )  # fmt: skip
+@one_board_options
 def update(**flags: Any) -> int:
     """Accept TARGET (a finished run's folder, or a bundle that is measured now) as the baseline in FILE.
 
@@ -51,12 +54,17 @@ def update(**flags: Any) -> int:
     from edgekd.pipeline.gating.files import write_baseline
     from edgekd.pipeline.gating.request import GateRequest
 
-    file, target = flags["file"], flags["target"]
+    file, target, board = flags["file"], flags["target"], board_from_flags(flags)
     share = parse_share(flags["max_regression"], "--max-regression")
     tolerances = {"latency_tolerance": share, "accuracy_tolerance": flags["max_drop"]}
     given = {name: value for name, value in tolerances.items() if value is not None}
     old = read_baseline(file) if file.exists() else None
     if is_run(target):
+        if board is not None:
+            raise UserError(
+                f"--device and --lab are for a bundle that is measured; {target} is a run with records of its own.",
+                hint=f"give {target}/bundle",
+            )
         new = accepted_run(target, file)
     else:
         request = GateRequest(
@@ -66,6 +74,7 @@ def update(**flags: Any) -> int:
             time_limit_s=flags["time_s"],
             data=flags["data"],
             seed=flags["seed"],
+            board=board,
         )
         with live(reporter_for("text", verbosity_of(flags["verbose"], flags["quiet"]))) as reporter:
             new = accepted_bundle(request, file, reporter)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgekd.cli.options import SectionedCommand, running, section, shared
+from edgekd.errors import UserError
 
 
 @click.command(cls=SectionedCommand, short_help="The main job on handwritten digits.")
@@ -24,6 +25,8 @@ def demo(**flags: Any) -> int:
     from edgekd.pipeline.digits import OPTIONS, digits_npz, digits_request, trained_teacher
 
     job = Job.from_flags(flags)
+    if job.board is not None:
+        raise UserError("The demo compresses for this machine.", hint="edgekd compress ... --device ssh://user@host")
     with live(reporter_for(job.output_format, job.verbosity)) as reporter:
         reporter.message("Handwritten digits of scikit-learn, upscaled to 1x32x32.")
         data = digits_npz(job.out / "digits.npz")

@@ -1,4 +1,4 @@
-"""`edgekd profile --device` and `--lab`: the same table for boards that are reached over ssh."""
+"""Boards on the command line: the flags that name them, and `edgekd profile` on one or on many."""
 
 from __future__ import annotations
 
@@ -10,34 +10,97 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgekd.cli.console import print_table, reporter_for
-from edgekd.cli.options import names_for, parse_counts, section, verbosity_of
+from edgekd.cli.options import names_for, on_boards, parse_counts, section, verbosity_of
 from edgekd.cli.work import live
 from edgekd.errors import EdgekdError, UserError
 
 if TYPE_CHECKING:
     from edgekd.core.events import Reporter
+    from edgekd.core.stage import BoardAccess
     from edgekd.profiling.remote.boards import Outcome
     from edgekd.profiling.remote.lab import LabBoard
     from edgekd.profiling.remote.request import BoardPlan, Candidate
 
 F = TypeVar("F", bound=Callable[..., Any])
-_ONLY_BOARDS = ("tag", "lock_clocks", "device_python")
-_NOT_ON_BOARDS = {"layers": "--layers", "offline_samples": "--offline"}
+TRAINING_PLACES = ("auto", "cpu", "cuda")
+_ONLY_BOARDS = ("tag", "lock_clocks", "device_python", "workers")
+_NOT_ON_BOARDS = {"offline_samples": "--offline"}
 _COLUMNS = ["model", "runtime", "threads", "p50 ms", "±", "p90", "p99", "per s", "N"]
 
 
 def board_options(function: F) -> F:
     """`--device`, `--lab` and what belongs to them."""
-    return section(
-        "On a board",
+    flags = _flags("Measure on boards of a lab.", "Only boards of the lab with this tag or name.")
+    workers = click.option(
+        "--workers",
+        metavar="ray://HOST:PORT",
+        help="Reach the boards of the lab from the machines of this Ray cluster; default: from this one.",
+    )
+    return section("On a board", *flags, workers)(function)
+
+
+def one_board_options(function: F) -> F:
+    """The same for verbs that take one board."""
+    flags = _flags("Measure on a board of a lab.", "The board of the lab with this tag or name.")
+    return section("On a board", *flags)(function)
+
+
+def _flags(lab: str, tag: str) -> tuple[Callable[[F], F], ...]:
+    return (
         click.option("--device", metavar="ssh://USER@HOST[:PORT]", help="Measure on this board, over ssh."),
-        click.option("--lab", type=click.Path(path_type=Path), metavar="LAB.YAML", help="Measure on boards of a lab."),
-        click.option("--tag", multiple=True, help="Only boards of the lab with this tag or name. Repeat: all of them."),
-        click.option("--lock-clocks", is_flag=True, help="Fix the clocks while measuring, and restore them."),
-        click.option(
-            "--device-python", metavar="PATH", help="The board's Python that has the runtime; default python3."
-        ),
-    )(function)
+        click.option("--lab", type=click.Path(path_type=Path), metavar="LAB.YAML", help=lab),
+        click.option("--tag", multiple=True, help=f"{tag} Repeat: all of them."),
+        *on_boards(),
+    )
+
+
+def board_from_flags(flags: Mapping[str, Any]) -> BoardAccess | None:
+    """The one board that the flags of `one_board_options` name; None where they name none.
+
+    Raises:
+        UserError: Flags that do not fit together, or that leave several boards of a lab.
+    """
+    from edgekd.core.stage import BoardAccess
+    from edgekd.profiling.remote.address import parse_address
+    from edgekd.profiling.remote.board import PYTHON
+    from edgekd.profiling.remote.lab import load_lab
+
+    if not boards_wanted(flags):
+        return None
+    if flags["device"]:
+        parse_address(flags["device"], "--device")
+        python = flags["device_python"] or PYTHON
+        return BoardAccess(address=flags["device"], python=python, lock_clocks=flags["lock_clocks"])
+    found = load_lab(flags["lab"]).chosen(flags["tag"], "--tag")
+    if len(found) > 1:
+        raise UserError(
+            f"This verb takes one board, and the lab has {len(found)} that fit: {', '.join(found)}.",
+            hint=f"--tag {next(iter(found))}",
+        )
+    ((name, board),) = found.items()
+    return BoardAccess(address=board.address, python=board.python, lock_clocks=flags["lock_clocks"], name=name)
+
+
+def train_and_board(flags: Mapping[str, Any]) -> tuple[str, BoardAccess | None]:
+    """Where to train, and the board to measure on, from the `--device` flags of the verbs that do both.
+
+    Raises:
+        UserError: Neither a place to train nor an address, two of a kind, or flags of a board without one.
+    """
+    boards = [text for text in flags["devices"] if "://" in text]
+    places = [text for text in flags["devices"] if "://" not in text]
+    for text in places:
+        if text not in TRAINING_PLACES:
+            raise UserError(
+                f"--device {text!r}: expected {', '.join(TRAINING_PLACES)}, or ssh://user@host.",
+                hint="--device cuda --device ssh://user@host trains here and measures there",
+            )
+    for kind in (boards, places):
+        if len(kind) > 1:
+            raise UserError(f"--device names {kind[0]} and {kind[1]}, and a run takes one of them.")
+    # The rest is the same as for one board, which has no lab here.
+    one = {**flags, "device": boards[0] if boards else None, "lab": None, "tag": (), "workers": None}
+    return places[0] if places else TRAINING_PLACES[0], board_from_flags(one)
 
 
 def boards_wanted(flags: Mapping[str, Any]) -> bool:
@@ -49,7 +112,7 @@ def boards_wanted(flags: Mapping[str, Any]) -> bool:
     if flags["device"] and flags["lab"]:
         raise UserError("--device names one board and --lab many; both were given.", hint="give one of them")
     if not flags["device"] and not flags["lab"]:
-        stray = [name for name in _ONLY_BOARDS if flags[name]]
+        stray = [name for name in _ONLY_BOARDS if flags.get(name)]
         if stray:
             flag = "--" + stray[0].replace("_", "-")
             raise UserError(
@@ -57,10 +120,12 @@ def boards_wanted(flags: Mapping[str, Any]) -> bool:
             )
         return False
     for name, flag in _NOT_ON_BOARDS.items():
-        if flags[name]:
+        if flags.get(name):
             raise UserError(f"{flag} is measured on this machine only.", hint="leave it out for a board")
     if flags["tag"] and not flags["lab"]:
         raise UserError("--tag chooses boards of a lab file, and none was given.", hint="add --lab lab.yaml")
+    if flags.get("workers") and not flags["lab"]:
+        raise UserError("--workers reaches the boards of a lab file, and none was given.", hint="add --lab lab.yaml")
     if flags["device_python"] and flags["lab"]:
         raise UserError("--device-python is for one board.", hint="write `python:` beside the board in the lab file")
     return True
@@ -78,6 +143,7 @@ def profile_boards(flags: Mapping[str, Any]) -> int:
         precision=flags["precision"],
         stall_s=flags["limit_s"],
         lock_clocks=flags["lock_clocks"],
+        layers=flags["layers"],
     )
     with live(reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))) as reporter:
         return _on_lab(flags, plan, reporter) if flags["lab"] else _on_device(flags, plan, reporter)
@@ -100,7 +166,7 @@ def _on_device(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) ->
     else:
         for decision in found.decisions:
             reporter.message(f"• {decision}")
-        print_report(found.report, False)
+        print_report(found.report, flags["layers"])
     return exit_code_for(found.report.entries)
 
 
@@ -108,12 +174,18 @@ def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> in
     from edgekd.cli.profile import exit_code_for
     from edgekd.pipeline.single import workbench
     from edgekd.profiling.remote.boards import profile_on_boards
+    from edgekd.profiling.remote.boards_ray import check_cluster, profile_on_cluster
     from edgekd.profiling.remote.lab import load_lab
 
+    cluster = None if flags["workers"] is None else check_cluster(flags["workers"])
     lab = load_lab(flags["lab"])
     boards = lab.chosen(flags["tag"], "--tag")
     with workbench(names_for(flags["models"])) as bench:
-        found = profile_on_boards(boards, _candidates(bench), plan, concurrency=lab.concurrency, reporter=reporter)
+        measured, limit = _candidates(bench), lab.concurrency
+        if cluster is None:
+            found = profile_on_boards(boards, measured, plan, concurrency=limit, reporter=reporter)
+        else:
+            found = profile_on_cluster(boards, measured, plan, address=cluster, concurrency=limit, reporter=reporter)
     if flags["output_format"] == "json":
         click.echo(json.dumps({"schema_version": 1, "boards": _plain(boards, found)}, indent=2))
     else:

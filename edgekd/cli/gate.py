@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgekd.cli.compress import budget_options
+from edgekd.cli.device import board_from_flags, one_board_options
 from edgekd.cli.options import SectionedCommand, section, verbosity_of
 from edgekd.core.report import Budget
 from edgekd.errors import UserError
@@ -24,6 +25,11 @@ MEASURING_ONLY = {
     "time_s": "--time",
     "data": "--data",
     "seed": "--seed",
+    "device": "--device",
+    "lab": "--lab",
+    "tag": "--tag",
+    "lock_clocks": "--lock-clocks",
+    "device_python": "--device-python",
 }
 
 
@@ -60,6 +66,7 @@ MEASURING_ONLY = {
     click.option("--data", help="Labelled data to count the drop on."),
     click.option("--seed", type=click.IntRange(0), help="Of orders, and of the split of the data."),
 )
+@one_board_options
 @section(
     "Answer",
     click.option("--on-inconclusive", type=click.Choice(["fail", "warn"]), default="fail", show_default=True,
@@ -75,6 +82,8 @@ MEASURING_ONLY = {
 )  # fmt: skip
 def gate(**flags: Any) -> int:
     """Judge TARGET: the folder of a finished run from its records, or a bundle (a folder or .onnx file) by measuring.
+
+    With --device the bundle, and the baseline's in turns with it, are measured on a board.
 
     Limits of a finished run that are not given are its own. Exit codes: 0 PASS, 1 FAIL, 5 INCONCLUSIVE (too noisy for
     the time, predicted, or another device than the baseline's).
@@ -127,7 +136,7 @@ def _judged_run(flags: dict[str, Any]) -> tuple[GateReport, bool]:
 
     run = read_run(flags["target"])
     for name, flag in MEASURING_ONLY.items():
-        if flags[name] is not None:
+        if flags[name] not in (None, (), False):
             raise UserError(
                 f"{flag} is for a bundle that is measured; {flags['target']} is judged from the records of its run.",
                 hint=f"give {flags['target']}/bundle",
@@ -170,6 +179,7 @@ def _judged_bundle(flags: dict[str, Any]) -> tuple[GateReport, bool]:
         data=flags["data"],
         seed=flags["seed"],
         allow_predicted=flags["allow_predicted"],
+        board=board_from_flags(flags),
     )
     plain = "json" if flags["output_format"] == "json" else "text"
     with live(reporter_for(plain, verbosity_of(flags["verbose"], flags["quiet"]))) as reporter:

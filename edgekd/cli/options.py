@@ -55,6 +55,16 @@ def workers_option(function: F) -> F:
     )(function)
 
 
+def on_boards() -> tuple[Callable[[F], F], ...]:
+    """Flags that say how a board measures."""
+    return (
+        click.option("--lock-clocks", is_flag=True, help="Fix the board's clocks while measuring, and restore them."),
+        click.option(
+            "--device-python", metavar="PATH", help="The board's Python that has the runtime; default python3."
+        ),
+    )
+
+
 def running(default_out: str | None) -> tuple[Callable[[F], F], ...]:
     """Flags of the verbs that run a graph."""
     return (
@@ -68,7 +78,14 @@ def running(default_out: str | None) -> tuple[Callable[[F], F], ...]:
         ),
         click.option("--dry-run", is_flag=True, help="Print what would run and why, write resolved.yaml, stop."),
         click.option("--rebuild", multiple=True, metavar="NODE", help="Run this node again; `all`: every one. Repeat."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
+        click.option(
+            "--device",
+            "devices",
+            multiple=True,
+            metavar="auto|cpu|cuda|ssh://...",
+            help="auto, cpu or cuda: where to train. ssh://USER@HOST[:PORT]: where to measure. Repeat for both.",
+        ),
+        *on_boards(),
         click.option("--cpu-threads", type=click.IntRange(1), help="CPU threads of training; default: all cores."),
         workers_option,
     )

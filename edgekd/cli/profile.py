@@ -99,6 +99,10 @@ def print_report(report: Any, with_layers: bool) -> None:
             click.echo(f"{entry.candidate}@{entry.runtime}: {entry.failure}")
         elif entry.latency and entry.latency.inconclusive:
             click.echo(f"{entry.candidate}@{entry.runtime}: inconclusive. {entry.latency.inconclusive}")
+        if entry.latency and (alone := entry.latency.compute_only):
+            low, high = alone.median_low_ms, alone.median_high_ms
+            text = f"compute only {alone.p50_ms:.3f} ms ({low:.3f} to {high:.3f}), p99 {alone.p99_ms:.3f}"
+            click.echo(f"{entry.candidate}@{entry.runtime}: {text}; the table is with transfers")
     if with_layers:
         for entry in report.entries:
             _print_layers(entry)

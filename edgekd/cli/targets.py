@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekd.cli.console import print_table
+from edgekd.cli.console import print_table, reporter_for
+from edgekd.cli.device import board_from_flags, one_board_options
 from edgekd.cli.options import SectionedCommand, section
+from edgekd.cli.work import live
 from edgekd.core.schema import suggest
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.targets.calibration import save_calibration
 from edgekd.targets.load import HOST, known_targets, load_target
 from edgekd.targets.schema import Target
+
+if TYPE_CHECKING:
+    from edgekd.core.stage import BoardAccess
+    from edgekd.profiling.predict.calibrate import Measure
 
 CALIBRATE = "calibrate"
 
@@ -27,16 +34,22 @@ CALIBRATE = "calibrate"
     click.option("--duration", "duration_s", type=click.FloatRange(0.01), default=1.0, show_default=True,
                  help="Seconds per network, at most."),
 )  # fmt: skip
-def targets(words: tuple[str, ...], output_format: str, threads: int, duration_s: float) -> int:
+@one_board_options
+def targets(words: tuple[str, ...], output_format: str, threads: int, duration_s: float, **board: Any) -> int:
     """List the devices that have cards; with NAME (or a card's path) explain one, with the source of each number.
 
     `edgekd targets calibrate NAME` times a designed set of small networks on the device and keeps the fitted latency
-    model beside its card; later runs predict with it and say so.
+    model beside its card; later runs predict with it and say so. With --device the networks are timed on that board.
     """
+    access = board_from_flags(board)
     if words[:1] == (CALIBRATE,):
         if len(words) != 2:
             raise UserError("targets calibrate takes the name of one target.", hint="edgekd targets calibrate host")
-        return _calibrate(load_target(words[1]), threads, duration_s, output_format)
+        return _calibrate(load_target(words[1]), threads, duration_s, output_format, access)
+    if access is not None:
+        raise UserError(
+            "--device and --lab are for calibrating.", hint="edgekd targets calibrate NAME --device ssh://..."
+        )
     if len(words) > 1:
         raise UserError(f"targets takes one name, got {len(words)}.{suggest(words[0], [CALIBRATE])}")
     found = known_targets() if not words else (load_target(words[0]),)
@@ -49,21 +62,24 @@ def targets(words: tuple[str, ...], output_format: str, threads: int, duration_s
     return 0
 
 
-def _calibrate(target: Target, threads: int, duration_s: float, output_format: str) -> int:
+def _calibrate(target: Target, threads: int, duration_s: float, output_format: str, access: BoardAccess | None) -> int:
     from tempfile import TemporaryDirectory
 
-    from edgekd.profiling.predict.calibrate import calibration_of, local_measure
-    from edgekd.profiling.predict.stage import main_runtime
+    from edgekd.profiling.predict.calibrate import calibration_of
 
-    runtime = main_runtime(target) if target.measured_here else None
-    if runtime is None:
-        why = "this machine is not the device" if not target.measured_here else "none of its runtimes is installed here"
-        raise DeviceUnavailable(
-            f"{target.name} cannot be calibrated: {why}.", hint="run the command on the device itself"
-        )
-    with TemporaryDirectory() as folder:
-        measure = local_measure(runtime, threads=threads, duration_s=duration_s)
-        calibration = calibration_of(target, runtime, threads, measure, Path(folder))
+    with (
+        live(reporter_for(output_format, 0)) as reporter,
+        TemporaryDirectory() as folder,
+    ):
+        if access is None:
+            runtime, measure, version = *_here(target, threads, duration_s), None
+        else:
+            from edgekd.profiling.remote.calibrate import board_calibrator
+
+            found = board_calibrator(access, target)
+            runtime, version = found.runtime, found.version
+            measure = found.measure(threads=threads, duration_s=duration_s, reporter=reporter)
+        calibration = calibration_of(target, runtime, threads, measure, Path(folder), version=version)
     path = save_calibration(calibration)
     if output_format == "json":
         click.echo(json.dumps({"path": str(path), **calibration.plain()}, indent=2))
@@ -75,6 +91,25 @@ def _calibrate(target: Target, threads: int, duration_s: float, output_format: s
     )
     click.echo(f"Kept in {path}; later runs predict with it.")
     return 0
+
+
+def _here(target: Target, threads: int, duration_s: float) -> tuple[str, Measure]:
+    """The runtime of this machine, and what times networks in it.
+
+    Raises:
+        DeviceUnavailable: This machine is not the target, or has none of its runtimes.
+    """
+    from edgekd.profiling.predict.calibrate import local_measure
+    from edgekd.profiling.predict.stage import main_runtime
+
+    runtime = main_runtime(target) if target.measured_here else None
+    if runtime is None:
+        why = "this machine is not the device" if not target.measured_here else "none of its runtimes is installed here"
+        raise DeviceUnavailable(
+            f"{target.name} cannot be calibrated: {why}.",
+            hint="reach the device with --device ssh://user@host, or run the command on it",
+        )
+    return runtime, local_measure(runtime, threads=threads, duration_s=duration_s)
 
 
 def _print_list(found: tuple[Target, ...]) -> None:

@@ -15,7 +15,7 @@ from edgekd.cli.console import ConsoleReporter, JsonReporter, print_table, repor
 from edgekd.cli.options import verbosity_of
 from edgekd.cli.verdict import print_verdict
 from edgekd.core.events import Reporter, SilentReporter
-from edgekd.core.stage import Execution
+from edgekd.core.stage import BoardAccess, Execution
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import Options, Request
 
@@ -31,18 +31,23 @@ class Job:
     device: str = "auto"
     cpu_threads: int | None = None
     workers: str = "auto"
+    board: BoardAccess | None = None
     output_format: str = "text"
     verbosity: int = 0
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Job:
         """From click's parameters of a verb with the shared flags."""
+        from edgekd.cli.device import train_and_board
+
+        device, board = train_and_board(flags)
         return cls(
             out=flags["out"],
             store=flags["store"],
             dry_run=flags["dry_run"],
             rebuild=frozenset(flags["rebuild"]),
-            device=flags["device"],
+            device=device,
+            board=board,
             cpu_threads=flags["cpu_threads"],
             workers=flags["workers"],
             output_format=flags["output_format"],
@@ -84,7 +89,7 @@ def _start(
         out=job.out,
         store=job.store,
         reporter=reporter,
-        execution=Execution(device=job.device, threads=job.cpu_threads, workers=job.workers),
+        execution=Execution(device=job.device, threads=job.cpu_threads, workers=job.workers, board=job.board),
         rebuild=job.rebuild,
     )
     run = Run(workspace, request=request, options=options, recipe=recipe)

@@ -17,7 +17,8 @@ Arithmetic = Literal["int8", "float", "conversion", "other"]
 """What a layer computes in; `conversion` changes type or memory layout, `other` handles shapes and indices."""
 _HEAVY_ONNX = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _HEAVY_OPENVINO = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected")
-HEAVY = frozenset((*_HEAVY_ONNX, *_HEAVY_OPENVINO))
+_HEAVY_TENSORRT = ("MatrixMultiply", "CaskConvolution", "CaskGemmConvolution", "CaskGemmMatrixMultiply", "conv", "gemm")
+HEAVY = frozenset((*_HEAVY_ONNX, *_HEAVY_OPENVINO, *_HEAVY_TENSORRT))
 """Operators that quantization is for; one of them in float inside a quantized graph has fallen back."""
 
 

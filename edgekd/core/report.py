@@ -57,6 +57,25 @@ class Energy(Schema):
     took_s: float
 
 
+class DeviceTime(Schema):
+    """How long the same engine takes on the device alone, by the device's own clock: what transfers come on top of.
+
+    Attributes:
+        region: What was timed, in words.
+        n: Timed inferences, made after those of the latency.
+        median_low_ms: Lower end of the 95 % interval of the median.
+        median_high_ms: Upper end of the 95 % interval of the median.
+    """
+
+    region: str
+    n: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    median_low_ms: float
+    median_high_ms: float
+
+
 class LatencyReport(Schema):
     """The distribution of one engine's latency, measured on one device.
 
@@ -79,6 +98,7 @@ class LatencyReport(Schema):
             was resident just before loading: the library's code and the inputs are not in it.
         energy: Where the device has a meter that may be read; None elsewhere, never an estimate.
         mlperf: The same measurement under the names of MLPerf Inference.
+        compute_only: Without transfers, where the device has a clock of its own; no limit is judged by it.
     """
 
     origin: Literal["measured"] = "measured"
@@ -109,6 +129,7 @@ class LatencyReport(Schema):
     memory_peak_mib: float | None = None
     energy: Energy | None = None
     mlperf: MlPerf | None = None
+    compute_only: DeviceTime | None = None
 
     @property
     def rounds_ns(self) -> list[list[int]]:
@@ -222,6 +243,7 @@ class ProfileReport(Schema):
     Attributes:
         device: Fingerprint of the device: model, cores, runtime versions.
         measured: False when the target is not at hand; then `entries` hold predictions or nothing.
+        board: The device, where it was reached over ssh; accuracies were then counted here, on the same graphs.
     """
 
     schema_version: int = REPORT_SCHEMA_VERSION
@@ -229,6 +251,7 @@ class ProfileReport(Schema):
     measured: bool
     threads: tuple[int, ...]
     entries: tuple[CandidateLatency, ...]
+    board: str | None = None
 
 
 class Evaluation(Schema):

@@ -92,6 +92,23 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoardAccess:
+    """A device that is reached over ssh, and how to measure there.
+
+    Attributes:
+        address: `ssh://user@host[:port]`.
+        python: Its interpreter that has the runtime.
+        lock_clocks: Fix the clocks while measuring, and restore them.
+        name: In texts; the address when empty.
+    """
+
+    address: str
+    python: str = "python3"
+    lock_clocks: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """How to run, never what to compute: nothing here enters a key.
 
@@ -99,11 +116,13 @@ class Execution:
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of training and evaluation; None leaves the default.
         workers: Who scores the candidates of a search: `auto`, a number of processes, or the address of a cluster.
+        board: Where latencies are measured; None measures on this machine where it is the target.
     """
 
     device: str = "auto"
     threads: int | None = None
     workers: str = "1"
+    board: BoardAccess | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

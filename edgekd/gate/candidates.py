@@ -91,7 +91,8 @@ def rows_from_profile(
         able = [entry for entry in entries if known[entry.candidate].precision in runtimes]
         return [row(entry, runtimes[known[entry.candidate].precision], None) for entry in able]
     timed = [entry for entry in entries if entry.latency and entry.latency.threads == profile.threads[0]]
-    return [row(entry, entry.runtime, entry.runtime) for entry in timed]
+    # A board ran the same graphs, and their accuracy was counted on this machine.
+    return [row(entry, entry.runtime, None if profile.board else entry.runtime) for entry in timed]
 
 
 def limit_missed(row: Row, budget: Budget, *, evaluated: bool) -> str | None:

@@ -22,6 +22,7 @@ from edgekd.pipeline.recipes import Recipe, write_recipe
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.stages import STAGES
+from edgekd.profiling.remote.for_target import require_board
 
 PLANNED = "planned.yaml"
 
@@ -73,7 +74,7 @@ class Run:
         check_writable(workspace.out, workspace.store)
         self.store = LocalStore(workspace.store)
         asked = request if request is not None else recipe.request  # type: ignore[union-attr]  # one of them is given
-        self.situation: Situation = prepare(asked, self.store, workspace.reporter)
+        self.situation: Situation = prepare(asked, self.store, workspace.reporter, workspace.execution.board)
         self.recipe = recipe if recipe is not None else self._composed(asked, options or Options())
 
     def plan(self) -> Plan:
@@ -98,8 +99,14 @@ class Run:
 
         Raises:
             EdgekdError: What a stage raised; everything finished before it is kept.
+            DeviceUnavailable: The board to measure on is off, found out before the work as well as after it.
         """
         if rank() == 0:
+            if (board := self.workspace.execution.board) is not None:
+                names = require_board(board, self.situation.target)
+                self.workspace.reporter.message(
+                    f"• {board.name or board.address} is there; it has {' and '.join(names)}."
+                )
             self.write_resolved()
         report = self._runner().run(self.recipe.graph, {"teacher": self.situation.teacher}, self._settings())
         if rank() > 0:

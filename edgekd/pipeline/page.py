@@ -138,7 +138,8 @@ def _files(bundle: Path) -> tuple[DeliveredFile, ...]:
 
 def _next_steps(results: Results, situation: Situation, out: Path) -> list[str]:
     steps = []
-    if not results.profile.measured and situation.target.support("tensorrt") is not None:
+    built_there = not results.profile.measured or results.profile.board is not None
+    if built_there and situation.target.support("tensorrt") is not None:
         command = build_command(situation.target, results.chosen_bundle)
         steps.append(f"Build the engine on the device, in a copy of {out.resolve() / BUNDLE}: {command}")
     if not results.profile.measured:

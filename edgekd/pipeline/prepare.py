@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.events import Reporter
-from edgekd.core.stage import Resource
+from edgekd.core.stage import BoardAccess, Resource
 from edgekd.core.store import Store
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
@@ -14,17 +14,30 @@ from edgekd.nn.count import count_macs
 from edgekd.pipeline.request import SYNTHETIC, Request
 from edgekd.pipeline.situation import Situation, runtimes_of
 from edgekd.pipeline.sources import model_from_source
-from edgekd.targets.load import load_target
+from edgekd.targets.load import HOST, load_target
 
 
-def prepare(request: Request, store: Store, reporter: Reporter) -> Situation:
+def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAccess | None = None) -> Situation:
     """The situation of a request.
+
+    Args:
+        request: What was asked.
+        store: Takes the teacher.
+        reporter: Told of what is missing.
+        board: The target, where it is reached over ssh; this machine is then not it, even if it is one of its kind.
 
     Raises:
         UserError: A path, an architecture, a state dict, data or a target that cannot be used, or that do not fit.
         DeviceUnavailable: The target is this machine, and none of its runtimes is installed.
     """
     target = load_target(request.target)
+    if board is not None:
+        if request.target == HOST:
+            raise UserError(
+                f"--target {HOST} is this machine, and --device {board.address} another one.",
+                hint="name the board's target, for example --target jetson-orin-nano; `edgekd targets` lists them",
+            )
+        target = target.model_copy(update={"measured_here": False})
     runtimes, missing = runtimes_of(target)
     for sentence in missing:
         reporter.message(sentence, level="warning")

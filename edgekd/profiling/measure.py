@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
 from edgekd.core.packing import packed
-from edgekd.core.report import LatencyReport, MlPerf
+from edgekd.core.report import DeviceTime, LatencyReport, MlPerf
 from edgekd.core.rounds import Interval
 from edgekd.core.schema import Schema
 from edgekd.core.stats import quantile, thinned
@@ -31,6 +31,11 @@ KEPT_SAMPLES = 2000
 REGION = (
     "one call of the engine with host arrays, transfers included: copying the input in, running, copying the logits "
     "out; preprocessing and opening the engine are not in it"
+)
+
+COMPUTE_REGION = (
+    "compute only, between two CUDA events around the execution on its stream; transfers and the part of the host are "
+    "not in it"
 )
 
 
@@ -181,6 +186,21 @@ def latency_report(
         rounds_packed=packed(samples.rounds_ns),
         inconclusive=why_inconclusive(found, asked, len(samples.rounds_ns)),
         mlperf=MlPerf(single_stream_p90_ms=p90) if batch == 1 else None,
+    )
+
+
+def device_time(rounds_ns: list[list[int]]) -> DeviceTime:
+    """The times of an engine on its device alone, from bursts of calls."""
+    found, values = Samples(rounds_ns=rounds_ns).median_ns(), [ns / 1e6 for times in rounds_ns for ns in times]
+    p50 = statistics.median(values)
+    return DeviceTime(
+        region=COMPUTE_REGION,
+        n=len(values),
+        p50_ms=p50,
+        p90_ms=quantile(values, 0.90),
+        p99_ms=quantile(values, 0.99),
+        median_low_ms=min(found.low / 1e6, p50),
+        median_high_ms=max(found.high / 1e6, p50),
     )
 
 

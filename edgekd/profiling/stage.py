@@ -12,13 +12,15 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import LayerReport
 from edgekd.core.report import CandidateLatency, LatencyReport, PredictedLatency, ProfileReport
 from edgekd.core.report_io import bundle_from_report
-from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
+from edgekd.core.stage import BoardAccess, Context, Inputs, Stage, StageConfig, StageResult, port
 from edgekd.errors import EdgekdError, UserError
 from edgekd.profiling.environment import fingerprint, machine
 from edgekd.profiling.isolated import Engine, Extras, measure_isolated
 from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.predict.candidates import predicted_latency
 from edgekd.profiling.process import LIMIT_S
+from edgekd.profiling.remote.for_target import profile_for_target
+from edgekd.profiling.remote.request import FILES, BoardPlan, Candidate
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Target
 
@@ -97,7 +99,8 @@ class ProfileStage(Stage[ProfileConfig]):
     """Reports the latency of every candidate in every runtime that takes it.
 
     Each engine runs in a process of its own: one that fails, crashes or hangs is an entry with a reason and stops
-    nothing. Where the target is not this machine, nothing is measured and entries hold what the target's card predicts.
+    nothing. Where the target is not this machine, it is measured on the board that the run names; without one, nothing
+    is measured and entries hold what the target's card predicts.
     Never cached: a measurement is made anew each time.
     """
 
@@ -117,6 +120,8 @@ class ProfileStage(Stage[ProfileConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         target = ctx.resource("target", Target)
+        if ctx.execution.board is not None:
+            return self._on_board(ctx.execution.board, target, inputs, ctx)
         candidates = [(name, bundle, _size_mib(bundle, ctx)) for name, bundle in inputs.all("candidates")]
         if not target.measured_here:
             return _predicted(candidates, target, self.config.threads, ctx)
@@ -144,6 +149,28 @@ class ProfileStage(Stage[ProfileConfig]):
         )
         return _result(report, decisions, ctx)
 
+    def _on_board(self, access: BoardAccess, target: Target, inputs: Inputs, ctx: Context) -> StageResult:
+        """The same on a board, where modules do not run: only graphs and engines go there."""
+        config = self.config
+        plan = BoardPlan(
+            threads=config.threads,
+            warmup_s=config.warmup_s,
+            duration_s=config.duration_s,
+            precision=config.precision,
+            seed=ctx.seed,
+            stall_s=config.limit_s,
+            layers=config.layers != "none",
+        )
+        candidates = [
+            Candidate(name=name, bundle=bundle, path=ctx.path(bundle, MODEL_FILE[bundle.kind]))
+            for name, bundle in inputs.all("candidates")
+            if bundle.kind in FILES
+        ]
+        found = profile_for_target(access, target, candidates, plan, ctx.reporter)
+        where = f"Latencies were measured on {found.report.board}; accuracies were counted on this machine."
+        entries = tuple(_with_layers(entry, config.layers) for entry in found.report.entries)
+        return _result(found.report.model_copy(update={"entries": entries}), [where, *found.decisions], ctx)
+
     def _measured(self, trials: Sequence[_Trial], ctx: Context) -> tuple[list[CandidateLatency], list[str]]:
         """Entries of one thread count, and what may have disturbed them."""
         config = self.config
@@ -170,6 +197,13 @@ class ProfileStage(Stage[ProfileConfig]):
             layers = {name: told.model_copy(update={"layers": ()}) for name, told in layers.items()}
         entries = [trial.entry(found.outcomes[trial.label], layers.get(trial.label)) for trial in trials]
         return entries, found.notes
+
+
+def _with_layers(entry: CandidateLatency, wanted: str) -> CandidateLatency:
+    """The entry with all of its layers, or with their shares alone."""
+    if entry.layers is None or wanted == "all":
+        return entry
+    return entry.model_copy(update={"layers": entry.layers.model_copy(update={"layers": ()})})
 
 
 def _installed(runtimes: Sequence[str]) -> tuple[list[str], list[str]]:

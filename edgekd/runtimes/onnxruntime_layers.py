@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ def layers_from_trace(path: Path, calls: int) -> list[LayerTime]:
         path: The file that `end_profiling` named.
         calls: The last so many calls count; earlier ones warmed up.
     """
-    events: list[dict[str, Any]] = json.loads(path.read_text())
+    return layers_from_events(json.loads(path.read_text()), calls)
+
+
+def layers_from_events(events: Sequence[Mapping[str, Any]], calls: int) -> list[LayerTime]:
+    """The same from the events of a trace."""
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")[-calls:]
     found: dict[str, tuple[Mapping[str, Any], list[int]]] = {}
     for event in events:

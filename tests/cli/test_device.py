@@ -41,7 +41,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackB
         (["--device", "ssh://a", "--lab", "lab.yaml"], "--device names one board and --lab many"),
         (["--tag", "orin"], "--tag is for boards, and none was named"),
         (["--lock-clocks"], "--lock-clocks is for boards"),
-        (["--device", "ssh://a", "--layers"], "--layers is measured on this machine only"),
+        (["--device", "ssh://a", "--offline", "8"], "--offline is measured on this machine only"),
         (["--device", "ssh://a", "--tag", "orin"], "--tag chooses boards of a lab file"),
         (["--lab", "lab.yaml", "--device-python", "x"], "--device-python is for one board"),
         (["--device", "a@b"], "--device 'a@b': expected ssh://user@host"),
@@ -62,8 +62,11 @@ def test_a_board_gives_the_report_of_a_local_profile(
     assert exit_code_of(["profile", model, "--device", "ssh://board", *QUICK, "--format", "json"]) in MEASURED
     report = json.loads(capsys.readouterr().out)
     assert (report["measured"], report["entries"][0]["latency"]["origin"]) == (True, "measured")
-    assert exit_code_of(["profile", model, "--device", "ssh://board", *QUICK]) in MEASURED
-    assert "p50 ms" in capsys.readouterr().out
+    assert exit_code_of(["profile", model, "--device", "ssh://board", *QUICK, "--layers"]) in MEASURED
+    shown = capsys.readouterr().out
+    assert "p50 ms" in shown
+    assert "ONNX Runtime profile, which slows what it records" in shown
+    assert "Conv" in shown
 
 
 @pytest.mark.slow
@@ -86,3 +89,51 @@ def test_a_lab_is_one_table_in_which_a_board_that_fails_has_its_reason(
     assert exit_code_of(["profile", model, "--lab", str(lab), "--tag", "here", *QUICK, "--format", "json"]) in MEASURED
     found = json.loads(capsys.readouterr().out)["boards"]
     assert found["here"]["report"]["entries"][0]["latency"]["n"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.needs("sshd")
+def test_a_gate_measures_the_candidate_and_the_baseline_on_the_board(
+    board: LoopbackBoard, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["gate", model, "--baseline-bundle", model, "--max-regression", "90%", "--device", "ssh://board"]
+    assert exit_code_of([*asked, "--time", "5", "--format", "json"]) in MEASURED
+    report = json.loads(capsys.readouterr().out)
+    assert report["status"] in ("PASS", "INCONCLUSIVE")
+    assert report["latency"]["environment"]["board"] == "ssh://board"
+    assert report["baseline_latency"]["n"] > 0
+    assert "onnxruntime" in report["device"]
+    assert list(board.cache.glob("jobs/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lock-clocks"], "--lock-clocks is for boards"),
+        (["--device", "a@b"], "--device 'a@b': expected ssh://user@host"),
+        (["--device", "ssh://a", "--lab", "lab.yaml"], "--device names one board and --lab many"),
+        (["--lab", "LAB", "--tag", "x"], "This verb takes one board, and the lab has 2 that fit: a, b."),
+    ],
+)
+def test_a_gate_takes_one_board(
+    model: str, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = tmp_path / "lab.yaml"
+    lab.write_text("boards:\n  a: {address: ssh://a, tags: [x]}\n  b: {address: ssh://b, tags: [x]}\n")
+    given = [str(lab) if flag == "LAB" else flag for flag in flags]
+    assert exit_code_of(["gate", model, "--max-latency-ms", "5", *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_board_is_for_calibrating_and_not_for_listing_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["targets", "raspberry-pi-5", "--device", "ssh://pi"]) == 2
+    assert "--device and --lab are for calibrating" in capsys.readouterr().err
+
+
+@pytest.mark.needs("sshd")
+def test_a_gate_without_its_board_ends_with_the_code_of_a_device_that_is_not_there(
+    board: LoopbackBoard, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board.stop()
+    assert exit_code_of(["gate", model, "--max-latency-ms", "5", "--device", "ssh://board"]) == 3
+    assert "nothing listens for ssh" in capsys.readouterr().err

@@ -155,6 +155,17 @@ def test_nothing_to_deploy_is_an_error_that_lists_the_failures() -> None:
         chosen(profile(entry("a-fp32", None)), [])
 
 
+def test_on_a_board_the_accuracy_is_that_of_the_same_graph_on_this_machine() -> None:
+    report = profile(
+        entry("teacher-fp32", 3.0, runtime="tensorrt"), entry("teacher-int8", 1.0, runtime="tensorrt")
+    ).model_copy(update={"board": "ssh://jetson"})
+    evaluations = [accuracy("teacher-fp32", 0.9), accuracy("teacher-int8", 0.9)]
+    choice = chosen(report, evaluations)
+    assert (choice.candidate, choice.runtime) == ("teacher-int8", "tensorrt")
+    elsewhere = chosen(report.model_copy(update={"board": None}), evaluations)
+    assert not elsewhere.within_budget or elsewhere.reason.startswith("no engine keeps every limit")
+
+
 def test_a_device_elsewhere_gets_the_lowest_prediction_and_no_int8() -> None:
     entries = [
         entry(name, None).model_copy(update={"failure": None, "prediction": prediction(ms), "runtime": "tensorrt"})

@@ -17,14 +17,18 @@ from edgekd.targets.schema import Target
 TARGET_FILE = "target.yaml"
 
 
+def has_card(path: Path) -> bool:
+    """Whether a bundle says which device it was made for; a bare `.onnx` file does not."""
+    return _card(path).is_file()
+
+
 def target_of(path: Path) -> Target:
     """The device that a bundle was made for; this machine for a bare `.onnx` file.
 
     Raises:
         UserError: The bundle's card does not parse.
     """
-    folder = path / "bundle" if (path / "bundle").is_dir() else path
-    card = folder / TARGET_FILE
+    card = _card(path)
     if not card.is_file():
         return load_target("host")
     try:
@@ -62,3 +66,24 @@ def host_fingerprint(target: Target) -> str:
     deployable = [name for name in able if name != "torch"] or able
     versions = {name: str(RUNTIMES.get(name).availability().version) for name in deployable}
     return fingerprint(machine(), versions)
+
+
+def runtime_here(bundle: ModelBundle, target: Target, asked: str | None) -> str:
+    """A runtime of this machine for the accuracy of a bundle that is timed on a board: its own, or one like it.
+
+    Raises:
+        DeviceUnavailable: This machine cannot run the bundle.
+    """
+    own = str(asked or bundle.tags.get("runtime") or "")
+    names: list[str] = [own, *(support.runtime for support in target.runtimes), *RUNTIMES]
+    for name in (name for name in names if name in RUNTIMES):
+        if bundle.kind in RUNTIMES.get(name).accepts and RUNTIMES.get(name).availability().ok:
+            return name
+    raise DeviceUnavailable(
+        f"The accuracy of a bundle on a board is counted on this machine, which cannot run {bundle.kind} bundles.",
+        hint="leave --data out, or gate the ONNX bundle: its engine is built on the board",
+    )
+
+
+def _card(path: Path) -> Path:
+    return (path / "bundle" if (path / "bundle").is_dir() else path) / TARGET_FILE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,20 @@ from edgekd.core.events import Reporter
 from edgekd.core.report import Check, Evaluation, EvaluationReport, LatencyReport, ProfileReport
 from edgekd.errors import Inconclusive, UserError
 from edgekd.gate.baseline import LATENCY_CHECK, Baseline, incomparable, incomparable_check, other_checks, tolerating
-from edgekd.gate.questions import BASELINE, CANDIDATE, LimitQuestion, PrecisionQuestion, Question, RatioQuestion
+from edgekd.gate.questions import (
+    BASELINE,
+    CANDIDATE,
+    LimitQuestion,
+    PrecisionQuestion,
+    Question,
+    RatioQuestion,
+    Unit,
+)
 from edgekd.gate.report import GateReport
 from edgekd.gate.trial import Trial, latency_from_units, run_trial
 from edgekd.gate.verdict import LATENCY, accuracy_check, judge, size_check, verdict_from_checks
-from edgekd.pipeline.gating.device import host_fingerprint, runtime_of, target_of
+from edgekd.pipeline.gating.board import board_bench
+from edgekd.pipeline.gating.device import has_card, host_fingerprint, runtime_here, runtime_of, target_of
 from edgekd.pipeline.gating.request import DEFAULT_REGRESSION, GateRequest
 from edgekd.pipeline.gating.units import EngineUnits, IsolatedOpener, Opener
 from edgekd.pipeline.single import Workbench, data_for, workbench
@@ -81,6 +90,8 @@ def gate_bundle(
     models = [(CANDIDATE, request.target), *([(BASELINE, accepted)] if accepted is not None else [])]
     with workbench(models) as bench:
         target = target_of(request.target)
+        if request.board is not None:
+            return _on_board(request, bench, target, notes, reporter)
         device = host_fingerprint(target) if target.measured_here else target.name
         case = _Case(request=request, bench=bench, target=target, device=device, notes=notes, reporter=reporter)
         return _measured(case, opener or IsolatedOpener(), clock_s) if target.measured_here else _elsewhere(case)
@@ -111,25 +122,52 @@ def _measured(case: _Case, opener: Opener, clock_s: Callable[[], float]) -> Gate
         for name, bundle in case.bench.bundles.items()
     }
     before = state()
-    questions = _questions(case)
-    limited = any(isinstance(question, LimitQuestion) for question in questions)
     units = EngineUnits(engines, case.bench.store.blobs, seed=request.seed or 0, opener=opener, clock_s=clock_s)
     with closing(units):
-        trial = run_trial(
-            units,
-            questions,
-            time_limit_s=request.time_limit_s,
-            min_time_s=LIMIT_TIME_S if limited else 0.0,
-            clock_s=clock_s,
-            on_unit=lambda done: case.reporter.progress("gate, percent of the time", round(100 * done), 100),
-        )
-    case.reporter.progress("gate, percent of the time", 100, 100)
+        trial = _tried(case, units, clock_s)
     after = state()
     heat = throttled(before, after)
     if heat is not None:
         raise Inconclusive(f"{heat} Nothing was judged.", hint="cool it, lower its clocks, or measure for less long")
     case.notes.extend(warnings_from_states(before, after, trial.seconds))
-    return _report(case, trial, {name: latency_from_units(trial.units, name, r) for name, r in units.reports.items()})
+    return _report(case, trial, units.reports)
+
+
+def _on_board(
+    request: GateRequest, bench: Workbench, target: Target, notes: list[str], reporter: Reporter
+) -> GateReport:
+    """The same on a board: its units, its clock, its fingerprint."""
+    assert request.board is not None
+    place = board_bench(
+        request.board,
+        bench,
+        target=target if has_card(request.target) else None,
+        asked=request.runtime,
+        threads=request.threads,
+        seed=request.seed or 0,
+        reporter=reporter,
+    )
+    case = _Case(request=request, bench=bench, target=target, device=place.device, notes=notes, reporter=reporter)
+    units = place.units(reporter, request.time_limit_s)
+    trial = _tried(case, units, units.clock_s)
+    case.notes.extend(units.notes)
+    return _report(case, trial, units.reports)
+
+
+def _tried(case: _Case, units: Callable[[], Unit], clock_s: Callable[[], float]) -> Trial:
+    """Units until the questions are answered or the time is up."""
+    questions, task = _questions(case), "gate, percent of the time"
+    limited = any(isinstance(question, LimitQuestion) for question in questions)
+    trial = run_trial(
+        units,
+        questions,
+        time_limit_s=case.request.time_limit_s,
+        min_time_s=LIMIT_TIME_S if limited else 0.0,
+        clock_s=clock_s,
+        on_unit=lambda done: case.reporter.progress(task, round(100 * done), 100),
+    )
+    case.reporter.progress(task, 100, 100)
+    return trial
 
 
 def _questions(case: _Case) -> list[Question]:
@@ -157,8 +195,14 @@ def _numbers_question(baseline: Baseline) -> LimitQuestion:
     )
 
 
-def _report(case: _Case, trial: Trial, latencies: dict[str, LatencyReport]) -> GateReport:
+def _report(case: _Case, trial: Trial, reports: Mapping[str, LatencyReport]) -> GateReport:
+    """The verdict of a trial.
+
+    Args:
+        reports: Of one unit, by engine.
+    """
     request, baseline = case.request, case.request.baseline
+    latencies = {name: latency_from_units(trial.units, name, report) for name, report in reports.items()}
     checks = [check for check in trial.checks if check.name != "precision"]
     if baseline is not None and not case.against_bundle:
         reason = incomparable(baseline, case.device, request.threads)
@@ -257,7 +301,11 @@ def _evaluated(case: _Case, name: str) -> Evaluation | None:
     dataset, warning = data_for(bundle, case.bench.origins[name], request.data, request.seed)
     if warning:
         case.notes.append(f"{name}: {warning}")
-    runtime = runtime_of(bundle, case.target, request.runtime)
+    if request.board is None:
+        runtime = runtime_of(bundle, case.target, request.runtime)
+    else:
+        runtime = runtime_here(bundle, case.target, request.runtime)
+        case.notes.append(f"{name}: accuracy was counted on this machine, in {runtime}.")
     report, _ = case.bench.run(
         [name], "evaluate", {"candidate": name, "runtimes": [runtime], "splits": ["test"]}, "model", EvaluationReport,
         resources={"data": dataset}, reporter=case.reporter,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.core.report import Budget
+from edgekd.core.stage import BoardAccess
 from edgekd.gate.baseline import Baseline
 
 DEFAULT_TIME_S = 60.0
@@ -30,6 +31,7 @@ class GateRequest:
         data: Labelled data to count the drop on.
         seed: Of orders, and of the split of the data where it is given.
         allow_predicted: A predicted latency may decide.
+        board: Where to measure; None measures on this machine where it is the bundle's target.
     """
 
     target: Path
@@ -44,3 +46,4 @@ class GateRequest:
     data: str | None = None
     seed: int | None = None
     allow_predicted: bool = False
+    board: BoardAccess | None = None

@@ -1,15 +1,11 @@
-"""Units of measurement for the gate: engines opened anew, a few rounds of short bursts, closed again.
+"""Units of measurement for the gate on this machine: each engine in a process of its own.
 
-Where the weights of an engine come to lie in memory changes its speed by a part of a percent, and stays as long as it
-is open. Two copies of one engine then differ, steadily, and more rounds only make a test surer of a difference that
-does not exist. So the engines are opened anew in every unit; an engine that takes long to open stays open until it was
-measured for as long as opening took. Each engine lives in a process of its own, so that one that crashes or hangs ends
-the gate with a reason.
+How engines are opened anew and measured is `edgekd.profiling.agent.units`, the same lines as on a board. An engine that
+crashes or hangs here takes its own process along and ends the gate with a reason.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,7 +17,8 @@ from edgekd.core.blobs import Blobs
 from edgekd.core.report import LatencyReport
 from edgekd.errors import EdgekdError
 from edgekd.gate.questions import Unit
-from edgekd.profiling.agent.loop import Timer, sample
+from edgekd.profiling.agent.loop import Samples, Timer
+from edgekd.profiling.agent.units import UnitFailed, Units
 from edgekd.profiling.isolated import Engine
 from edgekd.profiling.measure import MeasurePlan, latency_report
 from edgekd.profiling.process import WorkerProcess, WorkerTimer
@@ -89,14 +86,16 @@ class EngineUnits:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines, self._blobs, self._plan = engines, blobs, plan
-        self._rng = random.Random(seed)
         self._opener = opener or IsolatedOpener()
-        self._clock_s = clock_s
-        self._opened: dict[str, Opened] = {}
-        self._opening_s = self._measuring_s = 0.0
-        self.openings = 0
+        self._sessions: dict[str, Mapping[str, JsonValue]] = {}
+        self._units = Units(tuple(engines), self._open, plan.loop, seed=seed, clock_s=clock_s)
         self.reports: dict[str, LatencyReport] = {}
         """Of the latest unit, by engine."""
+
+    @property
+    def openings(self) -> int:
+        """How often the engines were opened."""
+        return self._units.openings
 
     def __call__(self) -> Unit:
         """Measures one unit.
@@ -104,18 +103,11 @@ class EngineUnits:
         Raises:
             EdgekdError: An engine does not open or run.
         """
-        if not self._opened or self._measuring_s >= self._opening_s:
-            self._open()
-        start = self._clock_s()
-        timers = {name: timer for name, (timer, _) in self._opened.items()}
-        found = sample(
-            timers, self._plan.loop, seed=self._rng.getrandbits(32), clock_ns=lambda: round(self._clock_s() * 1e9)
-        )
-        self._measuring_s += self._clock_s() - start
-        for name, failure in found.failures.items():
-            cause = failure.__cause__
-            raise cause if isinstance(cause, EdgekdError) else EdgekdError(f"{name}: {failure}")
-        for name, samples in found.samples.items():
+        try:
+            found = self._units()
+        except UnitFailed as err:
+            raise err.__cause__ if isinstance(err.__cause__, EdgekdError) else EdgekdError(str(err)) from None
+        for name, samples in found.items():
             engine = self._engines[name]
             self.reports[name] = latency_report(
                 samples,
@@ -123,22 +115,21 @@ class EngineUnits:
                 precision=engine.precision,
                 threads=engine.threads,
                 batch=engine.batch,
-                session=self._opened[name][1],
+                session=self._sessions[name],
                 asked=self._plan.precision,
             )
-        return {
-            name: [[ns / 1e6 for ns in burst] for burst in samples.rounds_ns] for name, samples in found.samples.items()
-        }
+        return unit_from_samples(found)
 
     def close(self) -> None:
         """Closes the engines that are open."""
         self._opener.close()
-        self._opened = {}
+        self._units.forget()
 
-    def _open(self) -> None:
-        start = self._clock_s()
-        names = list(self._engines)
-        self._rng.shuffle(names)
-        self._opened = {name: self._opener.open(name, self._engines[name], self._blobs) for name in names}
-        self._opening_s, self._measuring_s = self._clock_s() - start, 0.0
-        self.openings += 1
+    def _open(self, name: str) -> Timer:
+        timer, self._sessions[name] = self._opener.open(name, self._engines[name], self._blobs)
+        return timer
+
+
+def unit_from_samples(samples: Mapping[str, Samples]) -> Unit:
+    """The bursts of each engine in milliseconds, as questions take them."""
+    return {name: [[ns / 1e6 for ns in burst] for burst in found.rounds_ns] for name, found in samples.items()}

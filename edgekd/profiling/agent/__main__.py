@@ -40,8 +40,9 @@ def _run(folder: Folder, verb: str, rest: list[str]) -> None:
     if verb == "hello":
         say({**_hello(folder), "missing": folder.missing(rest)})
     elif verb == "receive":
-        folder.receive(rest[0], int(rest[1]), sys.stdin.buffer)
-        say({"received": rest[0]})
+        for digest, size in zip(rest[::2], rest[1::2], strict=True):
+            folder.receive(digest, int(size), sys.stdin.buffer)
+        say({"received": rest[::2]})
     elif verb == "submit":
         say(jobs.submit(folder, rest[0], _request()))
     elif verb == "watch":

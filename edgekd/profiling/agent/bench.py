@@ -1,11 +1,12 @@
 """The process that opens engines and times them: the part that a runtime may crash or hang.
 
-It leaves a pulse before each thing that it does, so that the worker which watches it knows which engine it was busy
-with when it died or stopped. A pulse is one small write outside of what is timed. Standard library of Python 3.10 only.
+It leaves a pulse before each thing that it does (`pulse.py`), so that the worker which watches it knows which engine
+it was busy with when it died or stopped. Standard library of Python 3.10 only.
 
 The entries of a job's `engines`: `runtime`, `file` (digest), `kind` (`onnx` or `engine`), `inputs` (name and shape, a
 name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_to`. Beside them stand `plan`, `seed`,
-`lock_clocks`, `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`.
+`lock_clocks`, `layers` (whether to record them), `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`; for a
+gate also `units`, see `bench_units.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -21,84 +23,27 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.packing import packed
+from edgekd.profiling.agent.bench_units import measured_in_units
 from edgekd.profiling.agent.clocks import clock_state
 from edgekd.profiling.agent.energy import energy_of_calls, meter_here
 from edgekd.profiling.agent.engines import Engine, open_engine
+from edgekd.profiling.agent.extras import extras_of
 from edgekd.profiling.agent.facts import Watch, available_mib, floating, state
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import SPEC_FILE
-from edgekd.profiling.agent.loop import CallTimer, Plan, Samples, Timer, TurnFailed, sample, settle
+from edgekd.profiling.agent.loop import Plan, Samples, Timer, sample
+from edgekd.profiling.agent.pulse import BETWEEN, EXTRAS, OPENING, PULSE_FILE, RUNNING, Pulse, PulsedTimer
 from edgekd.profiling.agent.queue import STATUS_FILE
 from edgekd.profiling.agent.wire import AgentError, read_json, write_json
 
-PULSE_FILE = "pulse"
 MEASURED_FILE = "measured.json"
-OPENING, RUNNING, BETWEEN = "open", "run", "between"
 ENERGY_S = 1.0
 WRITE_FAILED = 100
 """Exit codes from here on: the results could not be written, and the code of the system's error is added."""
 KEPT_OUTPUTS = 4096
 """Values of each output that are brought home, so that they can be compared with another machine's."""
 _PR_SET_PDEATHSIG = 1
-_PULSE_BYTES = 48
 _STATUS_EVERY_S = 1.0
-
-
-class Pulse:
-    """Says which engine is being worked on: phase, index, counter.
-
-    Args:
-        path: One line of fixed length, written in place.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        self._count = 0
-
-    def beat(self, phase: str, index: int) -> None:
-        """Before something that may not come back."""
-        self._count += 1
-        os.pwrite(self._handle, f"{phase} {index} {self._count}".ljust(_PULSE_BYTES).encode(), 0)
-
-    def close(self) -> None:
-        """Ends it."""
-        os.close(self._handle)
-
-
-def pulse_in(path: Path) -> tuple[str, int, int] | None:
-    """(phase, index, counter) of the last beat; None before the first."""
-    try:
-        phase, index, count = path.read_text().split()
-        return phase, int(index), int(count)
-    except (OSError, ValueError):
-        return None
-
-
-class PulsedTimer:
-    """A timer whose turns leave a pulse, and whose errors become those of one engine alone; see `Timer`."""
-
-    def __init__(self, engine: Engine, index: int, pulse: Pulse) -> None:
-        self._timer = CallTimer(engine.run)
-        self._index = index
-        self._pulse = pulse
-
-    def warm_up(self, seconds: float) -> tuple[int, int]:
-        self._pulse.beat(RUNNING, self._index)
-        try:
-            found = self._timer.warm_up(seconds)
-            settle()
-            return found
-        except Exception as err:
-            raise TurnFailed(f"it could not run on the board: {err}") from err
-
-    def turn(self, calls: int) -> list[int]:
-        self._pulse.beat(RUNNING, self._index)
-        try:
-            found = self._timer.turn(calls)
-            settle()
-            return found
-        except Exception as err:
-            raise TurnFailed(f"it stopped running on the board: {err}") from err
 
 
 def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, float]) -> None:
@@ -115,11 +60,54 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     spec = read_json(job / SPEC_FILE) or {}
     pulse = Pulse(job / PULSE_FILE)
     tell = _Teller(job, share, [str(spec["engines"][index]["label"]) for index in indices])
-    before = {**state(), **clock_state()}
-    engines, failures = _opened(folder, spec, indices, pulse, tell)
-    left = [index for index in indices if index not in engines and str(index) not in failures]
+    watch, before = Watch(), {**state(), **clock_state()}
+    began = time.perf_counter()
+    engines: dict[int, Engine] = {}
+    if "units" in spec:
+        doing = f"measure {len(indices)} engines"
+
+        def on_unit(done: float) -> None:
+            watch.look()
+            tell(doing, done)
+
+        tell(doing, 0.0)
+        found = {**measured_in_units(folder, spec, indices, pulse, on_unit), "left": [], "precise": True}
+        found |= {"took_s": time.perf_counter() - began, "after": {**state(), **clock_state()}}
+    else:
+        engines, failures = _opened(folder, spec, indices, pulse, tell)
+        found = _in_turns(spec, engines, failures, pulse, tell, watch)
+        found["left"] = [i for i in indices if i not in engines and str(i) not in failures]
+    pulse.beat(BETWEEN, -1)
+    found = {"before": before, "floating": floating(watch), **found}
+    _write(job, found)
+    for index, entry in found["measured"].items():
+        if int(index) in engines:
+            engine, beat = engines[int(index)], functools.partial(pulse.beat, EXTRAS, int(index))
+            entry |= extras_of(engine, layers=bool(spec.get("layers")), beat=beat)
+    if engines:
+        _write(job, found)
+    # Not closed one by one: a runtime that crashes while it is torn down must not take what was measured with it.
+    os._exit(0)
+
+
+def _write(job: Path, found: dict[str, Any]) -> None:
+    try:
+        write_json(job / MEASURED_FILE, found)
+    except OSError as err:
+        os._exit(WRITE_FAILED + (err.errno or 0))  # no engine's fault
+
+
+def _in_turns(
+    spec: dict[str, Any],
+    engines: dict[int, Engine],
+    failures: dict[str, str],
+    pulse: Pulse,
+    tell: _Teller,
+    watch: Watch,
+) -> dict[str, Any]:
+    """Engines that are open together, in turns until each median is known."""
     timers: dict[str, Timer] = {str(index): PulsedTimer(engine, index, pulse) for index, engine in engines.items()}
-    watch, began = Watch(), time.perf_counter()
+    began = time.perf_counter()
 
     def on_round(done: float) -> None:
         watch.look()
@@ -128,23 +116,15 @@ def bench(folder: Folder, job_id: str, indices: list[int], share: tuple[float, f
     found = sample(timers, Plan(**spec["plan"]), seed=int(spec["seed"]), on_round=on_round)
     took_s = time.perf_counter() - began
     pulse.beat(BETWEEN, -1)
-    circumstances = {
-        "precise": found.precise,
-        "before": before,
-        "after": {**state(), **clock_state()},
-        "took_s": took_s,
-        "floating": floating(watch),
-    }
-    failures.update({index: str(failure) for index, failure in found.failures.items()})
+    after = {**state(), **clock_state()}
+    failed = {**failures, **{index: str(failure) for index, failure in found.failures.items()}}
     measured = {
         index: _entry(engines[int(index)], samples, pulse, int(index)) for index, samples in found.samples.items()
     }
-    try:
-        write_json(job / MEASURED_FILE, {"measured": measured, "failures": failures, "left": left, **circumstances})
-    except OSError as err:
-        os._exit(WRITE_FAILED + (err.errno or 0))  # no engine's fault
-    # Not closed one by one: a runtime that crashes while it is torn down must not take what was measured with it.
-    os._exit(0)
+    return {
+        "measured": measured, "failures": failed,
+        "precise": found.precise, "took_s": took_s, "after": after,
+    }  # fmt: skip
 
 
 def _entry(engine: Engine, samples: Samples, pulse: Pulse, index: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Device memory and copies on a board with CUDA but without PyTorch: the few calls of the CUDA runtime that it takes.
+"""Device memory, copies and events on a board with CUDA but without PyTorch: the few calls that it takes.
 
 The library is called through `ctypes`, so nothing has to be compiled or installed. Not run on hardware yet. Standard
 library of Python 3.10 only.
@@ -50,6 +50,22 @@ class Cuda:
     def wait(self) -> None:
         """Until everything that was queued is done."""
         self._call("cudaStreamSynchronize", self.stream)
+
+    def event(self) -> ctypes.c_void_p:
+        """A new event, which notes the time when the stream reaches it."""
+        made = ctypes.c_void_p()
+        self._call("cudaEventCreate", ctypes.byref(made))
+        return made
+
+    def record(self, event: ctypes.c_void_p) -> None:
+        """Queues an event behind everything that was queued."""
+        self._call("cudaEventRecord", event, self.stream)
+
+    def elapsed_ns(self, first: ctypes.c_void_p, second: ctypes.c_void_p) -> int:
+        """Time between two events that the stream has passed, known to about half a microsecond."""
+        found = ctypes.c_float()
+        self._call("cudaEventElapsedTime", ctypes.byref(found), first, second)
+        return round(found.value * 1e6)
 
     def device(self) -> tuple[int, int, str]:
         """(major, minor, name): compute capability and what the driver calls the device."""

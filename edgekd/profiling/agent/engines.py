@@ -38,6 +38,18 @@ class Engine(Protocol):
     def outputs(self) -> list[list[float]]:
         """Values of each output of the last `run`, flat."""
 
+    def device_ns(self, calls: int) -> list[int] | None:
+        """Nanoseconds that each of `calls` inferences took on the device alone; None where it has no clock of its own.
+
+        Copies to and from the device, and the host's part, are not in it.
+        """
+
+    def layers(self, calls: int) -> dict[str, Any] | None:
+        """What the runtime tells of its layers over so many calls, in its own words; None where it does not.
+
+        The engine runs slower afterwards: nothing is timed after this.
+        """
+
     def facts(self) -> dict[str, Any]:
         """What really runs: `runtime`, `version`, `provider`, `threads` and the settings that affect latency.
 

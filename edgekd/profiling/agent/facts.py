@@ -31,6 +31,7 @@ def machine(root: Path = ROOT) -> dict[str, Any]:
     total = re.match(r"\d+", meminfo.get("MemTotal", ""))
     return {
         "cpu_model": cpu_model(root),
+        "board_model": (_text(root / "proc/device-tree/model") or "").strip(" \t\n\0") or None,
         "cores": os.cpu_count() or 1,
         "memory_mib": int(total[0]) // 1024 if total else None,
         "architecture": platform.machine(),

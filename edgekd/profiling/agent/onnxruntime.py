@@ -5,7 +5,10 @@ Standard library of Python 3.10, and inside functions ONNX Runtime with the NumP
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,18 @@ from edgekd.profiling.agent.wire import AgentError
 PROVIDER = "CPUExecutionProvider"
 _FOLD_WEIGHTS = ("session.disable_quant_qdq", "1")
 _LOG_ERRORS_ONLY = 3
+WARM_CALLS = 3
+"""Calls before those whose layers are recorded: the first ones grow the memory arena."""
 
 
 class OnnxRuntimeEngine:
     """A session and what it is fed; see `Engine` for the contract."""
 
-    def __init__(self, session: Any, feeds: dict[str, Any], facts: dict[str, Any]) -> None:
+    def __init__(
+        self, session: Any, feeds: dict[str, Any], facts: dict[str, Any], traced: Callable[[Path], Any]
+    ) -> None:
         self._session = session
+        self._traced = traced
         self._feeds = feeds
         self._facts = facts
         self._names = [entry.name for entry in session.get_outputs()]
@@ -32,6 +40,17 @@ class OnnxRuntimeEngine:
 
     def outputs(self) -> list[list[float]]:
         return [value.astype("float64").ravel().tolist() for value in self._found]
+
+    def device_ns(self, calls: int) -> list[int] | None:
+        return None  # the processor that calls is the device
+
+    def layers(self, calls: int) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+            session = self._traced(Path(folder) / "trace")
+            for _ in range(WARM_CALLS + calls):
+                session.run(self._names, self._feeds)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return {"events": [_brief(event) for event in events if _tells(event)], "calls": calls}
 
     def facts(self) -> dict[str, Any]:
         return dict(self._facts)
@@ -50,9 +69,18 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> OnnxRuntimeEngine:
     import numpy
     import onnxruntime
 
+    def session_with(options: Any) -> Any:
+        return onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+
+    def traced(place: Path) -> Any:
+        """A session of its own whose layers are recorded."""
+        options = _options(spec, onnxruntime)
+        options.enable_profiling, options.profile_file_prefix = True, str(place)
+        return session_with(options)
+
     batch, began = int(spec["batch"]), time.perf_counter()
     try:
-        session = onnxruntime.InferenceSession(str(path), _options(spec, onnxruntime), providers=[PROVIDER])
+        session = session_with(_options(spec, onnxruntime))
     except Exception as err:  # the library's exceptions have no common base below Exception
         raise AgentError(NOT_LOADED, f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {err}") from err
     load_ms = (time.perf_counter() - began) * 1e3
@@ -74,7 +102,23 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> OnnxRuntimeEngine:
             "load_ms": load_ms,
             "weights_dequantized": "at loading" if folds else "as the graph says",
         },
+        traced,
     )
+
+
+def _tells(event: dict[str, Any]) -> bool:
+    """Whether an event of a trace is a call of the graph, or the time of a node."""
+    return event["name"] == "model_run" or (event.get("cat") == "Node" and event["name"].endswith("_kernel_time"))
+
+
+def _brief(event: dict[str, Any]) -> dict[str, Any]:
+    """What is read of an event at home: a trace of thousands of nodes goes over a slow link."""
+    args = event.get("args", {})
+    types = args.get("input_type_shape", [])[:1]
+    return {
+        **{key: event[key] for key in ("cat", "name", "ts", "dur") if key in event},
+        "args": {**{k: args[k] for k in ("node_index", "op_name", "provider") if k in args}, "input_type_shape": types},
+    }
 
 
 def _options(spec: dict[str, Any], onnxruntime: Any) -> Any:

@@ -1,7 +1,7 @@
 """Has engines timed in a process of its own and survives what they do to it.
 
 An engine that crashes the process, or that stops making progress, is an entry with that reason; the others are timed
-again without it. Standard library of Python 3.10 only.
+again without it. In a job of units, which compare engines, it ends the job. Standard library of Python 3.10 only.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.bench import MEASURED_FILE, OPENING, PULSE_FILE, RUNNING, WRITE_FAILED, pulse_in
+from edgekd.profiling.agent.bench import MEASURED_FILE, WRITE_FAILED
 from edgekd.profiling.agent.jobs import CANCEL_FILE, LOG_FILE, tail
+from edgekd.profiling.agent.pulse import EXTRAS, OPENING, PULSE_FILE, RUNNING, pulse_in
 from edgekd.profiling.agent.wire import AgentError, agent_error, read_json
 
 TIME_LIMIT = "time-limit"
 CANCELLED = "cancelled"
 CRASHED = "crashed"
+FAILED = "failed"
+KEPT = ("precise", "before", "after", "took_s", "floating", "unit_ends_s")
+"""What goes home of a run beside its engines' entries."""
 WATCH_S = 0.5
 
 
@@ -61,17 +65,25 @@ class Supervisor:
             blame = self._bench(left, share)
             found = read_json(self._job / MEASURED_FILE)
             if blame is None and found is not None:
+                if "units" in self._spec and found["failures"]:
+                    index, why = next(iter(found["failures"].items()))
+                    raise AgentError(FAILED, f"{self._label(int(index))}: {why}")
                 run = len(self.runs)
                 self.entries.update({int(index): {**entry, "run": run} for index, entry in found["measured"].items()})
                 self.entries.update({int(index): {"failure": why} for index, why in found["failures"].items()})
-                self.runs.append({key: found[key] for key in ("precise", "before", "after", "took_s", "floating")})
+                self.runs.append({key: found[key] for key in KEPT if key in found})
                 left = [int(index) for index in found["left"]]
                 continue
             index, why = blame or (-1, tail(self._job / LOG_FILE))
             if index not in left:
                 raise AgentError(CRASHED, f"the measuring process ended without a result: {why}")
+            if "units" in self._spec:
+                raise AgentError(CRASHED, f"{self._label(index)}: {why}")
             self.entries[index] = {"failure": why}
             left.remove(index)
+
+    def _label(self, index: int) -> str:
+        return str(self._spec["engines"][index]["label"])
 
     def _bench(self, indices: list[int], share: tuple[float, float]) -> tuple[int, str] | None:
         """Runs the measuring process; None when it came to its end, else its last engine and what happened."""
@@ -96,10 +108,12 @@ class Supervisor:
             os.close(ended)
         if hung is None and process.returncode == 0:
             return None
+        phase, index, _ = pulse_in(self._job / PULSE_FILE) or ("", -1, 0)
+        if phase == EXTRAS:
+            return None  # everything that was measured is on the disk: only what came on top is lost
         if hung is None and process.returncode >= WRITE_FAILED:
             code = process.returncode - WRITE_FAILED
             raise agent_error(OSError(code, os.strerror(code)), self._job / MEASURED_FILE)
-        phase, index, _ = pulse_in(self._job / PULSE_FILE) or ("", -1, 0)
         return index, hung or self._last_words(process.returncode, phase)
 
     def _watched(self, process: subprocess.Popen[bytes], ended: int) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import struct
 import time
@@ -20,6 +21,8 @@ from edgekd.profiling.agent.cuda import Cuda
 from edgekd.profiling.agent.engines import NOT_LOADED, input_shape, input_values
 from edgekd.profiling.agent.wire import AgentError, agent_error
 
+VERBOSITY = "DETAILED"
+"""How much an engine knows of its layers; it changes what the inspector says, not what runs."""
 _BYTES = {"FLOAT": 4, "HALF": 2, "INT8": 1, "UINT8": 1, "BOOL": 1, "INT32": 4, "INT64": 8}
 
 
@@ -37,6 +40,7 @@ class TensorRtEngine:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self._outputs = [name for name in names if name not in self._inputs]
+        self._trt, self._events = trt, (cuda.event(), cuda.event())
         self._host: dict[str, Any] = {}
         self._device: dict[str, int] = {}
         for number, name in enumerate(self._inputs):
@@ -51,13 +55,40 @@ class TensorRtEngine:
             self._place(name, bytes(size))
 
     def run(self) -> None:
-        for name in self._inputs:
-            self._cuda.to_device(self._device[name], self._host[name], len(self._host[name]))
-        if not self._context.execute_async_v3(self._cuda.stream.value):
-            raise RuntimeError("TensorRT reported that the execution failed; its log names the reason")
+        self._copy_in()
+        self._execute()
         for name in self._outputs:
             self._cuda.to_host(self._host[name], self._device[name], len(self._host[name]))
         self._cuda.wait()
+
+    def device_ns(self, calls: int) -> list[int]:
+        first, second = self._events
+        found = []
+        for _ in range(calls):
+            self._copy_in()
+            self._cuda.record(first)
+            self._execute()
+            self._cuda.record(second)
+            self._cuda.wait()
+            found.append(self._cuda.elapsed_ns(first, second))
+        return found
+
+    def layers(self, calls: int) -> dict[str, Any]:
+        listener = _listener(self._trt)
+        inspector = self._engine.create_engine_inspector()
+        if hasattr(inspector, "execution_context"):
+            inspector.execution_context = self._context  # with it, formats of free axes are told too
+        information = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        # Reported after the execution and not within it, as trtexec does it.
+        self._context.enqueue_emits_profile = False
+        self._context.profiler = listener
+        for _ in range(calls):
+            self._copy_in()
+            self._execute()
+            self._cuda.wait()
+            if not self._context.report_to_profiler():
+                raise RuntimeError("TensorRT did not report the times of the layers")
+        return {"information": json.loads(information), "times_ms": listener.times_ms, "calls": calls}
 
     def outputs(self) -> list[list[float]]:
         return [_values_of(bytes(self._host[name]), self._type(name)) for name in self._outputs]
@@ -71,6 +102,14 @@ class TensorRtEngine:
         for place in self._device.values():
             self._cuda.free(place)
 
+    def _copy_in(self) -> None:
+        for name in self._inputs:
+            self._cuda.to_device(self._device[name], self._host[name], len(self._host[name]))
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._cuda.stream.value):
+            raise RuntimeError("TensorRT reported that the execution failed; its log names the reason")
+
     def _type(self, name: str) -> str:
         found = str(self._engine.get_tensor_dtype(name).name)
         if found not in _BYTES:
@@ -81,6 +120,20 @@ class TensorRtEngine:
         self._host[name] = (ctypes.c_char * len(content)).from_buffer_copy(content)
         self._device[name] = self._cuda.allocate(len(content))
         self._context.set_tensor_address(name, self._device[name])
+
+
+def _listener(trt: Any) -> Any:
+    """An object that TensorRT tells the time of each layer; `times_ms` holds them by the layer's name."""
+
+    class Listener(trt.IProfiler):  # type: ignore[misc]  # the base is known on the board only
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times_ms: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times_ms.setdefault(layer_name, []).append(ms)
+
+    return Listener()
 
 
 def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
@@ -134,7 +187,7 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
 
 def _built(trt: Any, logger: Any, spec: dict[str, Any], path: Path, cache: Path, here: str) -> bytes:
     """The engine's bytes, from the cache or built now."""
-    key = "\n".join([str(spec["file"]), here, str(spec["precision"]), str(spec["batch"])])
+    key = "\n".join([str(spec["file"]), here, str(spec["precision"]), str(spec["batch"]), VERBOSITY])
     place = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.engine"
     if place.is_file():
         os.utime(place)
@@ -164,6 +217,7 @@ def _build(trt: Any, logger: Any, spec: dict[str, Any], path: Path) -> bytes:
     for flag in {"fp16": ("FP16",), "int8": ("INT8", "FP16")}.get(str(spec["precision"]), ()):
         if hasattr(trt.BuilderFlag, flag):
             config.set_flag(getattr(trt.BuilderFlag, flag))
+    config.profiling_verbosity = getattr(trt.ProfilingVerbosity, VERBOSITY)
     profile = builder.create_optimization_profile()
     for entry in spec["inputs"]:
         shape = tuple(input_shape(entry, int(spec["batch"])))

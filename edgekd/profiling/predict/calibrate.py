@@ -98,7 +98,9 @@ def local_measure(
     return measure
 
 
-def calibration_of(target: Target, runtime: str, threads: int, measure: Measure, folder: Path) -> Calibration:
+def calibration_of(
+    target: Target, runtime: str, threads: int, measure: Measure, folder: Path, *, version: str | None = None
+) -> Calibration:
     """The calibration of a device that `measure` reaches.
 
     Args:
@@ -107,6 +109,7 @@ def calibration_of(target: Target, runtime: str, threads: int, measure: Measure,
         threads: With which it runs them.
         measure: See `Measure`.
         folder: Takes the networks' files.
+        version: Of the runtime on the device; when not given, the one that is installed here.
 
     Raises:
         DeviceUnavailable: Too few networks could be timed; the message holds the reasons.
@@ -117,7 +120,7 @@ def calibration_of(target: Target, runtime: str, threads: int, measure: Measure,
             f"{target.name} was not calibrated: {len(timings)} networks could be timed, {_FEWEST} in FP32 are needed "
             f"({'; '.join(failures) or 'none failed'})."
         )
-    version = RUNTIMES.get(runtime).availability().version
+    version = version or RUNTIMES.get(runtime).availability().version
     return Calibration(
         target=target.name,
         device=target.description,

@@ -16,9 +16,11 @@ from typing import Any
 
 from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
+from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.agent.jobs import BEAT_S
 from edgekd.profiling.agent.wire import FAILED_EXIT, heard
+from edgekd.profiling.remote.address import parse_address
 from edgekd.profiling.remote.archive import agent_archive
 from edgekd.profiling.remote.ssh import Done, Ssh
 
@@ -74,17 +76,25 @@ class Board:
         return answer
 
     def push(self, files: Mapping[Digest, Path], reporter: Reporter) -> None:
-        """Sends files.
+        """Sends files, all through one connection.
 
         Raises:
             DeviceUnavailable: The connection broke, the disk is full, or a file arrived damaged.
         """
-        for digest, path in files.items():
-            size = path.stat().st_size
-            reporter.message(f"• {self.name}: sending {size / 2**20:.1f} MiB")
-            with path.open("rb") as data:
-                limit_s = ANSWER_S + size / SLOWEST_LINK_BYTES_PER_S
-                self._asked(["receive", digest, str(size)], data=data, timeout_s=limit_s)
+        if not files:
+            return
+        sizes = {digest: path.stat().st_size for digest, path in files.items()}
+        total = sum(sizes.values())
+        what = f"{len(files)} file{'s' if len(files) > 1 else ''}, {total / 2**20:.1f} MiB"
+        reporter.message(f"• {self.name}: sending {what}")
+        words = [word for digest, size in sizes.items() for word in (digest, str(size))]
+        done = self.ssh.send(
+            self._command(["receive", *words]),
+            list(files.values()),
+            timeout_s=ANSWER_S + total / SLOWEST_LINK_BYTES_PER_S,
+            on_sent=_Percent(reporter, f"{self.name}: send {what}, percent", total),
+        )
+        self._answer(done)
 
     def ask(self, verb: str, *arguments: str, data: bytes | None = None) -> dict[str, Any]:
         """The agent's answer to one verb.
@@ -134,12 +144,11 @@ class Board:
         self,
         words: Sequence[str],
         *,
-        data: Any = None,
-        timeout_s: float = ANSWER_S,
+        data: bytes | None = None,
         may_be_missing: bool = False,
     ) -> dict[str, Any] | None:
         """The agent's answer, or None when the agent is not there and may be missing."""
-        done = self.ssh.run(self._command(words), data=data, timeout_s=timeout_s)
+        done = self.ssh.run(self._command(words), data=data, timeout_s=ANSWER_S)
         if may_be_missing and done.code == _NO_SUCH_FILE and "can't open file" in done.err:
             return None
         return self._answer(done)
@@ -170,6 +179,32 @@ class Board:
                 hint=f"the agent lies in {FOLDER} on the board and may be removed; it is sent again",
             )
         return answers[-1]
+
+
+class _Percent:
+    """Reports progress when a whole percent is reached, not at every chunk."""
+
+    def __init__(self, reporter: Reporter, task: str, total: int) -> None:
+        self._reporter, self._task, self._total, self._shown = reporter, task, max(1, total), -1
+
+    def __call__(self, done: int) -> None:
+        percent = 100 * done // self._total
+        if percent != self._shown:
+            self._shown = percent
+            self._reporter.progress(self._task, percent, 100)
+
+
+def board_from_access(access: BoardAccess, where: str = "--device") -> Board:
+    """The board that is meant; nothing is asked of it yet.
+
+    Args:
+        access: How it is reached.
+        where: The flag or the key that named it.
+
+    Raises:
+        UserError: An address or an interpreter that cannot be one, or no OpenSSH client here.
+    """
+    return Board(Ssh(parse_address(access.address, where)), access.python)
 
 
 def refusal(name: str, said: Mapping[str, Any]) -> DeviceUnavailable:

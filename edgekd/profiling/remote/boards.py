@@ -42,15 +42,21 @@ def profile_on_boards(
     shared = _OneAtATime(reporter)
 
     def outcome(item: tuple[str, LabBoard]) -> Outcome:
-        name, board = item
-        try:
-            ssh = Ssh(parse_address(board.address, f"boards.{name}.address"))
-            return profile_on_board(ssh, candidates, plan, reporter=shared, python=board.python, name=name)
-        except EdgekdError as err:
-            return err
+        return board_outcome(*item, candidates, plan, shared)
 
     with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="board") as pool:
         return dict(zip(boards, pool.map(outcome, boards.items()), strict=True))
+
+
+def board_outcome(
+    name: str, board: LabBoard, candidates: Sequence[Candidate], plan: BoardPlan, reporter: Reporter
+) -> Outcome:
+    """What one board of a lab found, or the error that stands in its place."""
+    try:
+        ssh = Ssh(parse_address(board.address, f"boards.{name}.address"))
+        return profile_on_board(ssh, candidates, plan, reporter=reporter, python=board.python, name=name)
+    except EdgekdError as err:
+        return err
 
 
 @dataclass(frozen=True)

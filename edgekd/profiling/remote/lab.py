@@ -22,12 +22,15 @@ class LabBoard(Schema):
         tags: Words that `--tag` chooses by.
         target: Its target card: a name, an alias or a path; None when it has none.
         python: The interpreter on the board that has the runtime.
+        resource: With `--workers ray://...`: the Ray resource of the machines that reach this board, as in
+            `ray start --resources '{"bench-a": 1}'`; None where every machine of the cluster does.
     """
 
     address: str
     tags: tuple[str, ...] = ()
     target: str | None = None
     python: str = PYTHON
+    resource: str | None = Field(default=None, min_length=1)
 
     @field_validator("address")
     @classmethod

@@ -18,6 +18,7 @@ from edgekd.core.digest import Digest, digest
 from edgekd.core.schema import Schema
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.agent.engines import ADAPTERS
+from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.remote.archive import agent_archive
 
 FILES = {BundleKind.ONNX: "model.onnx", BundleKind.ENGINE: "model.engine"}
@@ -41,6 +42,7 @@ class BoardPlan(Schema):
         precision: Stop early when the interval of every median is narrower than this fraction of it.
         seed: Of the order within rounds.
         lock_clocks: Fix the clocks while measuring and restore them.
+        layers: Record the times of layers, after the timing.
         open_s: Longest time to load a model or to build an engine.
         stall_s: Longest time for a few inferences; a runtime that takes longer hangs.
         limit_s: Longest time of the whole job; None works it out.
@@ -54,6 +56,7 @@ class BoardPlan(Schema):
     precision: float = Field(default=0.01, gt=0)
     seed: int = 0
     lock_clocks: bool = False
+    layers: bool = False
     open_s: float = Field(default=1800.0, gt=0)
     stall_s: float = Field(default=120.0, gt=0)
     limit_s: float | None = Field(default=None, gt=0)
@@ -161,7 +164,7 @@ def trials_for(candidates: Sequence[Candidate], runtimes: Sequence[str], plan: B
         for candidate in candidates
         for runtime in runtimes
         # A GPU engine has no threads: it is measured once.
-        if _fits(candidate.bundle, runtime) and (runtime != "tensorrt" or threads == plan.threads[0])
+        if fits(candidate.bundle, runtime) and (runtime != "tensorrt" or threads == plan.threads[0])
     ]
     if not trials:
         kinds = ", ".join(sorted({str(candidate.bundle.kind) for candidate in candidates}))
@@ -181,6 +184,7 @@ def job_for(trials: Sequence[Trial], plan: BoardPlan) -> tuple[str, dict[str, An
         "plan": {"warmup_s": plan.warmup_s, "duration_s": plan.duration_s, "precision": plan.precision},
         "seed": plan.seed,
         "lock_clocks": plan.lock_clocks,
+        "layers": plan.layers,
         "reserve_mib": RESERVE_MIB,
         "open_s": plan.open_s,
         "stall_s": plan.stall_s,
@@ -190,7 +194,36 @@ def job_for(trials: Sequence[Trial], plan: BoardPlan) -> tuple[str, dict[str, An
     return digest("board-job", agent_archive().digest, spec)[:32], spec
 
 
-def _fits(bundle: ModelBundle, runtime: str) -> bool:
+def unit_job_for(
+    trials: Sequence[Trial], plan: BoardPlan, units: MeasurePlan, *, seconds: float, most: int, batch: int
+) -> tuple[str, dict[str, Any]]:
+    """The id of a job of units of measurement, for a gate, and the job.
+
+    Args:
+        trials: What takes turns.
+        plan: Its limits and its seed.
+        units: How to measure one unit.
+        seconds: Units begin until so many seconds are over.
+        most: And no more of them than this.
+        batch: Number of the job within the gate; its seed and its id depend on it.
+    """
+    openings = len(trials) * plan.open_s
+    spec: dict[str, Any] = {
+        "engines": [trial.plain() for trial in trials],
+        "units": {"seconds": seconds, "most": most, "plan": units.model_dump()},
+        "seed": plan.seed + 1_000_003 * batch,
+        "lock_clocks": plan.lock_clocks,
+        "reserve_mib": RESERVE_MIB,
+        "open_s": plan.open_s,
+        "stall_s": plan.stall_s,
+        "limit_s": plan.limit_s or openings + 10 * seconds + plan.stall_s,
+        "queue_s": plan.queue_s,
+    }
+    return digest("board-job", agent_archive().digest, spec)[:32], spec
+
+
+def fits(bundle: ModelBundle, runtime: str) -> bool:
+    """Whether a board's runtime takes the bundle: its kind, and for TensorRT its form of INT8."""
     if bundle.kind not in TAKES[runtime]:
         return False
     return runtime != "tensorrt" or bundle.kind is BundleKind.ENGINE or _scheme(bundle) in TENSORRT_SCHEMES

@@ -8,14 +8,18 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from edgekd.core.layers import LayerReport, layer_report
 from edgekd.core.packing import unpacked
 from edgekd.core.report import CandidateLatency, Energy, LatencyReport, ProfileReport
 from edgekd.errors import DeviceUnavailable, Inconclusive
 from edgekd.profiling.agent.facts import throttled, warnings_from_states
 from edgekd.profiling.agent.loop import Samples
 from edgekd.profiling.environment import fingerprint
-from edgekd.profiling.measure import latency_report
+from edgekd.profiling.measure import device_time, latency_report
 from edgekd.profiling.remote.request import BoardPlan, Trial
+from edgekd.runtimes.onnxruntime_layers import layers_from_events
+from edgekd.runtimes.session import computes_in_int8
+from edgekd.runtimes.tensorrt_layers import layers_from_information
 
 
 def report_from_result(
@@ -45,13 +49,24 @@ def report_from_result(
             **{key: run.get(key) for key in ("before", "after")},
         }
         entries.append(_entry(trial, found, run, context, plan.precision))
+        said += [f"{trial.candidate} in {trial.runtime}: {why}" for why in found.get("failed", ())]
     for run in runs:
         said += [text for text in _circumstances(run) if text not in said]
-    versions = {name: str(result["runtimes"][name]["version"]) for name in {trial.runtime for trial in trials}}
-    report = ProfileReport(
-        device=fingerprint(result["machine"], versions), measured=True, threads=plan.threads, entries=tuple(entries)
-    )
+    device = board_fingerprint(result, plan.runtimes)
+    report = ProfileReport(device=device, measured=True, threads=plan.threads, entries=tuple(entries), board=board)
     return report, said
+
+
+def board_fingerprint(known: Mapping[str, Any], runtimes: Sequence[str]) -> str:
+    """One line that two measurements on boards must share before their milliseconds may be compared.
+
+    Args:
+        known: `machine` and `runtimes`, as the agent says them.
+        runtimes: That were asked for; empty for all that the board has.
+    """
+    offers: Mapping[str, Any] = known["runtimes"]
+    there = [name for name in offers if offers[name].get("ok", True) and name in (runtimes or offers)]
+    return fingerprint(known["machine"], {name: str(offers[name]["version"]) for name in there})
 
 
 def _circumstances(run: Mapping[str, Any]) -> list[str]:
@@ -72,7 +87,24 @@ def _entry(
         latency=None if failure else _latency(trial, found, run, context, asked),
         failure=None if failure is None else str(failure),
         failure_code=None if failure is None else code,
+        layers=None if failure else _layers(trial, found),
     )
+
+
+def _layers(trial: Trial, found: Mapping[str, Any]) -> LayerReport | None:
+    """The layers of an engine; None where they were not asked for, or its runtime does not tell them."""
+    told = found.get("layers")
+    if told is None:
+        return None
+    provider = str(found["facts"]["provider"])
+    if "events" in told:
+        layers = layers_from_events(told["events"], int(told["calls"]))
+        source = "ONNX Runtime profile"
+    else:
+        layers = layers_from_information(told["information"], told["times_ms"], provider)
+        source = "TensorRT's inspector and profiler"
+    quantized = computes_in_int8(trial.bundle)
+    return layer_report(layers, source=source, calls=int(told["calls"]), provider=provider, quantized=quantized)
 
 
 def _latency(
@@ -96,6 +128,7 @@ def _latency(
             "environment": {**report.environment, **context},
             "inconclusive": reasons,
             "load_ms": load_ms,
+            "compute_only": device_time(unpacked(str(found["compute"]))) if "compute" in found else None,
             "energy": None if found["energy"] is None else Energy.parse(found["energy"], trial.candidate),
         }
     )

@@ -6,11 +6,13 @@ user's configuration are left out, since a second connection would collide with 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from edgekd.errors import UserError
@@ -19,6 +21,7 @@ from edgekd.profiling.remote.failures import failure_from_ssh, no_answer
 
 CONNECT_S = 15
 SSH_FAILED = 255
+_CHUNK = 1 << 16
 OPTIONS = (
     "BatchMode=yes",
     "StrictHostKeyChecking=yes",
@@ -64,7 +67,7 @@ class Ssh:
             )
         self._program = found
 
-    def run(self, command: Sequence[str], *, data: bytes | IO[bytes] | None = None, timeout_s: float) -> Done:
+    def run(self, command: Sequence[str], *, data: bytes | None = None, timeout_s: float) -> Done:
         """Runs a command to its end.
 
         Args:
@@ -77,14 +80,53 @@ class Ssh:
         """
         arguments = self._arguments(command)
         try:
-            if isinstance(data, bytes):
-                done = subprocess.run(arguments, input=data, capture_output=True, timeout=timeout_s, check=False)
-            else:
-                source = subprocess.DEVNULL if data is None else data
-                done = subprocess.run(arguments, stdin=source, capture_output=True, timeout=timeout_s, check=False)
+            # An empty input in place of none: it must not read this process's own.
+            done = subprocess.run(arguments, input=data or b"", capture_output=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired as err:
             raise no_answer(self.address, timeout_s) from err
         return self._checked(done.returncode, _text(done.stdout), _text(done.stderr))
+
+    def send(
+        self, command: Sequence[str], paths: Sequence[Path], *, timeout_s: float, on_sent: Callable[[int], None]
+    ) -> Done:
+        """Runs a command that reads files, one after the other, and tells how much of them has left.
+
+        A command that ends before it has read everything is no error of the connection: what it said is returned.
+
+        Args:
+            command: Words without a meaning for any shell.
+            paths: Whose bytes it reads.
+            timeout_s: How long all of it may take.
+            on_sent: Called with the number of bytes so far.
+
+        Raises:
+            ConnectionFailed: ssh could not connect, lost the connection, or the time was up.
+        """
+        process = subprocess.Popen(
+            self._arguments(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        said: tuple[list[bytes], list[bytes]] = ([], [])
+        readers = [
+            threading.Thread(target=_read_all, args=(pipe, into), daemon=True)
+            for pipe, into in zip((process.stdout, process.stderr), said, strict=True)
+        ]
+        for reader in readers:
+            reader.start()
+        watchdog = _Watchdog(process, timeout_s)
+        try:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                _pour(paths, process.stdin, on_sent)
+            process.wait()
+        finally:
+            watchdog.stop()
+            process.kill()
+            process.wait()
+            for reader in readers:
+                reader.join(1.0)
+        if watchdog.bit:
+            raise no_answer(self.address, timeout_s)
+        return self._checked(process.returncode, *(_text(b"".join(lines)) for lines in said))
 
     def follow(self, command: Sequence[str], on_line: Callable[[str], None], *, silence_s: float) -> Done:
         """Runs a command and hands each line of its output on as it comes.
@@ -155,6 +197,16 @@ class _Watchdog:
     def _bite(self) -> None:
         self.bit = True
         self._process.kill()
+
+
+def _pour(paths: Sequence[Path], into: IO[bytes], on_sent: Callable[[int], None]) -> None:
+    sent = 0
+    for path in paths:
+        with path.open("rb") as source:
+            while chunk := source.read(_CHUNK):
+                into.write(chunk)
+                sent += len(chunk)
+                on_sent(sent)
 
 
 def _read_all(stream: IO[bytes], into: list[bytes]) -> None:

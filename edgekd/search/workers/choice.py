@@ -19,7 +19,7 @@ def check_workers(text: str) -> None:
         UserError: Not one of the forms, or Ray is not installed.
     """
     if text.startswith(_RAY):
-        from edgekd.search.workers.ray import check_ray
+        from edgekd.core.ray_cluster import check_ray
 
         check_ray(text.removeprefix(_RAY))
     elif text != "auto" and not (text.isdecimal() and int(text) > 0):

@@ -1,4 +1,4 @@
-"""Scoring on a Ray cluster (Moritz et al. 2018, arXiv 1712.05889), for searches that outgrow one machine.
+"""Scoring on a Ray cluster, for searches that outgrow one machine.
 
 Ray places the tasks and watches the machines. Whether a task is repeated is decided here, for Ray would repeat one that
 fills the memory without end. Scoring changes nothing, so that it does no harm when a task that seemed lost ran after
@@ -7,10 +7,7 @@ all: each candidate gets the one result that is taken.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
-import socket
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -18,36 +15,19 @@ from typing import Any
 import torch
 
 import edgekd
+from edgekd.core.ray_cluster import RayConnection, brief
 from edgekd.core.recipe import ModelRecipe
-from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
+from edgekd.errors import EdgekdError, UserError
 from edgekd.search.scorer_spec import ScorerSpec
 from edgekd.search.scoring import Score, Scorer
 from edgekd.search.workers.cores import usable_cores
 
 ATTEMPTS = 3
 """A candidate may lose its worker twice: machines of a cluster come and go without any fault of its own."""
-_NAMED = ("local", "auto")
-_ANSWER_S = 10.0
 
 _log = logging.getLogger(__name__)
 _scorers: dict[str, Scorer] = {}
 """In a process of the cluster: the scorer of the search that it last worked for."""
-
-
-def check_ray(address: str) -> None:
-    """Refuses an address that no cluster can have, and a machine without Ray.
-
-    Raises:
-        UserError: See above.
-    """
-    host, _, port = address.rpartition(":")
-    if address not in _NAMED and not (host and port.isdecimal()):
-        raise UserError(
-            f"A Ray cluster is ray://HOST:PORT, ray://auto or ray://local; got 'ray://{address}'.",
-            hint="the client server of a cluster listens on port 10001 of its head: ray start --head",
-        )
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("Scoring on a Ray cluster needs Ray, which is not installed.", hint="pip install 'edgekd[ray]'")
 
 
 class RayWorkers:
@@ -64,18 +44,12 @@ class RayWorkers:
     """
 
     def __init__(self, spec: ScorerSpec, *, address: str) -> None:
-        if address not in _NAMED:
-            _check_answers(address)
-        import ray
-
-        self._ray: Any = ray
-        self._owns_connection = not ray.is_initialized()
-        if self._owns_connection:
-            self._connect(address)
+        self._connection = RayConnection(address, cores=usable_cores())
+        self._ray: Any = self._connection.ray
         self._search = uuid.uuid4().hex
         # Wrapped in a list it is fetched by a process that has no scorer yet, not sent along with each candidate.
-        self._spec = [ray.put(spec)]
-        self._score = ray.remote(num_cpus=1, max_retries=0)(_score)
+        self._spec = [self._ray.put(spec)]
+        self._score = self._ray.remote(num_cpus=1, max_retries=0)(_score)
 
     @property
     def width(self) -> int:
@@ -90,56 +64,23 @@ class RayWorkers:
                 number = running.pop(task)
                 try:
                     found[number] = self._ray.get(task)
-                except self._losses() as err:
+                except self._connection.losses() as err:
                     lost[number] += 1
-                    _log.warning("candidate %d (%s) lost its worker: %s", number, recipes[number].builder, _brief(err))
+                    _log.warning("candidate %d (%s) lost its worker: %s", number, recipes[number].builder, brief(err))
                     if lost[number] < ATTEMPTS:
                         running[self._start(recipes[number])] = number
                     else:
-                        reason = f"It lost its worker {ATTEMPTS} times, probably out of memory: {_brief(err)}"
+                        reason = f"It lost its worker {ATTEMPTS} times, probably out of memory: {brief(err)}"
                         found[number] = Score(values=(), spreads=(), skipped=reason)
                 except self._ray.exceptions.RayError as err:
                     raise _unwrapped(err) from err
         return [found[number] for number in range(len(recipes))]
 
     def close(self) -> None:
-        if self._owns_connection:
-            self._ray.shutdown()
+        self._connection.close()
 
     def _start(self, recipe: ModelRecipe) -> Any:
         return self._score.remote(self._spec, self._search, _versions(), recipe)
-
-    def _losses(self) -> tuple[type[Exception], ...]:
-        """What Ray raises when a process or a machine has gone."""
-        known = self._ray.exceptions
-        return (known.WorkerCrashedError, known.NodeDiedError, known.OutOfMemoryError, known.LocalRayletDiedError)
-
-    def _connect(self, address: str) -> None:
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-        if address == "local":
-            # A cluster of ours reports nothing to the makers of Ray.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            settings |= {"num_cpus": usable_cores(), "include_dashboard": False}
-        try:
-            self._ray.init(address=address if address in _NAMED else f"ray://{address}", **settings)
-        except (ConnectionError, RuntimeError, self._ray.exceptions.RayError) as err:
-            raise _no_answer(address, err) from err
-
-
-def _check_answers(address: str) -> None:
-    """Ray itself would try again for half a minute."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except OSError as err:
-        raise _no_answer(address, err) from err
-
-
-def _no_answer(address: str, err: Exception) -> DeviceUnavailable:
-    return DeviceUnavailable(
-        f"No Ray cluster answers at ray://{address}: {_brief(err)}",
-        hint="start one with `ray start --head`, and the Python and Ray versions of this machine",
-    )
 
 
 def _score(spec: list[Any], search: str, versions: str, recipe: ModelRecipe) -> Score:
@@ -160,11 +101,6 @@ def _score(spec: list[Any], search: str, versions: str, recipe: ModelRecipe) -> 
 
 def _versions() -> str:
     return f"edgekd {edgekd.__version__} with torch {torch.__version__}"
-
-
-def _brief(err: Exception) -> str:
-    """The first line: Ray's messages go on for pages."""
-    return next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
 
 
 def _unwrapped(err: Exception) -> EdgekdError:

@@ -30,9 +30,13 @@ class InferenceSession:
             raise ValueError("no graph")
         if self.does == "crash while opening":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if self.does == "crash afterwards":
+            import edgekd.profiling.agent.onnxruntime as adapter
+            adapter.OnnxRuntimeEngine.device_ns = lambda engine, calls: os.kill(os.getpid(), signal.SIGSEGV)
         if self.does == "hang while opening":
             time.sleep(600)
 
+    def end_profiling(self): raise RuntimeError("no trace")
     def get_outputs(self): return [Named("logits")]
     def get_providers(self): return ["CPUExecutionProvider"]
 

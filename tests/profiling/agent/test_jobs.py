@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from edgekd.core.packing import unpacked
 from edgekd.profiling.agent.folder import Folder
 from edgekd.profiling.agent.jobs import STATUS_FILE, cancel, release, result, state_of, submit, watch
 from edgekd.profiling.agent.queue import is_alive
@@ -106,6 +107,23 @@ def test_an_engine_that_fails_is_an_entry_and_the_others_are_measured(bench: Ben
     assert last["timings"]
 
 
+def test_layers_that_are_not_recorded_are_a_sentence_beside_the_timings(bench: Bench) -> None:
+    bench.submit("job1", ["fine"], layers=True)
+    assert bench.ended("job1")["state"] == "done"
+    (entry,) = result(bench.folder, "job1")["entries"]
+    assert entry["timings"]
+    assert entry["failed"] == ["its layers were not recorded: no trace"]
+
+
+def test_a_crash_after_the_timing_costs_only_what_comes_on_top(bench: Bench) -> None:
+    bench.submit("job1", ["crash afterwards"])
+    assert bench.ended("job1")["state"] == "done"
+    (entry,) = result(bench.folder, "job1")["entries"]
+    assert entry["timings"]
+    assert "failure" not in entry
+    assert "compute" not in entry
+
+
 def test_engines_that_do_not_fit_into_memory_together_are_measured_in_several_runs(bench: Bench) -> None:
     bench.submit("job1", ["fine", "crash", "also fine"], reserve_mib=1e9)
     assert bench.ended("job1")["state"] == "done"
@@ -122,6 +140,53 @@ def test_an_engine_that_hangs_is_ended_and_the_others_are_measured(bench: Bench,
     assert "it hung on the board: 3 s were not enough" in hung["failure"]
     assert ("--time-limit" in hung["failure"]) == (model == "hang")
     assert fine["timings"]
+
+
+UNITS = {
+    "seconds": 60.0,
+    "most": 3,
+    "plan": {
+        "warmup_s": 0.0,
+        "burst_s": 0.001,
+        "min_rounds": 6,
+        "max_rounds": 6,
+        "duration_s": 0.01,
+        "precision": 1e-9,
+    },
+}
+
+
+@pytest.mark.parametrize(("changes", "count"), [({}, 3), ({"seconds": 1e-6}, 1)])
+def test_a_job_of_units_ends_with_their_number_or_its_time_and_says_when_each_unit_ended(
+    bench: Bench, changes: dict[str, float], count: int
+) -> None:
+    bench.submit("job1", ["fine", "also fine"], units={**UNITS, **changes})
+    assert bench.ended("job1")["state"] == "done"
+    found = result(bench.folder, "job1")
+    (run,) = found["runs"]
+    ends = run["unit_ends_s"]
+    assert len(ends) == count
+    assert ends == sorted(ends)
+    for entry in found["entries"]:
+        assert [len(unpacked(unit)) for unit in entry["units"]] == [6] * len(ends)
+        assert entry["warmup_n"] == 3 * len(ends)
+    assert {"before", "after", "floating", "took_s"} <= set(run)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("refuse", "refuse: ONNX Runtime 0.fake cannot load the model: no graph"),
+        ("raise", "raise: it stopped running on the board: out of ideas"),
+        ("crash", "crash: the runtime crashed with SIGSEGV while it ran"),
+    ],
+)
+def test_an_engine_that_fails_ends_a_job_of_units_for_there_is_nothing_to_compare(
+    bench: Bench, model: str, reason: str
+) -> None:
+    bench.submit("job1", ["fine", model], units=UNITS)
+    end = bench.ended("job1")
+    assert (end["state"], end["message"]) == ("failed", reason)
 
 
 def test_a_job_that_takes_longer_than_its_limit_fails_and_says_so(bench: Bench) -> None:

@@ -7,6 +7,7 @@ would on a board. No GPU takes part: what a real TensorRT does with these calls 
 from __future__ import annotations
 
 import ctypes
+import json
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,17 @@ int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *str
     return 0;
 }
 int cudaStreamSynchronize(void *stream) { return stream == (void *)0x1234 ? 0 : 1; }
+static long recorded = 0;
+static int timed = 0;
+int cudaEventCreate(void **event) { *event = malloc(sizeof(long)); return 0; }
+int cudaEventRecord(void *event, void *stream) {
+    *(long *)event = ++recorded;
+    return stream == (void *)0x1234 ? 0 : 1;
+}
+int cudaEventElapsedTime(float *ms, void *first, void *second) {
+    *ms = 0.25f * (*(long *)second - *(long *)first) + 0.001f * timed++;
+    return 0;
+}
 int cudaGetDevice(int *device) { *device = 0; return 0; }
 int cudaDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 7; return 0; }
 const char *cudaGetErrorString(int error) { return error == 2 ? "out of memory" : "invalid argument"; }
@@ -73,10 +85,19 @@ class Bindings:
     parses: bool = True
     flags: list[str] = field(default_factory=list)
     profiles: list[Any] = field(default_factory=list)
+    config: Any = None
     __version__ = "10.3.0"
     NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
     BuilderFlag = SimpleNamespace(INT8="INT8", FP16="FP16")
     TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
+    ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
+    LayerInformationFormat = SimpleNamespace(JSON="json")
+
+    class IProfiler:
+        """What TensorRT calls; like the real one it must be initialised by its subclass."""
+
+        def __init__(self) -> None:
+            self.initialised = True
 
     class Logger:
         ERROR = 1
@@ -85,6 +106,7 @@ class Bindings:
 
     def Builder(self, logger: object) -> Any:
         config = SimpleNamespace(set_flag=self.flags.append, add_optimization_profile=lambda profile: 0)
+        self.config = config
         profile = SimpleNamespace(set_shape=lambda *shape: self.profiles.append(shape))
         return SimpleNamespace(
             create_network=lambda flags: SimpleNamespace(flags=flags),
@@ -124,6 +146,14 @@ class Engine:
     def create_execution_context(self) -> Any:
         return Context(self.kind)
 
+    def create_engine_inspector(self) -> Any:
+        def information(form: str) -> str:
+            assert (form, inspector.execution_context.kind) == ("json", self.kind)
+            return json.dumps({"Layers": [{"Name": "conv", "LayerType": "CaskConvolution"}], "Bindings": []})
+
+        inspector = SimpleNamespace(execution_context=None, get_engine_information=information)
+        return inspector
+
 
 class Context:
     """Computes in the memory whose addresses it was told."""
@@ -131,6 +161,15 @@ class Context:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.places: dict[str, int] = {}
+        self.enqueue_emits_profile = True
+        self.profiler: Any = None
+        self.executed = 0
+
+    def report_to_profiler(self) -> bool:
+        assert self.profiler.initialised
+        assert not self.enqueue_emits_profile
+        self.profiler.report_layer_time("conv", 0.5 + self.executed)
+        return self.executed > 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         return shape == (1, 3)
@@ -144,6 +183,7 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         if stream != 0x1234:
             return False
+        self.executed += 1
         if self.kind == "FLOAT":
             source, target = ((ctypes.c_float * 3).from_address(self.places[name]) for name in ("images", "logits"))
             for index in range(3):
@@ -191,6 +231,27 @@ def test_a_graph_is_built_once_run_and_its_outputs_come_back(
     assert bindings.built == 1
     assert bindings.flags == ["INT8", "FP16"]
     assert bindings.profiles == [("images", (1, 3), (1, 3), (1, 3))]
+
+
+def test_the_time_on_the_device_lies_between_two_events_and_leaves_the_copies_out(
+    device: None, bindings: Bindings, model: Path, tmp_path: Path
+) -> None:
+    engine = open_engine(spec(), model, tmp_path / "engines")
+    found = engine.device_ns(3)
+    assert found is not None
+    assert found == [pytest.approx(250_000 + 1000 * call, abs=2) for call in range(3)]
+
+
+def test_layers_are_what_the_inspector_says_with_the_times_that_the_profiler_hears(
+    device: None, bindings: Bindings, model: Path, tmp_path: Path
+) -> None:
+    engine = open_engine(spec(), model, tmp_path / "engines")
+    assert bindings.config.profiling_verbosity == "detailed"
+    found = engine.layers(3)
+    assert found is not None
+    assert found["information"]["Layers"][0]["LayerType"] == "CaskConvolution"
+    assert found["times_ms"] == {"conv": [1.5, 2.5, 3.5]}
+    assert found["calls"] == 3
 
 
 def test_half_precision_tensors_are_packed_and_unpacked(

@@ -90,7 +90,7 @@ def test_the_agent_and_the_models_are_sent_once_and_the_job_is_put_aside(
     first, second = RecordingReporter(), RecordingReporter()
     profile(candidates, reporter=first)
     profile(candidates, reporter=second)
-    assert len([text for text in told(first) if "sending" in text]) == 2
+    assert len([text for text in told(first) if "sending 2 files" in text]) == 1
     assert [text for text in told(second) if "sending" in text] == []
     assert [path.name for path in board.cache.glob("agent-*.pyz")] == [agent_archive().name]
     assert list(board.cache.glob("jobs/*")) == []

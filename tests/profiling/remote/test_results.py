@@ -58,6 +58,30 @@ def test_timings_become_the_latencies_of_a_local_report(trials: list[Trial]) -> 
     assert said == ["On pi: clocks were fixed."]
 
 
+def test_both_regions_and_the_layers_come_home_under_their_names(trials: list[Trial]) -> None:
+    told = {
+        "information": {"Layers": [{"Name": "conv", "LayerType": "CaskConvolution"}]},
+        "times_ms": {"conv": [0.5, 0.7, 0.6]},
+        "calls": 3,
+    }
+    extras = {"compute": packed([[MS, MS + 1]] * 8), "layers": told, "failed": ["its fan is loud"]}
+    found = result([entry(**extras), entry()], [run(), run()])
+    report, said = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
+    first, second = report.entries
+    assert first.latency is not None
+    alone = first.latency.compute_only
+    assert alone is not None
+    assert (alone.n, alone.p50_ms) == (16, pytest.approx(1.0))
+    assert alone.region.startswith("compute only")
+    assert "transfers included" in first.latency.region
+    assert first.layers is not None
+    assert (first.layers.calls, first.layers.total_ms) == (3, 0.6)
+    assert said == ["x in onnxruntime: its fan is loud"]
+    assert second.latency is not None
+    assert second.latency.compute_only is None
+    assert second.layers is None
+
+
 def test_a_board_that_throttled_gives_no_measurement(trials: list[Trial]) -> None:
     hot = {**CALM, "throttle_counts": {"cpu0/core": 4}}
     report, _ = report_from_result(

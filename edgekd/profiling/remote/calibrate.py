@@ -1,0 +1,107 @@
+"""The designed networks timed on a board: a `Measure` for `edgekd.profiling.predict.calibrate` that goes over ssh."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.digest import Digest
+from edgekd.core.events import Reporter
+from edgekd.core.stage import BoardAccess
+from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
+from edgekd.profiling.predict.calibrate import Measure, Medians
+from edgekd.profiling.remote.board import Board, board_from_access
+from edgekd.profiling.remote.for_target import runtimes_for
+from edgekd.profiling.remote.identity import require_target
+from edgekd.profiling.remote.profile import profile_on_board
+from edgekd.profiling.remote.request import BoardPlan, Candidate
+from edgekd.runtimes.onnx_file import onnx_interface
+from edgekd.targets.schema import Target
+
+PROBE_SCHEME = "ort-u8s8"
+"""Form of INT8 in the designed networks; TensorRT reads another one, so there its rate stays the card's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardCalibrator:
+    """A board that is the target, and the runtime that its latency model will speak of.
+
+    Attributes:
+        runtime: The first of the card's runtimes that the board has.
+        version: Of that runtime, there.
+    """
+
+    board: Board
+    access: BoardAccess
+    runtime: str
+    version: str
+
+    def measure(self, *, threads: int, duration_s: float, reporter: Reporter, seed: int = 0) -> Measure:
+        """Times ONNX files on the board, in turns.
+
+        Args:
+            threads: CPU threads.
+            duration_s: Measuring time per network, at most.
+            reporter: Told of progress.
+            seed: Of the order.
+        """
+        plan = BoardPlan(
+            runtimes=(self.runtime,),
+            threads=(threads,),
+            warmup_s=0.05,
+            duration_s=duration_s,
+            precision=0.04,
+            seed=seed,
+            lock_clocks=self.access.lock_clocks,
+        )
+
+        def measure(paths: Mapping[str, Path]) -> Medians:
+            candidates = [Candidate(name=name, bundle=_bundle(name, path), path=path) for name, path in paths.items()]
+            found = profile_on_board(
+                self.board.ssh, candidates, plan, reporter=reporter, python=self.board.python
+            ).report
+            absent = DeviceUnavailable(f"{self.runtime} does not take this form of INT8")
+            medians: dict[str, float | EdgekdError] = dict.fromkeys(paths, absent)
+            for entry in found.entries:
+                why = DeviceUnavailable(entry.failure or "no latency")
+                medians[entry.candidate] = why if entry.latency is None else entry.latency.p50_ms
+            return medians
+
+        return measure
+
+
+def board_calibrator(access: BoardAccess, target: Target) -> BoardCalibrator:
+    """The board, asked whether it is the target and what runs there.
+
+    Raises:
+        UserError: A card that stands for many processors, this machine's among them.
+        DeviceUnavailable: The board cannot be reached, is another device, or has none of the card's runtimes.
+    """
+    if target.measured_here and target.kind == "cpu" and target.presence.model is None:
+        raise UserError(
+            f"The card {target.name} holds facts of this machine, so the numbers of a board do not belong to it.",
+            hint="write a card for the board (targets/README.md) and give its path in place of the name",
+        )
+    board = board_from_access(access)
+    known = board.hello()
+    require_target(board.name, known["machine"], target)
+    runtime = runtimes_for(board, target, known["runtimes"])[0]
+    return BoardCalibrator(
+        board=board, access=access, runtime=runtime, version=str(known["runtimes"][runtime]["version"])
+    )
+
+
+def _bundle(name: str, path: Path) -> ModelBundle:
+    """A designed network as a bundle; it has no preprocessing, since only time matters."""
+    inputs, outputs = onnx_interface(path)
+    whole = name.endswith("int8")
+    return ModelBundle(
+        kind=BundleKind.ONNX,
+        inputs=inputs,
+        outputs=outputs,
+        files={"model.onnx": Digest(hashlib.sha256(path.read_bytes()).hexdigest())},
+        tags={"precision": "int8" if whole else "fp32", "scheme": PROBE_SCHEME if whole else ""},
+    )
