@@ -21,6 +21,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "distill": "edgekd.distill.stage:DistillStage",
         "quantized-distill": "edgekd.quant.qd_stage:QuantizedDistillStage",
         "prune": "edgekd.prune.stage:PruneStage",
+        "sparse-distill": "edgekd.prune.sparse_stage:SparseDistillStage",
         "export": "edgekd.export.stage:ExportStage",
         "fp16": "edgekd.export.precision:Fp16Stage",
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",

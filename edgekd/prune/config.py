@@ -30,7 +30,8 @@ class PruneConfig(StageConfig):
         importance: How units are ranked: see `edgekd.prune.importance`.
         importance_images: Training images that an importance looks at, when it looks at any.
         follow: What decides where units leave. `macs`: see `scope`. `latency`: wherever the predicted latency falls
-            most for the importance that is lost; what does not make the engine faster is not cut.
+            most for the importance that is lost; what does not make the engine faster is not cut. It adds scores up
+            across groups, so it wants an importance whose scores are on one scale (lamp, fisher, kd).
         scope: With `macs`: `uniform` shrinks all groups by about the same share; `global` lets them compete by
             importance.
         exclude: Paths or glob patterns of modules whose output channels all stay.

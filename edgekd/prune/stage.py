@@ -26,6 +26,11 @@ from edgekd.prune.importance import build_importance, needs_of, scores_of
 from edgekd.prune.plan import Plan, Planner, kept_whole_in_words
 from edgekd.targets.latency import LatencyModel
 
+_NOT_COMPARABLE = (
+    "The scores of {} say little of how groups compare, and a cut along the latency adds them up: lamp, fisher or kd "
+    "rank better for it."
+)
+
 
 class PruneStage(Stage[PruneConfig]):
     """Removes whole channels and attention heads, with everything that is coupled to them.
@@ -78,6 +83,8 @@ class PruneStage(Stage[PruneConfig]):
         with gathered(self.config, module, inputs, ctx) as (evidence, said):
             scores = scores_of(importance, evidence, analysis.groups)
             said += importance.remarks(evidence, analysis.groups)
+        if self.config.follow == "latency" and not importance.comparable:
+            said += (_NOT_COMPARABLE.format(importance.name),)
         planner = Planner(
             self.config,
             module,

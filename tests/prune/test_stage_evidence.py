@@ -141,6 +141,7 @@ def test_along_the_latency_the_budget_is_kept_and_no_more_importance_is_lost_tha
     assert fast.metrics["predicted_before_ms"] == pytest.approx(whole)
     assert fast.metrics["importance_lost"] <= plain.metrics["importance_lost"] + 1e-9  # type: ignore[operator]
     assert "per millisecond" in fast.decisions[0]
+    assert any("say little of how groups compare" in line for line in fast.decisions) == (importance == "l2")
 
 
 def test_a_round_goes_its_share_of_the_way(tmp_path: Path) -> None:
