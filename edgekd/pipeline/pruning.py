@@ -20,6 +20,7 @@ from edgekd.pipeline.training import recover_epochs_for
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Need, importances_without, needs_of
 from edgekd.targets.latency import latency_model_from_target
+from edgekd.targets.schema import Target
 
 Recover = Callable[[str, str, int], str]
 """(name, model, epochs) to the node of a training that starts from trained weights."""
@@ -92,8 +93,20 @@ def _config(
         return config, None
     latency_model = draft_latency_model(draft, options, situation)
     config["precision"] = expected_precision(options, situation)
+    if options.prune_follow == "latency":
+        config["kernel_block"] = kernel_block(situation.target)
     if budget_ms is not None:
         config["budget_ms"] = budget_ms
     if latency_model is None:
         config["latency_model"] = latency_model_from_target(situation.target).plain()
     return config, latency_model
+
+
+def kernel_block(target: Target) -> int:
+    """Channels that the target's kernels compute at a time.
+
+    A 512-bit register holds 16 float32 values, and ONNX Runtime's convolutions on such CPUs take 52 to 64 channels, or
+    36 to 48, in the same time (`benchmarks/width_stairs.py`). Elsewhere the card's multiple stands for it.
+    """
+    wide = any(feature.startswith("avx512") for feature in target.features)
+    return max(16, target.channel_multiple) if wide else target.channel_multiple

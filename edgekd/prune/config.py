@@ -17,7 +17,8 @@ class PruneConfig(StageConfig):
     """How much to cut, and how to choose it.
 
     Attributes:
-        macs_keep: Largest share of the multiply-accumulates that may remain.
+        macs_keep: Largest share of the multiply-accumulates that may remain; gives way, and says so, where a cut along
+            the latency finds nothing more that makes the engine faster.
         budget_ms: Cut on until the predicted latency at batch 1 keeps this; None stops at `macs_keep`.
         rounds_left: This cut is the first of so many with training in between, and goes the first of as many equal
             ratios from the predicted latency of now to `budget_ms`. `macs_keep` and `macs_floor` speak of this cut.
@@ -27,6 +28,8 @@ class PruneConfig(StageConfig):
             even that misses the budget, `macs_keep` is kept.
         channel_multiple: Widths that shrink end at a multiple of this, which the device likes; halved, and said so,
             when the network cannot reach `macs_keep` with it.
+        kernel_block: With `latency`: the device's kernels compute channels in blocks of so many, and a width in between
+            takes as long as the next whole block. No step ends at such a width.
         importance: How units are ranked: see `edgekd.prune.importance`.
         importance_images: Training images that an importance looks at, when it looks at any.
         follow: What decides where units leave. `macs`: see `scope`. `latency`: wherever the predicted latency falls
@@ -44,6 +47,7 @@ class PruneConfig(StageConfig):
     latency_model: LatencyModel | None = None
     macs_floor: float = Field(default=0.2, gt=0, lt=1)
     channel_multiple: int = Field(default=8, ge=1)
+    kernel_block: int = Field(default=1, ge=1)
     importance: str = "l2"
     importance_images: int = Field(default=256, ge=1)
     follow: Literal["macs", "latency"] = "macs"

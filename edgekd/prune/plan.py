@@ -113,7 +113,7 @@ class Planner:
             f"Cut to at most {percent(keep)} of the multiply-accumulates: the predicted {ms(predicted)} "
             f"({self.config.precision}) keeps {self._goal_in_words(goal)}."
         )
-        return replace(plan, said=(said,))
+        return replace(plan, said=(*plan.said, said))
 
     def _along_latency(self, goal: float) -> Plan:
         """One cut to the goal; made anew a little below it while the network really cut misses it by a rounding."""
@@ -129,7 +129,7 @@ class Planner:
                     f"({self.config.precision}) keeps {self._goal_in_words(goal)}, with {percent(keep)} of the "
                     "multiply-accumulates."
                 )
-                return replace(plan, said=(said,))
+                return replace(plan, said=(*plan.said, said))
             aim *= 0.999 * goal / predicted
         return self._out_of_reach(self._cut(self.config.macs_keep), keep, predicted, goal)
 
@@ -142,7 +142,7 @@ class Planner:
             else f"Even {percent(keep)} of the multiply-accumulates would take a predicted {ms(predicted)} "
             f"({config.precision}), more than {ms(goal)}"
         )
-        return replace(loose, said=(f"{reason}: {percent(config.macs_keep)} are kept.",))
+        return replace(loose, said=(f"{reason}: {percent(config.macs_keep)} are kept.", *loose.said))
 
     def _goal_in_words(self, goal: float) -> str:
         if goal == self.config.budget_ms:
@@ -164,18 +164,28 @@ class Planner:
     def _cut(self, keep: float, goal_ms: float | None = None) -> Plan:
         """What leaves so that at most `keep` of the MACs and, where the groups allow it, `goal_ms` remain.
 
-        The channel multiple is halved while `keep` is out of reach with it.
+        The channel multiple is halved while `keep` is out of reach with it. Along the latency `keep` gives way where no
+        further cut makes the engine faster.
         """
-        multiple = self.config.channel_multiple
+        multiple, first = self.config.channel_multiple, None
         while True:
             macs = MacModel(self._module, self._costs, self._analysis.groups)
             target = keep * macs.total
             removals = self._removals(macs, target, goal_ms, multiple)
             if macs.now <= target:
                 return Plan(removals=removals, multiple=multiple)
+            first = first or Plan(removals=removals, multiple=multiple, said=(self._no_faster(keep, macs),))
             if multiple == 1:
+                if self.config.follow == "latency":
+                    return first
                 raise self._shortfall(keep, macs.now / macs.total)
             multiple //= 2
+
+    def _no_faster(self, keep: float, macs: MacModel) -> str:
+        return (
+            f"{percent(macs.now / macs.total)} of the multiply-accumulates remain, not {percent(keep)}: no further cut "
+            "is predicted to make the engine faster."
+        )
 
     def _removals(self, macs: MacModel, target: float, goal_ms: float | None, multiple: int) -> Sequence[Removal]:
         groups = self._analysis.groups
@@ -198,6 +208,7 @@ class Planner:
                 self._shape,
                 self._analysis.groups,
                 lambda cost: model.op_ms(cost, precision),
+                block=self.config.kernel_block,
                 fixed_ms=model.fixed_us / 1e3,
                 on_progress=self._on_progress,
             )
@@ -205,10 +216,9 @@ class Planner:
         return self._followed
 
     def _shortfall(self, keep: float, reachable: float) -> BuildFailed:
-        follows = ", cutting only what makes the engine faster" if self.config.follow == "latency" else ""
         return BuildFailed(
             f"Pruning cannot keep as little as {percent(keep)} of the multiply-accumulates: the "
-            f"{len(self._analysis.groups)} groups of channels that can be cut reach {percent(reachable)}{follows}. "
+            f"{len(self._analysis.groups)} groups of channels that can be cut reach {percent(reachable)}. "
             f"{kept_whole_in_words(self._analysis)}".rstrip(),
             hint=f"ask for macs_keep {reachable + 0.01:.2f} or more",
         )

@@ -33,28 +33,55 @@ class _Operation:
 
     Attributes:
         shares: By side and group: the part of that side's channels which one unit of the group has.
+        channels: By side: how many there are, where a layer says so.
         moved: By group: elements that are no longer read or written per unit that left.
+        members: The groups that change it, by name.
+        prices: Milliseconds by units gone, in the order of `groups`; filled as they are asked for.
     """
 
     cost: OpCost
     shares: dict[Axis, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    channels: dict[Axis, int] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
+    members: dict[str, ChannelGroup] = field(default_factory=dict)
     prices: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups that change it."""
-        return tuple(dict.fromkeys([*(name for side in self.shares.values() for name in side), *self.moved]))
+        return tuple(self.members)
 
-    def cost_after(self, gone: dict[str, int]) -> OpCost:
-        kept = math.prod(1 - sum(gone[name] * share for name, share in side.items()) for side in self.shares.values())
-        moved = sum(gone[name] * elements for name, elements in self.moved.items())
+    def cost_after(self, gone: dict[str, int], block: int = 1) -> OpCost:
+        """Its cost with so many units gone; widths count rounded up to whole blocks."""
+        kept = math.prod(self._kept(side, gone, block) for side in self.shares)
+        # A kernel in blocks keeps its maps in blocks too, so what is moved falls block by block as well.
+        moved = sum(self._left(name, gone[name], block) * elements for name, elements in self.moved.items())
         return replace(
             self.cost,
             macs=round(self.cost.macs * kept),
             params=round(self.cost.params * kept),
             activations=round(self.cost.activations - moved),
         )
+
+    def _left(self, name: str, units: int, block: int) -> int:
+        """How many of a group's units count as gone."""
+        if block == 1:
+            return units
+        group = self.members[name]
+        step = block // math.gcd(block, group.width)
+        return max(0, group.units - step * _blocks(group.units - units, step))
+
+    def _kept(self, side: Axis, gone: dict[str, int], block: int) -> float:
+        kept = 1 - sum(gone[name] * share for name, share in self.shares[side].items())
+        channels = self.channels.get(side)
+        if channels is None or block == 1:
+            return kept
+        # Never less than what is there: a layer whose whole width is no multiple would seem to shrink faster.
+        return max(kept, _blocks(round(channels * kept), block) / _blocks(channels, block))
+
+
+def _blocks(channels: int, block: int) -> int:
+    return -(-channels // block)
 
 
 class WidthLatency:
@@ -68,6 +95,8 @@ class WidthLatency:
         input_shape: (C, H, W).
         groups: What can be removed.
         price: Of one operation.
+        block: The device's kernels compute channels in blocks of so many: a width in between costs what the next whole
+            block does.
         fixed_ms: Cost of one inference beside its operations.
         on_progress: Called with (groups tried, groups in all); each group costs one count of the network.
 
@@ -82,10 +111,11 @@ class WidthLatency:
         groups: Sequence[ChannelGroup],
         price: PriceOf,
         *,
+        block: int = 1,
         fixed_ms: float = 0.0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._price = price
+        self._price, self._block = price, block
         self._operations = [_Operation(cost) for cost in layer_costs(reparameterised(module), input_shape)]
         self._gone = {group.name: 0 for group in groups}
         self._touched: dict[str, list[_Operation]] = {}
@@ -129,7 +159,7 @@ class WidthLatency:
     def _price_of(self, operation: _Operation) -> float:
         key = tuple(self._gone[name] for name in operation.groups)
         if key not in operation.prices:
-            operation.prices[key] = self._price(operation.cost_after(self._gone))
+            operation.prices[key] = self._price(operation.cost_after(self._gone, self._block))
         return operation.prices[key]
 
     def _found(self, module: nn.Module, shape: tuple[int, int, int], group: ChannelGroup) -> list[_Operation]:
@@ -148,25 +178,31 @@ class WidthLatency:
         for operation, cost in zip(self._operations, costs, strict=True):
             if cost == operation.cost:
                 continue
+            operation.members[group.name] = group
             operation.moved[group.name] = (operation.cost.activations - cost.activations) / units
             if cost.params != operation.cost.params or cost.macs != operation.cost.macs:
-                for side, share in _sides(module, group, operation.cost, cost, units).items():
+                for side, (share, channels) in _sides(module, group, operation.cost, cost, units).items():
                     operation.shares[side][group.name] = share
+                    if channels is not None:
+                        operation.channels[side] = channels
             changed.append(operation)
         return changed
 
 
-def _sides(module: nn.Module, group: ChannelGroup, whole: OpCost, cut: OpCost, units: int) -> dict[Axis, float]:
-    """By side of an operation: the part of its channels that one unit of the group has."""
+def _sides(
+    module: nn.Module, group: ChannelGroup, whole: OpCost, cut: OpCost, units: int
+) -> dict[Axis, tuple[float, int | None]]:
+    """By side of an operation: the part of its channels that one unit of the group has, and how many there are."""
     nearest = _nearest_members(module, group, whole.name)
     if nearest:
-        return {
-            member.axis: len(member.channels) / group.units / channels_along(part_at(module, member.path), member.axis)
-            for member in nearest
-        }
+        found: dict[Axis, tuple[float, int | None]] = {}
+        for member in nearest:
+            channels = channels_along(part_at(module, member.path), member.axis)
+            found[member.axis] = len(member.channels) / group.units / channels, channels
+        return found
     # The products of attention belong to no layer: what the trial took away is taken as one side's.
     had, has = (whole.macs, cut.macs) if whole.macs else (whole.params, cut.params)
-    return {"out": (1 - has / had) / units}
+    return {"out": ((1 - has / had) / units, None)}
 
 
 def _nearest_members(module: nn.Module, group: ChannelGroup, name: str) -> list[Member]:

@@ -10,7 +10,9 @@ from edgekd.core.graph import Node
 from edgekd.core.report import Budget
 from edgekd.errors import UserError
 from edgekd.pipeline.compose import Composition
+from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.steps import parents_of
+from edgekd.targets.load import load_target
 from edgekd.testing.toy_data import toy_dataset
 from tests.pipeline.test_compose import composed, labelled, names
 
@@ -90,3 +92,10 @@ def test_following_the_latency_connects_a_model_of_it_even_without_a_budget(tmp_
     assert config["follow"] == "latency"
     assert isinstance(config["latency_model"], dict)
     assert "budget_ms" not in config
+    assert config["kernel_block"] == load_target("jetson").channel_multiple
+
+
+def test_cpus_with_wide_registers_compute_sixteen_channels_at_a_time() -> None:
+    card = load_target("x86-cpu")
+    assert kernel_block(card.model_copy(update={"features": ("avx512f",), "channel_multiple": 8})) == 16
+    assert kernel_block(card.model_copy(update={"features": (), "channel_multiple": 8})) == 8

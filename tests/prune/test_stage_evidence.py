@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.graph import Graph, Node
@@ -159,6 +160,16 @@ def test_a_budget_below_the_floor_is_said_to_be_out_of_reach(tmp_path: Path) -> 
     result = prune(ctx, macs_keep=0.9, macs_floor=0.7, budget_ms=0.4 * whole, follow="latency", latency_model=MODEL)
     assert "90.0 % are kept" in result.decisions[0]
     assert result.metrics["macs_kept"] > 0.7  # type: ignore[operator]
+
+
+def test_a_cut_ends_where_nothing_more_makes_the_engine_faster(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"follow": "latency", "latency_model": MODEL, "kernel_block": 8, "importance": "fisher"}
+    result = prune(context(tmp_path), macs_keep=0.2, **asked)
+    widths = [p.out_channels for p in module_from_bundle(result.bundle, context(tmp_path).blobs).modules()
+              if isinstance(p, nn.Conv2d)]  # fmt: skip
+    assert set(widths) <= {8, 16}
+    assert "no further cut is predicted to make the engine faster" in result.decisions[0]
+    assert result.metrics["macs_kept"] > 0.2  # type: ignore[operator]
 
 
 def test_following_the_latency_without_a_model_of_it_is_refused(tmp_path: Path) -> None:

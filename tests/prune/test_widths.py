@@ -67,6 +67,19 @@ def test_followed_costs_are_those_of_the_network_that_is_cut(make: object) -> No
     assert followed.now_ms == pytest.approx(MODEL.predict_ms(real, "fp32"), rel=2e-3)
 
 
+def test_a_width_between_two_blocks_costs_what_the_next_whole_block_does() -> None:
+    module = PaddedShortcut(width=32).eval()
+    groups = {group.name: group for group in analyse(module, SHAPE).groups}
+    group = groups["first.conv1"]
+    by_macs = WidthLatency(module, SHAPE, list(groups.values()), lambda cost: cost.macs / 1e6, block=16)
+    whole = by_macs.now_ms
+    assert [by_macs.saved_ms(group, units) for units in (1, 8, 15)] == [0.0, 0.0, 0.0]
+    exact = WidthLatency(module, SHAPE, list(groups.values()), lambda cost: cost.macs / 1e6)
+    assert by_macs.saved_ms(group, 16) == pytest.approx(exact.saved_ms(group, 16))
+    assert by_macs.saved_ms(group, 20) == pytest.approx(exact.saved_ms(group, 16))
+    assert by_macs.now_ms == whole == pytest.approx(exact.now_ms)
+
+
 def test_units_that_come_back_restore_the_latency() -> None:
     module = toy_cnn()
     groups = analyse(module, SHAPE).groups
