@@ -3,9 +3,10 @@
     python benchmarks/pruning_curve.py --data ../shared/data --out benchmarks/results/pruning_curve.json
 
 Every ratio of multiply-accumulates is reached in several ways: edgekd's order by l2 and by kd, its steps along the
-predicted latency, and Torch-Pruning's own pruner (group magnitude, by its defaults). Each network recovers under one
-short distillation, is exported and evaluated on test images that no decision has seen, and all engines are measured by
-turns in one run. A cut of Torch-Pruning that does not run is listed with its error. A run that was killed goes on.
+predicted latency (which may keep more than the ratio, where less would not be faster), and Torch-Pruning's own pruner
+(group magnitude, by its defaults). Each network recovers under one short distillation, is exported and evaluated on test
+images that no decision has seen, and all engines are measured by turns in one run. A cut of Torch-Pruning that does
+not run is listed with its error. A run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ from edgekd.nn.edits import resize_edit
 from edgekd.nn.save import bundle_from_module
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.prepare import prepare, resources_of
+from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.stages import STAGES
 from edgekd.pipeline.training import train_config
+from edgekd.targets.schema import Target
 
 WAYS: dict[str, dict[str, Any]] = {
     "macs-l2": {"importance": "l2", "follow": "macs"},
@@ -71,7 +74,7 @@ def main() -> None:
             execution=Execution(device="cpu", threads=arguments.threads),
             reporter=reporter,
         )
-        graph = _graph(arguments, tuple(peers), situation.target.channel_multiple)
+        graph = _graph(arguments, tuple(peers), situation.target)
         report = Runner(STAGES, store).run(graph, {"teacher": situation.teacher, **peers}, settings)
     summary = _summary(arguments, report, store, failures) | {"seconds": time.monotonic() - began}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ def main() -> None:
     _print(summary)
 
 
-def _graph(arguments: argparse.Namespace, peers: tuple[str, ...], multiple: int) -> Graph:
+def _graph(arguments: argparse.Namespace, peers: tuple[str, ...], target: Target) -> Graph:
     """A branch per way and ratio; one profile for all of them."""
     draft = Draft()
     draft.add("latency-model", "latency-model", {"threads": 1})
@@ -96,7 +99,9 @@ def _graph(arguments: argparse.Namespace, peers: tuple[str, ...], multiple: int)
         pruned = {peer: f"@cut-of-{peer}"} if f"cut-of-{peer}" in peers else {}
         for way, config in WAYS.items():
             name = _named(way, ratio)
-            cut = {"macs_keep": ratio, "channel_multiple": multiple, **config}
+            cut = {"macs_keep": ratio, "channel_multiple": target.channel_multiple, **config}
+            if config["follow"] == "latency":
+                cut["kernel_block"] = kernel_block(target)
             ports = {"model": TEACHER, "latency_model": "latency-model"}
             if config["importance"] == "kd":
                 ports["teacher"] = TEACHER

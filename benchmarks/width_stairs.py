@@ -88,7 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=64, help="C")
     parser.add_argument("--side", type=int, default=16, help="height and width, pixels")
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[64, 62, 60, 56, 52, 48, 44, 40, 36, 32, 28, 24, 20, 16]
+        "--widths", type=int, nargs="+", default=[64, 62, 60, 56, 52, 48, 44, 40, 36, 32, 28, 24, 20, 16, 12, 8]
     )
     parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"])
     parser.add_argument("--runs", type=int, default=5)
