@@ -90,6 +90,7 @@ def test_the_pattern_survives_the_training_and_is_recorded(tmp_path: Path) -> No
     assert 0.5 < result.metrics["sparse_macs_share"] < 1  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_exported_graph_keeps_the_zeros_and_says_so(tmp_path: Path) -> None:
     _, result, ctx = sparse(tmp_path)
     exported = run_stage(ExportStage(ExportConfig()), make_inputs(model=result.bundle), ctx).bundle
