@@ -5,8 +5,8 @@
 Every ratio of multiply-accumulates is reached in several ways: edgekd's order by l2 and by kd, its steps along the
 predicted latency (which may keep more than the ratio, where less would not be faster), and Torch-Pruning's own pruner
 (group magnitude, by its defaults). Each network recovers under one short distillation, is exported and evaluated on
-test images that no decision has seen, and all engines are measured by turns in one run. A cut of Torch-Pruning that does
-not run is listed with its error. A run that was killed goes on.
+test images that no decision has seen, and all engines are measured by turns in one run. A cut of Torch-Pruning that
+does not run is listed with its error. A run that was killed goes on.
 """
 
 from __future__ import annotations
