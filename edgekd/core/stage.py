@@ -188,7 +188,7 @@ class Stage(ABC, Generic[C]):
         Config: The config class.
         ports: Inputs by name.
         produces: Kind of the output; a set of kinds for a stage that hands on one of its inputs.
-        reads: Names of resources it depends on (`"data"`, `"target"`); they enter the key.
+        reads: Names of resources it may depend on (`"data"`, `"target"`); those of `resources_read` enter the key.
         never_before: Names of stages that must not come after this one on a path.
         cacheable: False for measurements and verdicts, which are made anew each time.
         distributed: Under `torchrun` every rank runs it jointly; all other stages run on the leader alone.
@@ -211,6 +211,10 @@ class Stage(ABC, Generic[C]):
     def output_kinds(cls) -> frozenset[BundleKind]:
         """The kinds its output may have."""
         return cls.produces if isinstance(cls.produces, frozenset) else frozenset({cls.produces})
+
+    def resources_read(self) -> frozenset[str]:
+        """Those of `reads` that it depends on as it is configured."""
+        return self.reads
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         """Raises a `UserError` or `DeviceUnavailable` when the stage cannot do its work; cheap, changes nothing."""

@@ -68,7 +68,7 @@ class Walk:
         steps = validate_graph(graph, stages)
         _check_inputs(graph, inputs)
         _check_settings(steps, settings)
-        read = {name for step in steps for name in step.stage.reads}
+        read = {name for step in steps for name in step.stage.resources_read()}
         return cls(
             steps=steps,
             settings=settings,
@@ -102,7 +102,7 @@ class Walk:
             version=step.stage.version,
             config=step.stage.config.plain(),
             inputs=refs,
-            resources={name: self.digests[name] for name in sorted(step.stage.reads)},
+            resources={name: self.digests[name] for name in sorted(step.stage.resources_read())},
             seed=self.settings.seed,
         )
 
@@ -122,7 +122,7 @@ class Walk:
             seed=self.settings.seed,
             reporter=self.settings.reporter,
             blobs=blobs,
-            resources={name: self.settings.resources[name] for name in step.stage.reads},
+            resources={name: self.settings.resources[name] for name in step.stage.resources_read()},
             execution=self.settings.execution,
         )
 
@@ -150,7 +150,7 @@ def _check_settings(steps: tuple[Step, ...], settings: RunSettings) -> None:
                 f"Cannot rebuild {name!r}: no such node.{suggest(name, names)}", hint=f"nodes: {', '.join(names)}"
             )
     for step in steps:
-        for name in sorted(step.stage.reads - settings.resources.keys()):
+        for name in sorted(step.stage.resources_read() - settings.resources.keys()):
             have = ", ".join(sorted(settings.resources)) or "none"
             raise UserError(
                 f"Node {step.name!r} (stage {step.node.stage!r}) reads the resource {name!r}, which this run does not "

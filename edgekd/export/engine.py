@@ -104,6 +104,8 @@ def build_command(target: Target, model: ModelBundle, *, max_batch: int = 1) -> 
     # Permissions that versions below 11 need; what the graph does not hold, they do not add, except that an INT8
     # graph's remaining float layers may run in half precision.
     allowed = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}[str(model.tags["precision"])]
+    # Considers sparse kernels for the layers whose weights have the pattern, and takes them where they are faster.
+    sparse = ["--sparsity=enable"] if "sparsity" in model.tags else []
     return " ".join(
         [
             "trtexec",
@@ -113,5 +115,6 @@ def build_command(target: Target, model: ModelBundle, *, max_batch: int = 1) -> 
             f"--optShapes={images.name}:{one}",
             f"--maxShapes={images.name}:{most}",
             *allowed,
+            *sparse,
         ]
     )

@@ -114,6 +114,8 @@ class ExportStage(Stage[ExportConfig]):
 
 def _tags(model: ModelBundle) -> dict[str, JsonValue]:
     tags: dict[str, JsonValue] = {"precision": "fp32", "scheme": "", "model": model.content}
+    if "sparsity" in model.tags:
+        tags["sparsity"] = model.tags["sparsity"]
     return tags | {"program": model.files[PROGRAM_FILE]} if PROGRAM_FILE in model.files else tags
 
 

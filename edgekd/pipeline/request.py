@@ -16,6 +16,9 @@ SYNTHETIC = "synthetic"
 MOST_PICKS = 8
 """Searched students that may go on, each on a branch of its own."""
 
+MOST_ROUNDS = 16
+"""Rounds of pruning and recovering; each is a training."""
+
 Effort = Literal["quick", "standard", "thorough"]
 Student = Literal["search", "prune", "blocks"]
 
@@ -80,6 +83,10 @@ class Options(Schema):
         lr: Peak learning rate of a student that starts from random weights; recovery takes a fifth of it.
         prune_keep: Share of multiply-accumulates kept when a searched student is pruned; 1 leaves that stage out.
         teacher_keep: The same when the teacher itself is pruned; None follows the latency budget.
+        importance: How pruning ranks channels: see `edgekd.prune.importance`.
+        prune_follow: Where pruning cuts: `macs` about evenly, `latency` where the predicted latency falls most for the
+            importance that is lost.
+        prune_rounds: Cuts with a recovery after each, instead of one.
         quantize: `ptq`: INT8 engines are calibrated; `qat`: each has a twin beside it that was also trained, with its
             quantizers in place, for a tenth of the epochs.
         weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.
@@ -107,6 +114,9 @@ class Options(Schema):
     lr: float | None = Field(default=None, gt=0)
     prune_keep: float = Field(default=0.75, gt=0, le=1)
     teacher_keep: float | None = Field(default=None, gt=0, lt=1)
+    importance: str = "l2"
+    prune_follow: Literal["macs", "latency"] = "macs"
+    prune_rounds: int = Field(default=1, ge=1, le=MOST_ROUNDS)
     quantize: Literal["ptq", "qat"] = "ptq"
     weight_bits: Literal[2, 3, 4, 8] | None = None
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")

@@ -24,6 +24,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "quantized-distill": "edgekd.quant.qd_stage:QuantizedDistillStage",
         "differentiable-quantize": "edgekd.quant.dq_stage:DifferentiableQuantizeStage",
         "prune": "edgekd.prune.stage:PruneStage",
+        "sparse-distill": "edgekd.prune.sparse_stage:SparseDistillStage",
         "export": "edgekd.export.stage:ExportStage",
         "fp16": "edgekd.export.precision:Fp16Stage",
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",

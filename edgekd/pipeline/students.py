@@ -8,11 +8,11 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.pipeline.assembled import LABEL, draft_assembled
 from edgekd.pipeline.draft import TEACHER, Draft
+from edgekd.pipeline.pruning import Recover, check_importance, draft_pruned
 from edgekd.pipeline.request import Options, Request
-from edgekd.pipeline.search import draft_latency_model, draft_search, expected_precision, leaves_room, space_of
+from edgekd.pipeline.search import draft_search, leaves_room, space_of
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
-from edgekd.targets.latency import latency_model_from_target
 from edgekd.train.objective import OBJECTIVES, TAPPED, Signal, label_free_objectives
 from edgekd.train.teachers import check_teacher_can_be_tapped
 
@@ -40,6 +40,7 @@ def draft_students(draft: Draft, request: Request, options: Options, situation: 
             f"The objective {options.objective!r} needs labels, and {request.data} has none.",
             hint=f"use an objective that does not need labels: --objective {free.split(', ')[0]} (known: {free})",
         )
+    check_importance(options, dataset)
     _draft_answers(draft, options, situation, dataset)
     models: list[tuple[str, str]] = []
     if "search" in options.students:
@@ -68,20 +69,36 @@ def _draft_search_branches(
     picks = draft_search(draft, request, options, situation)
     models: list[tuple[str, str]] = []
     for picked in picks:
-        models += _draft_student(draft, options, situation, dataset, picked.replace("pick", "student"), picked)
+        models += _draft_student(draft, request, options, situation, dataset, picked.replace("pick", "student"), picked)
     return models
 
 
 def _draft_student(
-    draft: Draft, options: Options, situation: Situation, dataset: Dataset, label: str, picked: str
+    draft: Draft,
+    request: Request,
+    options: Options,
+    situation: Situation,
+    dataset: Dataset,
+    label: str,
+    picked: str,
 ) -> list[tuple[str, str]]:
     """distill -> prune -> recover of one searched student; the distilled one stays a candidate beside the pruned."""
     distilled = _train(draft, options, situation, dataset, f"{label}-distill", picked, fresh=True)
     models = [(label, distilled)]
     last = distilled
     if options.prune_keep < 1:
-        pruned = _prune(draft, situation, f"{label}-prune", distilled, options.prune_keep)
-        last = _train(draft, options, situation, dataset, f"{label}-recover", pruned, fresh=False)
+        last = draft_pruned(
+            draft,
+            request,
+            options,
+            situation,
+            label=label,
+            model=distilled,
+            keep=options.prune_keep,
+            budgeted=False,
+            images=len(dataset.train),
+            recover=_recovery(draft, options, situation, dataset),
+        )
         models.append((f"{label}-pruned", last))
     return [*models, *_draft_quantized(draft, options, situation, dataset, label, last)]
 
@@ -95,18 +112,18 @@ def _draft_teacher_branch(
             "teacher and for post-training stages only."
         )
         return []
-    config: dict[str, JsonValue] = {
-        "macs_keep": options.teacher_keep or DEFAULT_TEACHER_KEEP,
-        "channel_multiple": situation.target.channel_multiple,
-    }
-    latency_model = None
-    if options.teacher_keep is None and request.budget.max_latency_ms is not None:
-        latency_model = draft_latency_model(draft, options, situation)
-        config |= {"budget_ms": request.budget.max_latency_ms, "precision": expected_precision(options, situation)}
-        if latency_model is None:
-            config["latency_model"] = latency_model_from_target(situation.target).plain()
-    pruned = draft.add("teacher-prune", "prune", config, {"model": TEACHER, "latency_model": latency_model})
-    recovered = _train(draft, options, situation, dataset, "teacher-recover", pruned, fresh=False)
+    recovered = draft_pruned(
+        draft,
+        request,
+        options,
+        situation,
+        label="teacher",
+        model=TEACHER,
+        keep=options.teacher_keep or DEFAULT_TEACHER_KEEP,
+        budgeted=options.teacher_keep is None,
+        images=len(dataset.train),
+        recover=_recovery(draft, options, situation, dataset),
+    )
     models = [("teacher-pruned", recovered)]
     return [*models, *_draft_quantized(draft, options, situation, dataset, "teacher", recovered)]
 
@@ -134,9 +151,12 @@ def _draft_quantized(
     return [(f"{label}-w{options.weight_bits}", name)]
 
 
-def _prune(draft: Draft, situation: Situation, name: str, model: str, keep: float) -> str:
-    config: dict[str, JsonValue] = {"macs_keep": keep, "channel_multiple": situation.target.channel_multiple}
-    return draft.add(name, "prune", config, {"model": model})
+def _recovery(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> Recover:
+    def recover(name: str, model: str, epochs: int) -> str:
+        config = _train_config(options, situation, dataset, fresh=False) | {"epochs": epochs}
+        return draft.add(name, "distill", config, {"student": model, **_teachers(draft)})
+
+    return recover
 
 
 def _train(

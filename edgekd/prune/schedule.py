@@ -114,20 +114,24 @@ def plan_removals(
             # Chunks of a group return in the order opposite to the one they left in, or not at all.
             macs.remove(chunk.group, chunk.units)
             closed.add(chunk.group.name)
-    return [
-        (group, scores[group.name].argsort(stable=True)[: gone[group.name]].sort().values)
-        for group in groups
-        if gone[group.name]
-    ]
+    return [(group, least_important(scores[group.name], gone[group.name])) for group in groups if gone[group.name]]
+
+
+def least_important(scores: Tensor, units: int) -> Tensor:
+    """The units of least score, ascending; among equal scores those of lower number."""
+    return scores.argsort(stable=True)[:units].sort().values
+
+
+def chunk_ends(group: ChannelGroup, multiple: int) -> list[int]:
+    """How many units may be gone, ascending: what remains is a multiple in channels, and not too little."""
+    step = multiple // math.gcd(multiple, group.width)
+    most = group.units - max(step, math.ceil(LEAST_KEPT * group.units))
+    return list(range(group.units % step or step, most + 1, step))
 
 
 def _chunks(group: ChannelGroup, scores: Tensor, multiple: int) -> Iterator[_Chunk]:
-    step = multiple // math.gcd(multiple, group.width)
-    most = group.units - max(step, math.ceil(LEAST_KEPT * group.units))
-    ordered = scores.sort().values
-    start, units = 0, group.units % step or step
-    while start + units <= most:
-        end = start + units
+    ordered, start = scores.sort().values, 0
+    for end in chunk_ends(group, multiple):
         score = float(ordered[start:end].mean())
-        yield _Chunk(group=group, units=units, share_gone=end / group.units, score=score)
-        start, units = end, step
+        yield _Chunk(group=group, units=end - start, share_gone=end / group.units, score=score)
+        start = end

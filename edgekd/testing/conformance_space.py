@@ -18,7 +18,8 @@ from edgekd.core.recipe import ModelRecipe
 from edgekd.export.stage import ExportConfig, ExportStage
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.save import bundle_from_module
-from edgekd.prune.stage import PruneConfig, PruneStage
+from edgekd.prune.config import PruneConfig
+from edgekd.prune.stage import PruneStage
 from edgekd.search.limit import Costs
 from edgekd.search.space import SPACES, Arch, GridSpace, Task, Teacher
 from edgekd.testing.harness import make_context, make_inputs, run_stage

@@ -42,6 +42,13 @@ def test_the_command_holds_the_shapes_and_the_permissions(tmp_path: Path, precis
     )
 
 
+def test_sparse_weights_are_offered_sparse_kernels(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    tags = {"precision": "fp16", "sparsity": "2:4"}
+    model = toy_onnx_bundle(ctx.blobs, ctx.scratch).model_copy(update={"tags": tags})
+    assert build_command(load_target("jetson"), model).endswith("--fp16 --sparsity=enable")
+
+
 def test_a_target_without_tensorrt_has_no_build_command(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
     with pytest.raises(UserError, match="does not run TensorRT; it runs onnxruntime"):

@@ -8,7 +8,7 @@ from torch import nn
 
 from edgekd.nn.channels.analysis import analyse
 from edgekd.nn.channels.apply import Removal, remove_channels_
-from edgekd.nn.channels.importance import unit_scores
+from edgekd.nn.channels.importance import unit_sums
 from edgekd.nn.count import count_macs, layer_costs
 from edgekd.prune.schedule import LEAST_KEPT, MacModel, plan_removals
 from edgekd.testing.toys import toy_cnn
@@ -24,7 +24,7 @@ def wide() -> nn.Module:
 def plan(module: nn.Module, keep: float, *, multiple: int = 1, across: bool = False) -> tuple[list[Removal], MacModel]:
     groups = analyse(module, SHAPE).groups
     macs = MacModel(module, layer_costs(module, SHAPE), groups)
-    scores = {group.name: unit_scores(module, group, "l2") for group in groups}
+    scores = {group.name: unit_sums(module, group, "l2") for group in groups}
     removals = plan_removals(groups, scores, macs, target=keep * macs.total, multiple=multiple, across=across)
     return removals, macs
 
@@ -70,7 +70,7 @@ def test_the_least_important_units_leave() -> None:
     module = wide()
     removals, _ = plan(module, 0.7)
     for group, units in removals:
-        scores = unit_scores(module, group, "l2")
+        scores = unit_sums(module, group, "l2")
         kept = scores[~torch.isin(torch.arange(group.units), units)]
         assert scores[units].max() <= kept.min()
 

@@ -19,7 +19,8 @@ from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs, layer_costs
 from edgekd.nn.load import load_model
 from edgekd.nn.save import bundle_from_module
-from edgekd.prune.stage import PruneConfig, PruneStage
+from edgekd.prune.config import PruneConfig
+from edgekd.prune.stage import PruneStage
 from edgekd.targets.latency import LatencyModel
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from tests.prune.nets import PaddedShortcut, seeded

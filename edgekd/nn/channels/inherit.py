@@ -11,7 +11,7 @@ from torch import nn
 from edgekd.nn.channels.analysis import analyse
 from edgekd.nn.channels.apply import Removal, channels_along, made_by, part_at, remove_channels_
 from edgekd.nn.channels.groups import ChannelGroup
-from edgekd.nn.channels.importance import unit_scores
+from edgekd.nn.channels.importance import unit_sums
 
 
 def inherit_(module: nn.Module, teacher: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
@@ -54,4 +54,4 @@ def _removals(module: nn.Module, teacher: nn.Module, groups: Sequence[ChannelGro
         had, has = (channels_along(part_at(network, maker), "out") for network in (teacher, module))
         gone = group.units - group.units * has // had
         if gone > 0:
-            yield group, unit_scores(teacher, group, "l2").argsort(stable=True)[:gone].sort().values
+            yield group, unit_sums(teacher, group, "l2").argsort(stable=True)[:gone].sort().values

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgekd.nn.channels.groups import ChannelGroup, Member
-from edgekd.nn.channels.importance import Importance, has_scale, unit_scores
+from edgekd.nn.channels.importance import WeightNorm, has_scale, unit_sums
 
 
 def network() -> nn.Module:
@@ -25,18 +25,17 @@ def group(*paths: str) -> ChannelGroup:
 
 
 @pytest.mark.parametrize(
-    ("importance", "sums"),
+    ("norm", "sums"),
     [("l2", (1 + 4, 9 + 0)), ("l1", (1 + 2, 3 + 0)), ("bn", (2, 1))],
 )
-def test_scores_add_up_over_the_members_and_have_mean_one(importance: Importance, sums: tuple[int, int]) -> None:
-    scores = unit_scores(network(), group("conv", "bn", "reader"), importance)
-    assert scores.tolist() == pytest.approx([2 * value / sum(sums) for value in sums])
+def test_sums_run_over_all_members(norm: WeightNorm, sums: tuple[int, int]) -> None:
+    assert unit_sums(network(), group("conv", "bn", "reader"), norm).tolist() == pytest.approx(list(sums))
 
 
 def test_a_group_without_batchnorm_falls_back_to_l2() -> None:
     plain = group("conv", "reader")
     assert not has_scale(network(), plain)
-    assert torch.equal(unit_scores(network(), plain, "bn"), unit_scores(network(), plain, "l2"))
+    assert torch.equal(unit_sums(network(), plain, "bn"), unit_sums(network(), plain, "l2"))
 
 
 def test_all_channels_of_a_unit_count() -> None:
@@ -44,13 +43,13 @@ def test_all_channels_of_a_unit_count() -> None:
     with torch.no_grad():
         module["fc"].weight.copy_(torch.tensor([[1.0], [2.0], [3.0], [5.0]]))
     pairs = Member("fc", "out", torch.tensor([0, 1, 0, 1]), torch.arange(4))
-    scores = unit_scores(module, ChannelGroup(name="fc", units=2, width=2, members=(pairs,)), "l1")
-    assert scores.tolist() == pytest.approx([8 / 11, 14 / 11])
+    scores = unit_sums(module, ChannelGroup(name="fc", units=2, width=2, members=(pairs,)), "l1")
+    assert scores.tolist() == pytest.approx([4, 7])
 
 
-def test_dead_weights_give_equal_scores_and_not_nan() -> None:
+def test_dead_weights_sum_to_zero() -> None:
     module = network()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()
-    assert unit_scores(module, group("conv", "reader"), "l2").tolist() == [1.0, 1.0]
+    assert unit_sums(module, group("conv", "reader"), "l2").tolist() == [0.0, 0.0]

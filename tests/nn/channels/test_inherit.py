@@ -7,7 +7,7 @@ from torch import nn
 
 from edgekd.nn.channels.analysis import analyse
 from edgekd.nn.channels.apply import made_by, remove_channels_
-from edgekd.nn.channels.importance import unit_scores
+from edgekd.nn.channels.importance import unit_sums
 from edgekd.nn.channels.inherit import inherit_
 from edgekd.testing.toys import toy_cnn
 from tests.nn.zoo import images, randomised
@@ -29,7 +29,7 @@ def test_an_uncut_network_becomes_the_teacher() -> None:
 def test_narrower_layers_start_as_the_pruned_teacher() -> None:
     teacher = randomised(toy_cnn())
     groups = analyse(teacher, SHAPE).groups
-    least = [(group, unit_scores(teacher, group, "l2").argsort(stable=True)[:2].sort().values) for group in groups]
+    least = [(group, unit_sums(teacher, group, "l2").argsort(stable=True)[:2].sort().values) for group in groups]
     pruned = copy.deepcopy(teacher)
     remove_channels_(pruned, least)
     child = copy.deepcopy(teacher)

@@ -1,0 +1,112 @@
+"""The part of a branch that prunes: one cut and its recovery, or several of both, each a node that can be reused.
+
+Iterative pruning is repeated nodes and no stage of its own: every round is resumed, reported and reused by itself, and
+a recipe can give each round a config of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import JsonValue
+
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.pipeline.draft import TEACHER, Draft
+from edgekd.pipeline.request import Options, Request
+from edgekd.pipeline.search import draft_latency_model, expected_precision
+from edgekd.pipeline.situation import Situation
+from edgekd.pipeline.training import recover_epochs_for
+from edgekd.prune.config import PruneConfig
+from edgekd.prune.importance import Need, importances_without, needs_of
+from edgekd.targets.latency import latency_model_from_target
+from edgekd.targets.schema import Target
+
+Recover = Callable[[str, str, int], str]
+"""(name, model, epochs) to the node of a training that starts from trained weights."""
+
+
+def check_importance(options: Options, dataset: Dataset) -> None:
+    """Raises a `UserError` where the importance needs labels that the data does not have, or has an unknown name."""
+    if Need.LABELS in needs_of(options.importance) and not dataset.labelled:
+        free = importances_without(frozenset({Need.LABELS}))
+        raise UserError(
+            f"The importance {options.importance!r} needs labels, and the data has none.",
+            hint=f"use one that needs no labels: --importance {free[-1]} (known: {', '.join(free)})",
+        )
+
+
+def draft_pruned(
+    draft: Draft,
+    request: Request,
+    options: Options,
+    situation: Situation,
+    *,
+    label: str,
+    model: str,
+    keep: float,
+    budgeted: bool,
+    images: int,
+    recover: Recover,
+) -> str:
+    """The last recovery of `prune_rounds` rounds of pruning and recovering.
+
+    Every round keeps an equal ratio of what the one before it left. The recoveries in between share the epochs of the
+    last one.
+
+    Args:
+        label: Nodes are `{label}-prune`, `{label}-recover`, and for the rounds before the last `{label}-prune-1` ...
+        model: Node of the network, or the teacher.
+        keep: Share of the multiply-accumulates that remains after all rounds.
+        budgeted: Whether the cut goes on until the predicted latency keeps the request's limit.
+        images: In the training split.
+        recover: Adds a training.
+    """
+    rounds = options.prune_rounds
+    config, latency_model = _config(draft, request, options, situation, budgeted=budgeted)
+    teacher = TEACHER if Need.TEACHER in needs_of(options.importance) else None
+    epochs = recover_epochs_for(options, images)
+    for number in range(1, rounds + 1):
+        last = number == rounds
+        mark = "" if last else f"-{number}"
+        shares: dict[str, JsonValue] = {"macs_keep": keep ** (1 / rounds)}
+        if "budget_ms" in config and rounds > 1:
+            floor = PruneConfig.model_fields["macs_floor"].default
+            shares |= {"rounds_left": rounds - number + 1, "macs_floor": floor ** (1 / rounds)}
+        ports = {"model": model, "teacher": teacher, "latency_model": latency_model}
+        pruned = draft.add(f"{label}-prune{mark}", "prune", config | shares, ports)
+        model = recover(f"{label}-recover{mark}", pruned, epochs if last else max(1, epochs // rounds))
+    return model
+
+
+def _config(
+    draft: Draft, request: Request, options: Options, situation: Situation, *, budgeted: bool
+) -> tuple[dict[str, JsonValue], str | None]:
+    """What all rounds have in common, and the node of the latency model if one is fitted."""
+    config: dict[str, JsonValue] = {
+        "channel_multiple": situation.target.channel_multiple,
+        "importance": options.importance,
+        "follow": options.prune_follow,
+    }
+    budget_ms = request.budget.max_latency_ms if budgeted else None
+    if budget_ms is None and options.prune_follow == "macs":
+        return config, None
+    latency_model = draft_latency_model(draft, options, situation)
+    config["precision"] = expected_precision(options, situation)
+    if options.prune_follow == "latency":
+        config["kernel_block"] = kernel_block(situation.target)
+    if budget_ms is not None:
+        config["budget_ms"] = budget_ms
+    if latency_model is None:
+        config["latency_model"] = latency_model_from_target(situation.target).plain()
+    return config, latency_model
+
+
+def kernel_block(target: Target) -> int:
+    """Channels that the target's kernels compute at a time.
+
+    A 512-bit register holds 16 float32 values, and ONNX Runtime's convolutions on such CPUs take 52 to 64 channels, or
+    36 to 48, in the same time (`benchmarks/width_stairs.py`). Elsewhere the card's multiple stands for it.
+    """
+    wide = any(feature.startswith("avx512") for feature in target.features)
+    return max(16, target.channel_multiple) if wide else target.channel_multiple

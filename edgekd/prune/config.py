@@ -1,0 +1,67 @@
+"""The options of a cut. All of them change the result, so all enter the key."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from edgekd.core.schema import suggest
+from edgekd.core.stage import StageConfig
+from edgekd.prune.importance import IMPORTANCES
+from edgekd.targets.latency import LatencyModel
+from edgekd.targets.schema import Precision
+
+
+class PruneConfig(StageConfig):
+    """How much to cut, and how to choose it.
+
+    Attributes:
+        macs_keep: Largest share of the multiply-accumulates that may remain; gives way, and says so, where a cut along
+            the latency finds nothing more that makes the engine faster.
+        budget_ms: Cut on until the predicted latency at batch 1 keeps this; None stops at `macs_keep`.
+        rounds_left: This cut is the first of so many with training in between, and goes the first of as many equal
+            ratios from the predicted latency of now to `budget_ms`. `macs_keep` and `macs_floor` speak of this cut.
+        precision: The pruned network will be deployed in it; decides its predicted latency.
+        latency_model: Of the device; a model on the port `latency_model` comes before it.
+        macs_floor: With a budget: smallest share that may remain, since a network cut to less rarely recovers. When
+            even that misses the budget, `macs_keep` is kept.
+        channel_multiple: Widths that shrink end at a multiple of this, which the device likes; halved, and said so,
+            when the network cannot reach `macs_keep` with it.
+        kernel_block: With `latency`: the device's kernels compute channels in blocks of so many, and a width in between
+            takes as long as the next whole block. No step ends at such a width.
+        importance: How units are ranked: see `edgekd.prune.importance`.
+        importance_images: Training images that an importance looks at, when it looks at any.
+        follow: What decides where units leave. `macs`: see `scope`. `latency`: wherever the predicted latency falls
+            most for the importance that is lost; what does not make the engine faster is not cut. It adds scores up
+            across groups, so it wants an importance whose scores are on one scale (lamp, fisher, kd).
+        scope: With `macs`: `uniform` shrinks all groups by about the same share; `global` lets them compete by
+            importance.
+        exclude: Paths or glob patterns of modules whose output channels all stay.
+    """
+
+    macs_keep: float = Field(gt=0, lt=1)
+    budget_ms: float | None = Field(default=None, gt=0)
+    rounds_left: int = Field(default=1, ge=1)
+    precision: Precision = "fp32"
+    latency_model: LatencyModel | None = None
+    macs_floor: float = Field(default=0.2, gt=0, lt=1)
+    channel_multiple: int = Field(default=8, ge=1)
+    kernel_block: int = Field(default=1, ge=1)
+    importance: str = "l2"
+    importance_images: int = Field(default=256, ge=1)
+    follow: Literal["macs", "latency"] = "macs"
+    scope: Literal["uniform", "global"] = "uniform"
+    exclude: tuple[str, ...] = ()
+
+    @field_validator("importance")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in IMPORTANCES:
+            raise ValueError(f"no such importance;{suggest(value, IMPORTANCES)} known: {', '.join(IMPORTANCES)}")
+        return value
+
+    @property
+    def predicts(self) -> bool:
+        """Whether a latency model is needed."""
+        return self.budget_ms is not None or self.follow == "latency"

@@ -1,0 +1,1 @@
+"""Importances of channels: those that read weights, and those that watch the network on images."""
