@@ -10,6 +10,9 @@ from edgekd.cli.compress import model_options
 from edgekd.cli.options import SectionedCommand, section, shared
 from edgekd.cli.verb import carry_out, fields, places, request_from
 
+FIELDS = ("macs_keep", "budget_ms", "importance", "follow")
+"""Flags that are fields of the stage's config."""
+
 
 @click.command(cls=SectionedCommand, short_help="Cut channels out of a network.")
 @click.argument("model", metavar="MODEL")
@@ -21,8 +24,10 @@ from edgekd.cli.verb import carry_out, fields, places, request_from
     click.option("--max-latency-ms", "budget_ms", type=float,
                  help="Cut on until the latency predicted for --target keeps this."),
     click.option("--target", help="Device: sets the multiple that channels end at, and predicts its latency."),
-    click.option("--importance", help="How channels are ranked."),
-    click.option("--data", help="Images, for rankings that look at some."),
+    click.option("--importance", help="How channels are ranked: l2 (default), l1, bn, lamp, flap, taylor, fisher, kd."),
+    click.option("--follow", type=click.Choice(["macs", "latency"]),
+                 help="Cut evenly by MACs, or where the latency predicted for --target falls most for what is lost."),
+    click.option("--data", help="Images, for rankings that look at some: flap, taylor, fisher, kd."),
     *places("pruned"),
 )  # fmt: skip
 @model_options
@@ -36,7 +41,8 @@ def prune(**flags: Any) -> int:
     \b
     edgekd prune model.pt --arch timm:resnet18 --target jetson --keep 0.6
     """
-    given = {name: flags[name] for name in ("macs_keep", "budget_ms", "importance") if flags[name] is not None}
-    if flags["budget_ms"] is not None and flags["target"] is None:
-        raise click.UsageError("--max-latency-ms is predicted for a device: give --target.")
+    given = {name: flags[name] for name in FIELDS if flags[name] is not None}
+    for flag, name in (("--max-latency-ms", "budget_ms"), ("--follow latency", "follow")):
+        if flags[name] not in (None, "macs") and flags["target"] is None:
+            raise click.UsageError(f"{flag} goes by a latency that is predicted for a device: give --target.")
     return carry_out(request_from("prune", flags, config=given), flags)

@@ -20,6 +20,8 @@ from edgekd.pipeline.engines import best_opset, saturates
 from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.sources import starts_fresh
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
+from edgekd.prune.config import PruneConfig
+from edgekd.prune.importance import Need, importances_without, needs_of
 from edgekd.targets.latency import latency_model_from_target
 from edgekd.targets.schema import Target
 
@@ -110,9 +112,19 @@ def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, ta
     defaults: dict[str, JsonValue] = {}
     if target is not None:
         defaults["channel_multiple"] = target.channel_multiple
-        if "budget_ms" in request.config:
+        if {"budget_ms", "follow"} & request.config.keys():
             defaults["latency_model"] = latency_model_from_target(target).plain()
-    return [Node(name="prune", stage="prune", config=defaults | request.config, inputs={"model": (f"@{MODEL}",)})]
+    inputs = {"model": (f"@{MODEL}",)}
+    importance = str(request.config.get("importance", PruneConfig.model_fields["importance"].default))
+    needs = needs_of(importance)
+    if Need.IMAGES in needs and dataset is None:
+        raise UserError(
+            f"The importance {importance!r} looks at images, and there are none.",
+            hint=f"--data FOLDER_OR_NPZ, or one of weights alone: {', '.join(importances_without(frozenset({Need.IMAGES})))}",
+        )
+    if Need.TEACHER in needs:
+        inputs["teacher"] = (f"@{MODEL}",)  # the whole network is what the cut one must match
+    return [Node(name="prune", stage="prune", config=defaults | request.config, inputs=inputs)]
 
 
 def _quantize(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:

@@ -121,6 +121,12 @@ def test_an_export_in_half_precision_ends_with_the_half_precision_graph(here: Pa
     assert read_package(here / "exported")[0].tags["precision"] == "fp16"
 
 
+def test_pruning_can_ask_what_hurts_the_match_with_the_whole_network(here: Path) -> None:
+    command = ["prune", "model.pt", *ARCH, "--keep", "0.7", "--importance", "kd", "--data", "data.npz"]
+    assert exit_code_of([*command, "channel_multiple=4", "importance_images=16", "-q", "-o", "kd"]) == 0
+    assert json.loads((here / "kd" / "metrics.json").read_text())["stages"]["prune"]["macs_kept"] <= 0.7
+
+
 def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["export", "pruned", "--dry-run"]) == 0
     assert "export" in capsys.readouterr().out
@@ -132,6 +138,7 @@ def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]
     [
         (["prune", "model.pt", *ARCH, "macs_kept=0.5"], "macs_keep"),
         (["prune", "model.pt", *ARCH, "--max-latency-ms", "1"], "give --target"),
+        (["prune", "model.pt", *ARCH, "--importance", "kd"], "--data"),
         (["distill", "pruned", "--data", "nowhere.npz"], "nowhere.npz"),
         (["quantize", "pruned", "--scheme", "ort-u8s8"], "--data"),
         (["prune", "pruned", "--arch", "timm:resnet18"], "holds its own architecture"),
