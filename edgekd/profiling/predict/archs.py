@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import UserError
-from edgekd.profiling.predict.macro import NB201_OPS, fbnet_numbers, is_fbnet, unread_edges
+from edgekd.profiling.predict.macro import NB201_OPS, fbnet_numbers, is_fbnet, unfed_edges, unread_edges
 
 Form = Literal["operations", "nasbench201", "fbnet", "features"]
 Floats = NDArray[np.float64]
@@ -36,12 +36,14 @@ class ArchTable:
         form: How they were written.
         operations: (N, P) op ids, `ABSENT` where a sequence is shorter; P is 0 for rows of features.
         unread: (N, P), true where nothing reads the operation's result (NAS-Bench-201); false where that is not known.
+        unfed: (N, P), true where nothing but zeros reaches the operation (NAS-Bench-201); false where that is not known.
         numbers: (N, F) quantities that add up over a network, such as multiply-accumulates.
     """
 
     form: Form
     operations: Ints
     unread: NDArray[np.bool_]
+    unfed: NDArray[np.bool_]
     numbers: Floats
 
     def __len__(self) -> int:
@@ -54,6 +56,7 @@ class ArchTable:
             form=self.form,
             operations=self.operations[chosen],
             unread=self.unread[chosen],
+            unfed=self.unfed[chosen],
             numbers=self.numbers[chosen],
         )
 
@@ -129,8 +132,13 @@ def _cells(entries: list[str]) -> ArchTable:
             )
         rows.append([NB201_OPS.index(name) for name, _ in names])
     operations = np.array(rows, dtype=np.int64)
-    unread = np.array([unread_edges(row) for row in rows])
-    return ArchTable(form="nasbench201", operations=operations, unread=unread, numbers=np.zeros((len(rows), 0)))
+    return ArchTable(
+        form="nasbench201",
+        operations=operations,
+        unread=np.array([unread_edges(row) for row in rows]),
+        unfed=np.array([unfed_edges(row) for row in rows]),
+        numbers=np.zeros((len(rows), 0)),
+    )
 
 
 def _sequences(rows: list[Ints]) -> ArchTable:
@@ -157,6 +165,7 @@ def _table(form: Form, operations: Ints, numbers: Floats | None) -> ArchTable:
         form=form,
         operations=operations,
         unread=np.zeros(operations.shape, dtype=np.bool_),
+        unfed=np.zeros(operations.shape, dtype=np.bool_),
         numbers=empty if numbers is None else numbers,
     )
 

@@ -29,9 +29,9 @@ _ALIKE = 0.97
 NOISES = (-1.4, 0.0, 1.4)
 """A device may be less or more noisy than the one that it is like: added to the logarithm of the variance."""
 _STRANGERS = (
-    (0.3, 0.1, 0.3, 0.05, 0.02, 0.3, 0.05, 0.05, 0.3, 0.3, 0.002),
-    (0.03, 0.03, 0.1, 0.01, 0.01, 0.1, 0.01, 0.02, 0.1, 0.1, 0.002),
-    (1.0, 0.3, 1.0, 0.3, 0.1, 1.0, 0.3, 0.3, 1.0, 0.3, 0.005),
+    (0.3, 0.1, 0.3, 0.05, 0.02, 0.3, 0.05, 0.05, 0.05, 0.1, 0.3, 0.3, 0.3, 0.002),
+    (0.03, 0.03, 0.1, 0.01, 0.01, 0.1, 0.01, 0.01, 0.02, 0.03, 0.1, 0.1, 0.1, 0.002),
+    (1.0, 0.3, 1.0, 0.3, 0.1, 1.0, 0.3, 0.3, 0.3, 0.3, 1.0, 1.0, 0.3, 0.005),
 )
 """Variances by block, then of the noise, that serve where too few reference devices say better."""
 
