@@ -27,6 +27,8 @@ ABSENT = -1
 MAX_OPS = 64
 """Rows of integers at or above this are numbers of a network (MACs, sizes), not op ids."""
 
+_OP_IDS = frozenset(text for op in range(MAX_OPS) for text in (str(op), f"{op:02}"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArchTable:
@@ -36,7 +38,7 @@ class ArchTable:
         form: How they were written.
         operations: (N, P) op ids, `ABSENT` where a sequence is shorter; P is 0 for rows of features.
         unread: (N, P), true where nothing reads the operation's result (NAS-Bench-201); false where that is not known.
-        unfed: (N, P), true where nothing but zeros reaches the operation (NAS-Bench-201); false where that is not known.
+        unfed: (N, P), true where nothing but zeros reaches the operation; known as for `unread`.
         numbers: (N, F) quantities that add up over a network, such as multiply-accumulates.
     """
 
@@ -171,8 +173,8 @@ def _table(form: Form, operations: Ints, numbers: Floats | None) -> ArchTable:
 
 
 def _ids(entry: str, index: int) -> Ints:
-    words = re.split(r"[\s,]+", entry.strip().strip("[]()").strip())
-    if not all(re.fullmatch(r"\d{1,2}", word) and int(word) < MAX_OPS for word in words):
+    words = entry.strip().strip("[]()").replace(",", " ").split()
+    if not words or not _OP_IDS.issuperset(words):
         raise UserError(
             f"archs: entry {index} is neither a NAS-Bench-201 string nor a string of op ids: {entry[:60]!r}.",
             hint=f"op ids are integers from 0 to {MAX_OPS - 1}, separated by spaces",

@@ -72,20 +72,29 @@ def learn(archs: Archs, reference_latencies: References, *, seed: int = 0) -> Po
     """
     table = arch_table(archs)
     devices = devices_from_references(reference_latencies, len(table))
-    ops = int(table.operations.max(initial=0)) + 1
-    tables = tables_from_devices(devices, table, ops, seed)
+    return learn_from_tables(table, tables_from_devices(devices, table, operations_of(table), seed), seed)
+
+
+def learn_from_tables(archs: ArchTable, tables: tuple[DeviceTable, ...], seed: int) -> Population:
+    """The same from reference devices that are tables already: benchmarks leave out one device after the other."""
+    ops = operations_of(archs)
     population = Population(
-        archs=table,
+        archs=archs,
         ops=ops,
         tables=tables,
-        basis=Basis(table, tables, ops, anchors(table, seed)),
+        basis=Basis(archs, tables, ops, anchors(archs, seed)),
         settings=np.zeros((0, len(BLOCKS) + 1)),
         origins=np.zeros(0, dtype=np.int64),
-        others=_bases_of_others(table, tables, ops, seed),
+        others=_bases_of_others(archs, tables, ops, seed),
         seed=seed,
     )
     settings, origins = _settings(population)
     return replace(population, settings=settings, origins=origins)
+
+
+def operations_of(archs: ArchTable) -> int:
+    """Number of op ids, K."""
+    return int(archs.operations.max(initial=0)) + 1
 
 
 def observed_on(basis: Basis, rows: Ints, ms: Floats, step_ms: float) -> tuple[Observed, float]:
