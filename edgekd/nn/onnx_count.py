@@ -1,8 +1,8 @@
 """What an ONNX graph costs, operation by operation, in the terms in which `nn/count.py` counts a module.
 
-Only shapes are propagated: nothing runs, and large weights are not read, so it takes milliseconds. Operations are counted as
-they stand in the graph, with what every runtime folds marked as fused; Q/DQ nodes are how INT8 is written, not work.
-Bodies of `If`, `Loop` and `Scan` are not counted.
+Only shapes are propagated: nothing runs, and large weights are not read, so it takes milliseconds. Operations are
+counted as they stand in the graph, with what every runtime folds marked as fused; Q/DQ nodes are how INT8 is written,
+not work. Bodies of `If`, `Loop` and `Scan` are not counted.
 """
 
 from __future__ import annotations

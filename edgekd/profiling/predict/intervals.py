@@ -28,8 +28,8 @@ _CHECK_ON = 400
 _MOST_CASES = 32
 _FEWEST = 3
 """Fewer measurements say nothing of their own spread, fewer reference devices nothing of devices."""
-_OWN_HALF = 20
-"""Before any reference device speaks, with so many measurements their left-out distances count a quarter."""
+_OWN = 8
+"""Before any reference device speaks, with so many measurements their left-out distances count an eighth."""
 _RIDGE = 3.0
 _STEEPEST = 0.5
 """A device whose deviations seem e times smaller may need this much more in the logarithm, not more."""
@@ -69,7 +69,7 @@ class Calibration:
 
     def width(self, level: float) -> float:
         """How many standard deviations hold a share `level` of networks."""
-        start = np.array([0.0, (len(self.own.left_out) / (len(self.own.left_out) + _OWN_HALF)) ** 2])
+        start = np.array([0.0, (len(self.own.left_out) / (len(self.own.left_out) + _OWN)) ** 3])
         here = _features(self.own, level)
         if len(self.others) < _FEWEST:
             distances = np.concatenate([case.distances for case in self.others] or [_normal_distances()])
