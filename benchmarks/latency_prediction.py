@@ -5,23 +5,29 @@
 Every device column of the HELP data is the new one once per case: with its siblings among the references (other batch
 sizes of the same GPU, GPUs or processors of the same family), and without. Networks: 5,000 per space, drawn with seed
 0. Compared: a ridge on the other devices' log latencies and one-hot operations, and `edgekd.profiling.predict.fit`,
-each with networks drawn at random and chosen by `choose_samples` (without siblings `fit` with chosen ones only). Scored
-on the networks that were not measured: Spearman's correlation, share within 10 %, share of 90 % intervals that hold the
-measured value.
+each with networks drawn at random and chosen by `choose_samples` (`fit` with random ones only where there are siblings,
+and for the first seed). Scored on the networks that were not measured: Spearman's correlation, share within 10 %, share
+of 90 % intervals that hold the measured value.
 
-`ceiling` is what the device's own noise leaves: a table of operations fitted to half of the device's networks, scored
-on the other half; `twins`: cells of NAS-Bench-201 that are the same graph with its nodes renamed, measured apart.
-The model was developed on the devices marked `developed_on`; the others were scored once, by this script.
+An interrupted run goes on where it was, as long as the code of the model and the protocol are the same.
+
+`ceiling` is an estimate of what the device's own noise leaves: a table of operations fitted to half of the device's
+networks, scored on the other half; `twins`: cells of NAS-Bench-201 that are the same graph with its nodes renamed,
+measured apart. The model was developed on the devices marked `developed_on`, the others were only scored.
+`goals_met` counts the devices that reach a goal, and those that reach it or come within 0.005 of their ceiling.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import gzip
+import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -33,13 +39,16 @@ import scipy
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from edgekd.profiling.predict import Population, choose_samples, fit, learn
-from edgekd.profiling.predict.archs import arch_table
+import edgekd.profiling.predict
+from edgekd.profiling.predict import Population, choose_samples, fit
+from edgekd.profiling.predict.archs import ArchTable, arch_table
 from edgekd.profiling.predict.observations import devices_from_references
-from edgekd.profiling.predict.tables import tables_from_devices
+from edgekd.profiling.predict.population import learn_from_tables, operations_of
+from edgekd.profiling.predict.tables import DeviceTable, tables_from_devices
 
 Floats = NDArray[np.float64]
 SPACES = {"nasbench201": "nb201_latency_help.csv.gz", "fbnet": "fbnet_latency_help.csv.gz"}
+COVERAGE = "coverage_of_90_percent"
 NETWORKS, COUNTS = 5000, (10, 50)
 GOALS = {10: ("spearman", 0.985), 50: ("within_10_percent", 0.95)}
 FAMILIES = {
@@ -47,7 +56,8 @@ FAMILIES = {
     **dict.fromkeys(("gold", "silver"), "Xeon processors"),
     **dict.fromkeys(("essential", "pixel2"), "Snapdragon 835 phones"),
 }
-DEVELOPED_ON = ("1080ti", "titanx_", "gold", "silver_4114", "raspi4", "samsung", "essential")
+DEVELOPED_ON = ("1080ti", "titanx_", "gold", "silver_4114", "raspi4", "samsung", "essential", "fpga")
+COVERED, NEAR_CEILING = (0.88, 0.92), 0.005
 
 
 def family(device: str) -> str:
@@ -70,6 +80,15 @@ def read(folder: Path, space: str) -> tuple[list[str], dict[str, Floats]]:
     }
 
 
+@functools.cache
+def prepared(folder: Path, space: str) -> tuple[list[str], dict[str, Floats], ArchTable, dict[str, DeviceTable]]:
+    """The data of a space, and the tables of all its devices; a table depends on no other device."""
+    archs, latencies = read(folder, space)
+    table = arch_table(archs)
+    tables = tables_from_devices(devices_from_references(latencies, len(archs)), table, operations_of(table), 0)
+    return archs, latencies, table, {found.device.name: found for found in tables}
+
+
 def scored(found: tuple[Floats, Floats, Floats] | Floats, truth: Floats, measured: Sequence[int]) -> dict[str, float]:
     rest = np.setdiff1d(np.arange(len(truth)), measured)
     median = found[0] if isinstance(found, tuple) else found
@@ -79,13 +98,13 @@ def scored(found: tuple[Floats, Floats, Floats] | Floats, truth: Floats, measure
     }
     if isinstance(found, tuple):
         held = (truth[rest] >= found[1][rest]) & (truth[rest] <= found[2][rest])
-        result["coverage_of_90_percent"] = float(np.mean(held))
+        result[COVERAGE] = float(np.mean(held))
     return result
 
 
-def ridge(archs: Sequence[str], others: Sequence[Floats], rows: Sequence[int], ms: Floats) -> Floats:
+def ridge(archs: ArchTable, others: Sequence[Floats], rows: Sequence[int], ms: Floats) -> Floats:
     """The plain baseline: log latencies of the others, standardised, and one-hot operations; ridge 1."""
-    operations = arch_table(archs).operations
+    operations = archs.operations
     logs = np.log(np.maximum(np.stack(others, axis=1), 0.05))
     hot = (operations[:, :, None] == np.arange(operations.max() + 1)).reshape(len(logs), -1)
     table = np.concatenate([(logs - logs.mean(axis=0)) / logs.std(axis=0), hot], axis=1)
@@ -95,20 +114,17 @@ def ridge(archs: Sequence[str], others: Sequence[Floats], rows: Sequence[int], m
     return np.asarray(np.exp(target.mean() + table @ slope))
 
 
-def ceiling(archs: Sequence[str], ms: Floats) -> dict[str, float]:
+def ceiling(archs: ArchTable, ms: Floats) -> dict[str, float]:
     half = np.random.default_rng(1).permutation(len(ms))[: len(ms) // 2]
     shown = np.full(len(ms), np.nan)
     shown[half] = ms[half]
-    table = arch_table(archs)
-    (fitted,) = tables_from_devices(
-        devices_from_references({"": shown}, len(ms)), table, int(table.operations.max()) + 1, 0
-    )
+    (fitted,) = tables_from_devices(devices_from_references({"": shown}, len(ms)), archs, operations_of(archs), 0)
     return scored(fitted.fitted * fitted.median_ms, ms, list(half))
 
 
-def twins(archs: Sequence[str], ms: Floats) -> dict[str, float]:
+def twins(archs: ArchTable, ms: Floats) -> dict[str, float]:
     """Median relative difference of one measurement from the truth, from pairs of equal graphs, and their number."""
-    cells = [tuple(cell) for cell in arch_table(archs).operations.tolist()]
+    cells = [tuple(cell) for cell in archs.operations.tolist()]
     place = {cell: index for index, cell in enumerate(cells)}
     pairs = [
         (index, place[other])
@@ -141,9 +157,9 @@ def case(
                     measured = choose_samples(archs, None, count, seed=seed, population=population)
                 values = truth[measured]
                 runs["ridge"].append(
-                    scored(ridge(archs, [latencies[n] for n in names], measured, values), truth, measured)
+                    scored(ridge(population.archs, [latencies[n] for n in names], measured, values), truth, measured)
                 )
-                if sampling == "random" and not random:
+                if sampling == "random" and (not random or seed):
                     continue
                 predictor = fit(archs, None, (measured, values), population=population)
                 runs["transfer"].append(scored(predictor.predict(archs), truth, measured))
@@ -179,14 +195,15 @@ def why_missed(rows: list[dict[str, Any]], best: dict[str, float]) -> list[str]:
 
 def device_rows(folder: Path, space: str, device: str, seeds: int) -> list[dict[str, Any]]:
     """One device with its siblings among the references and, where it has any, without."""
-    archs, latencies = read(folder, space)
+    archs, latencies, table, tables = prepared(folder, space)
     cases = []
-    best = ceiling(archs, latencies[device])
+    best = ceiling(table, latencies[device])
     for siblings in (True, False):
         names = [n for n in latencies if n != device and (siblings or family(n) != family(device))]
         if not siblings and len(names) == len(latencies) - 1:
             continue
-        population = learn(archs, {name: latencies[name] for name in names})
+        started = time.perf_counter()
+        population = learn_from_tables(table, tuple(tables[name] for name in names), 0)
         rows = case(archs, latencies, device, population, names, range(seeds), random=siblings)
         cases.append(
             {
@@ -195,9 +212,10 @@ def device_rows(folder: Path, space: str, device: str, seeds: int) -> list[dict[
                 "references": "all others" if siblings else f"without {family(device)}",
                 "developed_on": device.startswith(DEVELOPED_ON),
                 "ceiling": best,
-                "twins": twins(archs, latencies[device]) if space == "nasbench201" else None,
+                "twins": twins(table, latencies[device]) if space == "nasbench201" else None,
                 "rows": rows,
                 "missed": why_missed(rows, best),
+                "seconds": round(time.perf_counter() - started, 1),
             }
         )
     return cases
@@ -225,6 +243,41 @@ def totals(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def goals_met(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each space, kind of references and count: what chosen samples reach, over devices."""
+    found = []
+    for space in SPACES:
+        for part in ("all others", "without"):
+            some = [case for case in cases if case["space"] == space and case["references"].startswith(part)]
+            for count, (metric, goal) in GOALS.items() if some else ():
+                best = [case["ceiling"][metric] for case in some]
+                got, held = (np.array([_reached(case, count, key) for case in some]) for key in (metric, COVERAGE))
+                near = (got >= goal) | (got >= np.array(best) - NEAR_CEILING)
+                found.append(
+                    {
+                        "space": space,
+                        "references": part,
+                        "samples": count,
+                        "metric": metric,
+                        "goal": goal,
+                        "mean": round(float(got.mean()), 4),
+                        "mean_ceiling": round(float(np.mean(best)), 4),
+                        "devices": len(some),
+                        "reached": int(np.sum(got >= goal)),
+                        "reached_or_near_ceiling": int(np.sum(near)),
+                        "mean_coverage_of_90_percent": round(float(held.mean()), 4),
+                        "mean_coverage_met": bool(COVERED[0] <= held.mean() <= COVERED[1]),
+                        "coverage_from_to": [float(held.min()), float(held.max())],
+                    }
+                )
+    return found
+
+
+def _reached(case: dict[str, Any], count: int, metric: str) -> float:
+    (row,) = (r for r in case["rows"] if (r["samples"], r["sampling"], r["model"]) == (count, "chosen", "transfer"))
+    return float(row[metric]["mean"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -232,16 +285,34 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "latency_prediction.json")
     args = parser.parse_args()
-    cases: list[dict[str, Any]] = []
+    cases = cases_so_far(args.out, args.seeds)
+    done = {(case["space"], case["device"]) for case in cases}
     tasks = [task for pair in zip(*(devices_of(args.data, space) for space in SPACES), strict=True) for task in pair]
     with ProcessPoolExecutor(max_workers=args.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(device_rows, args.data, *task, args.seeds) for task in tasks]
+        jobs = [pool.submit(device_rows, args.data, *task, args.seeds) for task in tasks if task not in done]
         for job in as_completed(jobs):
             for entry in job.result():
                 cases.append(entry)
                 show(entry)
             ordered = sorted(cases, key=lambda c: (c["space"], c["device"], c["references"]))
             write(args.out, ordered, args.seeds, done=all(other.done() for other in jobs))
+
+
+def code_of_the_model() -> str:
+    """Changes when the model does: results of different models are not put into one file."""
+    files = sorted(Path(edgekd.profiling.predict.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def cases_so_far(path: Path, seeds: int) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    same = before.get("code") == code_of_the_model() and before["seeds"] == list(range(seeds))
+    found: list[dict[str, Any]] = before["cases"] if same and not before["complete"] else []
+    for entry in found:
+        entry["developed_on"] = entry["device"].startswith(DEVELOPED_ON)
+    return found
 
 
 def devices_of(folder: Path, space: str) -> list[tuple[str, str]]:
@@ -260,10 +331,12 @@ def write(path: Path, cases: list[dict[str, Any]], seeds: int, *, done: bool) ->
         "schema_version": 1,
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
+        "code": code_of_the_model(),
         "complete": done,
         "networks_per_space": NETWORKS,
         "seeds": list(range(seeds)),
         "goals": {str(count): {metric: value} for count, (metric, value) in GOALS.items()},
+        "goals_met": goals_met(cases),
         "totals": totals(cases),
         "cases": cases,
     }

@@ -1,8 +1,8 @@
 """What an ONNX graph costs, operation by operation, in the terms in which `nn/count.py` counts a module.
 
-Only shapes are propagated: nothing runs, and weights are not read, so it takes milliseconds. Operations are counted as
-they stand in the graph, with what every runtime folds marked as fused; Q/DQ nodes are how INT8 is written, not work.
-Bodies of `If`, `Loop` and `Scan` are not counted.
+Only shapes are propagated: nothing runs, and large weights are not read, so it takes milliseconds. Operations are
+counted as they stand in the graph, with what every runtime folds marked as fused; Q/DQ nodes are how INT8 is written,
+not work. Bodies of `If`, `Loop` and `Scan` are not counted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from edgekd.core.cost import OpCost, OpKind
 from edgekd.errors import UserError
+from edgekd.nn.onnx_outline import outline_from_file
 
 Shape = tuple[int, ...]
 
@@ -60,7 +61,7 @@ def onnx_costs_from_file(path: Path, shapes: Mapping[str, Sequence[int]] | None 
         UserError: Not an ONNX file, or its shapes cannot be known.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = outline_from_file(path)
     except (DecodeError, OSError) as err:
         raise UserError(f"{path} is not a readable ONNX file: {err}") from err
     return onnx_costs(model, shapes)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.errors import UserError
-from edgekd.profiling.predict.macro import NB201_OPS, fbnet_numbers, is_fbnet, unread_edges
+from edgekd.profiling.predict.macro import NB201_OPS, fbnet_numbers, is_fbnet, unfed_edges, unread_edges
 
 Form = Literal["operations", "nasbench201", "fbnet", "features"]
 Floats = NDArray[np.float64]
@@ -27,6 +27,8 @@ ABSENT = -1
 MAX_OPS = 64
 """Rows of integers at or above this are numbers of a network (MACs, sizes), not op ids."""
 
+_OP_IDS = frozenset(text for op in range(MAX_OPS) for text in (str(op), f"{op:02}"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArchTable:
@@ -36,12 +38,14 @@ class ArchTable:
         form: How they were written.
         operations: (N, P) op ids, `ABSENT` where a sequence is shorter; P is 0 for rows of features.
         unread: (N, P), true where nothing reads the operation's result (NAS-Bench-201); false where that is not known.
+        unfed: (N, P), true where nothing but zeros reaches the operation; known as for `unread`.
         numbers: (N, F) quantities that add up over a network, such as multiply-accumulates.
     """
 
     form: Form
     operations: Ints
     unread: NDArray[np.bool_]
+    unfed: NDArray[np.bool_]
     numbers: Floats
 
     def __len__(self) -> int:
@@ -54,6 +58,7 @@ class ArchTable:
             form=self.form,
             operations=self.operations[chosen],
             unread=self.unread[chosen],
+            unfed=self.unfed[chosen],
             numbers=self.numbers[chosen],
         )
 
@@ -129,8 +134,13 @@ def _cells(entries: list[str]) -> ArchTable:
             )
         rows.append([NB201_OPS.index(name) for name, _ in names])
     operations = np.array(rows, dtype=np.int64)
-    unread = np.array([unread_edges(row) for row in rows])
-    return ArchTable(form="nasbench201", operations=operations, unread=unread, numbers=np.zeros((len(rows), 0)))
+    return ArchTable(
+        form="nasbench201",
+        operations=operations,
+        unread=np.array([unread_edges(row) for row in rows]),
+        unfed=np.array([unfed_edges(row) for row in rows]),
+        numbers=np.zeros((len(rows), 0)),
+    )
 
 
 def _sequences(rows: list[Ints]) -> ArchTable:
@@ -157,13 +167,14 @@ def _table(form: Form, operations: Ints, numbers: Floats | None) -> ArchTable:
         form=form,
         operations=operations,
         unread=np.zeros(operations.shape, dtype=np.bool_),
+        unfed=np.zeros(operations.shape, dtype=np.bool_),
         numbers=empty if numbers is None else numbers,
     )
 
 
 def _ids(entry: str, index: int) -> Ints:
-    words = re.split(r"[\s,]+", entry.strip().strip("[]()").strip())
-    if not all(re.fullmatch(r"\d{1,2}", word) and int(word) < MAX_OPS for word in words):
+    words = entry.strip().strip("[]()").replace(",", " ").split()
+    if not words or not _OP_IDS.issuperset(words):
         raise UserError(
             f"archs: entry {index} is neither a NAS-Bench-201 string nor a string of op ids: {entry[:60]!r}.",
             hint=f"op ids are integers from 0 to {MAX_OPS - 1}, separated by spaces",

@@ -13,9 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekd.profiling.predict.archs import ArchTable, Floats, Ints
+from edgekd.profiling.predict.macro import fbnet_shapes, fbnet_stage_numbers
 from edgekd.profiling.predict.tables import DeviceTable, one_hot
 
-BLOCKS = ("overhead", "references", "shares", "positions", "cells", "counts", "unread", "smooth", "numbers", "missed")
+BLOCKS = (
+    *("overhead", "references", "shares", "positions", "cells", "counts", "unread", "unfed", "smooth", "shapes"),
+    *("numbers", "stages", "missed"),
+)
 _RESIDUALS = 3
 _BUMPS = 6
 _SEQUENTIAL = 8
@@ -60,9 +64,12 @@ class Basis:
         count, positions = archs.operations.shape
         hot = one_hot(archs, self.ops)
         spent = hot * self._cost
-        numbers = np.zeros((count, 0))
+        numbers = shapes = stages = np.zeros((count, 0))
         if archs.numbers.shape[1]:
             numbers = 0.3 * archs.numbers / self._numbers_mean
+        if archs.form == "fbnet":
+            shapes = np.einsum("npk,ps->nsk", spent, fbnet_shapes()).reshape(count, -1)
+            stages = fbnet_stage_numbers(archs.operations)
         found = {
             "overhead": np.ones((count, 1)),
             "references": latencies / np.sqrt(max(1, len(self.tables))),
@@ -71,8 +78,11 @@ class Basis:
             "cells": (hot * self._cost.mean(axis=1)[:, None]).reshape(count, -1),
             "counts": hot.sum(axis=1) * (float(self._cost.mean()) if positions else 0.0),
             "unread": (spent * archs.unread[:, :, None]).sum(axis=1),
+            "unfed": (spent * archs.unfed[:, :, None]).sum(axis=1),
             "smooth": np.einsum("npk,pj->nkj", spent, _bumps(positions)).reshape(count, -1),
+            "shapes": shapes,
             "numbers": numbers,
+            "stages": stages,
         }
         blocks = [found[name] / base[:, None] for name in BLOCKS[:-1]]
         blocks.append(np.clip(missed / base[:, None], -0.3, 0.3) @ self._residual_maps)

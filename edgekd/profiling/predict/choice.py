@@ -46,7 +46,8 @@ def choose_samples(
         UserError: A count that is not positive or too large, or arguments in no accepted form.
     """
     known = learn(archs, reference_latencies, seed=seed) if population is None else population
-    settings = np.exp(np.median(known.settings, axis=0))
+    # Each setting is a device that the new one may be like: the covariance of not knowing which is their mean.
+    settings = np.exp(known.settings).mean(axis=0)
     return _greedy(known, settings[:-1], float(settings[-1]), count, tuple(measured), seed)
 
 

@@ -41,8 +41,9 @@ class Observed:
     values: Floats
     rounding: Floats
 
-    def kernels(self) -> list[Floats]:
-        return [block @ block.T for block in self.blocks]
+    def kernels(self) -> Floats:
+        """(blocks, n, n) covariances of the measured values, each for a variance of one."""
+        return np.stack([block @ block.T for block in self.blocks])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +87,11 @@ class Posterior:
         return observed.values - spread * (inverse @ observed.values), usual * self.inflation
 
 
-def posterior(setting: Floats, observed: Observed, kernels: Sequence[Floats], *, robust: bool = True) -> Posterior:
-    """The posterior for given log variances (one per block, then the noise); outliers lose weight where `robust`."""
+def posterior(setting: Floats, observed: Observed, kernels: Floats) -> Posterior:
+    """The posterior for given log variances (one per block, then the noise); outliers lose weight."""
     variances, noise = np.exp(setting[:-1]), float(np.exp(setting[-1]))
     signal = _signal(variances, kernels)
-    weights = np.ones(len(observed.values))
-    if robust:
-        weights = outlier_weights(setting, observed, kernels, signal=signal)
+    weights = outlier_weights(setting, observed, kernels, signal=signal)
     covariance = signal + np.diag(noise / weights + observed.rounding)
     factor = cholesky(covariance, lower=True, check_finite=False)
     half = solve_triangular(factor, observed.values, lower=True, check_finite=False)
@@ -110,9 +109,19 @@ def posterior(setting: Floats, observed: Observed, kernels: Sequence[Floats], *,
     )
 
 
-def outlier_weights(
-    setting: Floats, observed: Observed, kernels: Sequence[Floats], *, signal: Floats | None = None
-) -> Floats:
+def rough_log_evidences(settings: Floats, observed: Observed, kernels: Floats) -> Floats:
+    """(M,) log evidence of many settings at once, with no measurement taken for an outlier."""
+    count = len(observed.values)
+    signal = LEVEL + np.tensordot(np.exp(settings[:, :-1]), kernels, axes=1)
+    spread = np.exp(settings[:, -1:]) + observed.rounding
+    factors = np.linalg.cholesky(signal + spread[:, None, :] * np.eye(count))
+    half = np.linalg.solve(factors, np.broadcast_to(observed.values[:, None], (len(settings), count, 1)))
+    misfit = np.einsum("mij,mij->m", half, half)
+    found = -np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+    return np.asarray(found - 0.5 * (_SCALE_FREEDOM + count) * np.log1p(misfit / _SCALE_FREEDOM))
+
+
+def outlier_weights(setting: Floats, observed: Observed, kernels: Floats, *, signal: Floats | None = None) -> Floats:
     """(n,) in (0, 1], how much each measurement counts."""
     noise = float(np.exp(setting[-1]))
     if signal is None:
@@ -131,12 +140,13 @@ def outlier_weights(
 def most_likely_setting(observed: Observed) -> Floats:
     """Log variances, one per block and the noise's, that maximise the evidence with a wide prior on each."""
     kernels = observed.kernels()
+    flat = kernels.reshape(len(kernels), -1)
     typical = np.log(np.array([*[_TYPICAL_VARIANCE] * len(kernels), _TYPICAL_NOISE]))
     bounds = [*[(-14.0, 3.0)] * len(kernels), (-12.0, 0.0)]
     setting, weights = typical, np.ones(len(observed.values))
 
     def loss(at: Floats) -> tuple[float, Floats]:
-        value, slope = _evidence(at, observed, kernels, weights)
+        value, slope = _evidence(at, observed, flat, weights)
         away = (at - typical) / _DOUBT
         return 0.5 * float(away @ away) - value, away / _DOUBT - slope
 
@@ -146,24 +156,19 @@ def most_likely_setting(observed: Observed) -> Floats:
     return np.asarray(setting)
 
 
-def _evidence(setting: Floats, observed: Observed, kernels: Sequence[Floats], weights: Floats) -> tuple[float, Floats]:
-    """The log evidence and its gradient."""
-    variances, noise = np.exp(setting[:-1]), float(np.exp(setting[-1]))
-    covariance = _signal(variances, kernels) + np.diag(noise / weights + observed.rounding + 1e-10)
-    factor = cholesky(covariance, lower=True, check_finite=False)
-    inverse = cho_solve((factor, True), np.eye(len(weights)), check_finite=False)
+def _evidence(setting: Floats, observed: Observed, flat: Floats, weights: Floats) -> tuple[float, Floats]:
+    """The log evidence and its gradient; `flat` holds each kernel as a row."""
+    variances, noise, count = np.exp(setting[:-1]), float(np.exp(setting[-1])), len(weights)
+    covariance = (LEVEL + variances @ flat).reshape(count, count)
+    covariance[np.diag_indices(count)] += noise / weights + observed.rounding + 1e-10
+    factor = np.linalg.cholesky(covariance)
+    inverse = cho_solve((factor, True), np.eye(count), check_finite=False)
     towards = inverse @ observed.values
     value = -0.5 * float(observed.values @ towards) - float(np.log(np.diag(factor)).sum())
-    slope = [
-        0.5 * variance * (towards @ kernel @ towards - np.sum(inverse * kernel))
-        for variance, kernel in zip(variances, kernels, strict=True)
-    ]
-    slope.append(0.5 * noise * np.sum((towards**2 - np.diag(inverse)) / weights))
-    return value, np.array(slope)
+    slope = 0.5 * variances * (flat @ (np.outer(towards, towards) - inverse).ravel())
+    louder = 0.5 * noise * np.sum((towards**2 - np.diag(inverse)) / weights)
+    return value, np.append(slope, louder)
 
 
-def _signal(variances: Floats, kernels: Sequence[Floats]) -> Floats:
-    total = np.full(kernels[0].shape, LEVEL)
-    for variance, kernel in zip(variances, kernels, strict=True):
-        total += variance * kernel
-    return total
+def _signal(variances: Floats, kernels: Floats) -> Floats:
+    return np.asarray(LEVEL + np.tensordot(variances, kernels, axes=1))

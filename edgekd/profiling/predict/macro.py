@@ -21,6 +21,9 @@ _FBNET_WIDTHS = (16, *[24] * 4, *[32] * 4, *[64] * 4, *[112] * 4, *[184] * 4, 35
 _FBNET_HALVES = (5, 9, 17)
 """Positions with stride 2."""
 _STEM, _SIDE = 16, 32
+_FBNET_STAGES = (0, *[1] * 4, *[2] * 4, *[3] * 4, *[4] * 4, *[5] * 5)
+_FBNET_SHAPES = (0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6, 6, 7, 8, 8, 8, 9, 10, 10, 10, 11)
+"""Positions of a stage after its first take and give the same map."""
 
 
 def unread_edges(cell: Sequence[int]) -> list[bool]:
@@ -30,6 +33,15 @@ def unread_edges(cell: Sequence[int]) -> list[bool]:
         if any(op and source == node and end in read for (source, end), op in zip(_EDGES, cell, strict=True)):
             read.add(node)
     return [end not in read for _, end in _EDGES]
+
+
+def unfed_edges(cell: Sequence[int]) -> list[bool]:
+    """For each of the six edges whether nothing but zeros reaches it; runtimes may fold what follows from constants."""
+    fed = {0}
+    for node in (1, 2):
+        if any(op and end == node and source in fed for (source, end), op in zip(_EDGES, cell, strict=True)):
+            fed.add(node)
+    return [source not in fed for source, _ in _EDGES]
 
 
 def is_fbnet(operations: NDArray[np.int64]) -> bool:
@@ -43,6 +55,24 @@ def fbnet_numbers(operations: NDArray[np.int64]) -> NDArray[np.float64]:
     costs = _fbnet_costs()
     found: NDArray[np.float64] = costs[np.arange(len(_FBNET_WIDTHS)), operations].sum(axis=1)
     return found
+
+
+def fbnet_stage_numbers(operations: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N, 5 x stages): `fbnet_numbers` of each stage, as shares of what a stage and kind of number is on average."""
+    costs = _fbnet_costs()
+    costs = costs / (costs.mean(axis=(0, 1)) * len(_FBNET_WIDTHS))
+    each = costs[np.arange(len(_FBNET_WIDTHS)), operations]
+    found: NDArray[np.float64] = np.einsum("npf,ps->nsf", each, _membership(_FBNET_STAGES))
+    return found.reshape(len(operations), -1)
+
+
+def fbnet_shapes() -> NDArray[np.float64]:
+    """(22, S) which positions have equal shapes, so that an operation costs the same at each of them."""
+    return _membership(_FBNET_SHAPES)
+
+
+def _membership(groups: Sequence[int]) -> NDArray[np.float64]:
+    return np.asarray(np.array(groups)[:, None] == np.arange(max(groups) + 1), dtype=np.float64)
 
 
 def _fbnet_costs() -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekd.profiling.predict.archs import Floats
-from edgekd.profiling.predict.gaussian import Observed, Posterior, posterior
+from edgekd.profiling.predict.gaussian import Observed, Posterior, posterior, rough_log_evidences
 from edgekd.profiling.predict.population import NOISES
 
 _TRIED_CLOSER = 24
@@ -56,10 +56,11 @@ class Mixture:
 def mixture(settings: Floats, observed: Observed) -> Mixture:
     """The mixture after the measurements; every setting is tried with less and with more noise, all equally likely."""
     kernels = observed.kernels()
-    tried = [np.concatenate([setting[:-1], setting[-1:] + louder]) for setting in settings for louder in NOISES]
-    rough = np.array([posterior(one, observed, kernels, robust=False).log_evidence for one in tried])
+    tried = np.repeat(settings, len(NOISES), axis=0)
+    tried[:, -1] += np.tile(NOISES, len(settings))
+    rough = rough_log_evidences(tried, observed, kernels)
     best = np.argsort(-rough, kind="stable")[:_TRIED_CLOSER]
-    parts = [posterior(tried[int(i)], observed, kernels) for i in best]
+    parts = [posterior(tried[i], observed, kernels) for i in best]
     evidence = np.array([part.log_evidence for part in parts])
     weights = np.exp(evidence - evidence.max())
     weights /= weights.sum()

@@ -29,9 +29,9 @@ _ALIKE = 0.97
 NOISES = (-1.4, 0.0, 1.4)
 """A device may be less or more noisy than the one that it is like: added to the logarithm of the variance."""
 _STRANGERS = (
-    (0.3, 0.1, 0.3, 0.05, 0.02, 0.3, 0.05, 0.05, 0.3, 0.3, 0.002),
-    (0.03, 0.03, 0.1, 0.01, 0.01, 0.1, 0.01, 0.02, 0.1, 0.1, 0.002),
-    (1.0, 0.3, 1.0, 0.3, 0.1, 1.0, 0.3, 0.3, 1.0, 0.3, 0.005),
+    (0.3, 0.1, 0.3, 0.05, 0.02, 0.3, 0.05, 0.05, 0.05, 0.1, 0.3, 0.3, 0.3, 0.002),
+    (0.03, 0.03, 0.1, 0.01, 0.01, 0.1, 0.01, 0.01, 0.02, 0.03, 0.1, 0.1, 0.1, 0.002),
+    (1.0, 0.3, 1.0, 0.3, 0.1, 1.0, 0.3, 0.3, 0.3, 0.3, 1.0, 1.0, 0.3, 0.005),
 )
 """Variances by block, then of the noise, that serve where too few reference devices say better."""
 
@@ -72,20 +72,29 @@ def learn(archs: Archs, reference_latencies: References, *, seed: int = 0) -> Po
     """
     table = arch_table(archs)
     devices = devices_from_references(reference_latencies, len(table))
-    ops = int(table.operations.max(initial=0)) + 1
-    tables = tables_from_devices(devices, table, ops, seed)
+    return learn_from_tables(table, tables_from_devices(devices, table, operations_of(table), seed), seed)
+
+
+def learn_from_tables(archs: ArchTable, tables: tuple[DeviceTable, ...], seed: int) -> Population:
+    """The same from reference devices that are tables already: benchmarks leave out one device after the other."""
+    ops = operations_of(archs)
     population = Population(
-        archs=table,
+        archs=archs,
         ops=ops,
         tables=tables,
-        basis=Basis(table, tables, ops, anchors(table, seed)),
+        basis=Basis(archs, tables, ops, anchors(archs, seed)),
         settings=np.zeros((0, len(BLOCKS) + 1)),
         origins=np.zeros(0, dtype=np.int64),
-        others=_bases_of_others(table, tables, ops, seed),
+        others=_bases_of_others(archs, tables, ops, seed),
         seed=seed,
     )
     settings, origins = _settings(population)
     return replace(population, settings=settings, origins=origins)
+
+
+def operations_of(archs: ArchTable) -> int:
+    """Number of op ids, K."""
+    return int(archs.operations.max(initial=0)) + 1
 
 
 def observed_on(basis: Basis, rows: Ints, ms: Floats, step_ms: float) -> tuple[Observed, float]:

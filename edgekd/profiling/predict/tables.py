@@ -60,12 +60,13 @@ def one_hot(archs: ArchTable, ops: int) -> Floats:
 
 
 def design(archs: ArchTable, ops: int, *, pairs: bool) -> Floats:
-    """(N, columns): operations by position, by whether their result is read, pairs of them, and known numbers."""
+    """(N, columns): operations by position, by whether they are read and fed, pairs of them, and known numbers."""
     count, positions = archs.operations.shape
     hot = one_hot(archs, ops)
     columns = [hot.reshape(count, -1)]
     if archs.form == "nasbench201":
         columns.append((hot * archs.unread[:, :, None]).reshape(count, -1))
+        columns.append((hot * archs.unfed[:, :, None]).reshape(count, -1))
     if archs.numbers.shape[1]:
         columns.append(archs.numbers)
         if archs.form == "features":

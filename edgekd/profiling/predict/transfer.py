@@ -107,7 +107,7 @@ def fit(
         step_ms=step_ms,
         measured=len(rows),
         fitted=fitted,
-        calibration=calibration_from(known, rows, fitted),
+        calibration=calibration_from(known, rows, fitted, step_ms / scale),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from edgekd.errors import UserError
 from edgekd.profiling.predict.archs import ABSENT, arch_table
+from edgekd.profiling.predict.macro import fbnet_numbers, fbnet_shapes, fbnet_stage_numbers
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
 
@@ -16,6 +17,23 @@ def test_a_cell_knows_which_results_nothing_reads() -> None:
     assert table.form == "nasbench201"
     assert table.operations.tolist()[0] == [3, 0, 1, 0, 0, 4]
     assert table.unread.tolist() == [[False] * 6, [True, True, True, False, False, False]]
+
+
+def test_a_cell_knows_what_nothing_but_zeros_reaches() -> None:
+    table = arch_table([CELL, CELL.replace("nor_conv_3x3~0", "none~0")])
+    assert table.unfed.tolist() == [[False, False, False, False, False, False], [False, False, True, False, True, True]]
+
+
+def test_positions_of_equal_shape_cost_the_same_and_stages_add_up() -> None:
+    one = np.eye(22, dtype=np.int64) + 3  # op 4 at one position each, op 3 elsewhere
+    change = fbnet_numbers(one) - fbnet_numbers(np.full((1, 22), 3))
+    for group in fbnet_shapes().T:
+        members = change[group > 0]
+        assert np.allclose(members, members[0])
+    assert len(np.unique(change, axis=0)) == fbnet_shapes().shape[1], "positions of other shapes cost something else"
+    assert np.all(fbnet_shapes().sum(axis=1) == 1)
+    stages = fbnet_stage_numbers(one).reshape(22, -1, 5).sum(axis=1)
+    assert np.allclose(stages / stages[0], fbnet_numbers(one) / fbnet_numbers(one)[0])
 
 
 def test_twenty_two_ids_are_a_network_of_the_fbnet_space_whose_macs_are_known() -> None:
