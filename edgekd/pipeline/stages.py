@@ -24,6 +24,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "export": "edgekd.export.stage:ExportStage",
         "fp16": "edgekd.export.precision:Fp16Stage",
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",
+        "sensitivity": "edgekd.quant.sensitivity_stage:SensitivityStage",
         "build": "edgekd.export.engine:BuildStage",
         "evaluate": "edgekd.evaluate.stage:EvaluateStage",
         "profile": "edgekd.profiling.stage:ProfileStage",
