@@ -45,7 +45,7 @@ class GraphView:
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replaces the content of a constant, in place."""
-        self.constants[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.constants[name].CopyFrom(numpy_helper.from_array(np.array(values, order="C"), name))
 
 
 def name_nodes_(model: onnx.ModelProto) -> None:

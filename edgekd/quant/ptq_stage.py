@@ -19,7 +19,7 @@ from edgekd.core.schema import suggest
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.core.text import significant
 from edgekd.errors import BuildFailed, UserError
-from edgekd.quant.fallback import fallback
+from edgekd.quant.fallback import LARGEST_SHARE, fallback
 from edgekd.quant.form import quantized_nodes
 from edgekd.quant.ptq import CalibratedScheme, Int8Builder, PtqConfig, has_attention, int8_builder, require_fp32
 from edgekd.quant.sensitivity import SensitivityReport, sensitivity
@@ -153,39 +153,40 @@ class QuantizeStage(Stage[QuantizeConfig]):
         for name in self.config.exclude:
             if name not in known:
                 raise UserError(f"exclude names {name!r}, which no INT8 node has.{suggest(name, known)}")
-        floats = self.config.exclude
-        if self.config.revert or self.config.max_drop is not None:
-            order = _order(builder, self.config.scheme, inputs, ctx, known)
-            floats = tuple(dict.fromkeys((*floats, *order[: self.config.revert])))
-            if self.config.max_drop is None:
-                decisions.append(f"In float, the most sensitive first: {', '.join(floats)}.")
-            else:
-                floats += self._fallen_back(builder, floats, order, decisions, ctx)
+        floats = self._in_float(builder, known, inputs, decisions, ctx)
         metrics["layers_in_float"] = len(floats)
         return _Made(graph=builder.build(floats), decisions=decisions, metrics=metrics)
 
-    def _fallen_back(
-        self, builder: Int8Builder, floats: tuple[str, ...], order: tuple[str, ...], decisions: list[str], ctx: Context
+    def _in_float(
+        self, builder: Int8Builder, known: tuple[str, ...], inputs: Inputs, decisions: list[str], ctx: Context
     ) -> tuple[str, ...]:
-        """More layers in float, until the drop is within the limit; adds what is to be said."""
+        """Which nodes stay in float; adds what is to be said. Sensitivity is measured only where it is needed."""
+        config, floats = self.config, self.config.exclude
+        if config.revert:
+            order = _order(builder, config.scheme, inputs, ctx, known)
+            floats = tuple(dict.fromkeys((*floats, *order[: config.revert])))
+            decisions.append(f"In float, the most sensitive first: {', '.join(floats)}.")
+        if config.max_drop is None:
+            return floats
+        order = ()
         tried = 0
-        assert self.config.max_drop is not None
 
-        def score_of(reverted: tuple[str, ...]) -> Score:
-            nonlocal tried
+        def score_of(count: int) -> Score:
+            nonlocal order, tried
+            if count and not order:
+                found = _order(builder, config.scheme, inputs, ctx, known)
+                order = tuple(name for name in found if name not in floats)
             tried += 1
-            ctx.reporter.progress("precision trials", tried, self.config.max_trials)
-            return builder.score((*floats, *reverted))
+            ctx.reporter.progress("precision trials", tried, config.max_trials)
+            return builder.score((*floats, *order[:count]))
 
+        most = int((len(known) - len(floats)) * LARGEST_SHARE)
         found = fallback(
-            [name for name in order if name not in floats],
-            score_of,
-            max_drop=self.config.max_drop,
-            drop_type=self.config.drop_type,
-            max_trials=self.config.max_trials,
+            most, score_of, max_drop=config.max_drop, drop_type=config.drop_type, max_trials=config.max_trials
         )
-        decisions.append(found.decision)
-        return found.reverted
+        reverted = order[: found.count]
+        decisions.append(found.decision(reverted))
+        return (*floats, *reverted)
 
     def _decisions(self, data: ModelBundle | None, samples: Samples, source: Path, made: Path) -> tuple[str, ...]:
         said, before_mib, after_mib = [], size_mib(source), size_mib(made)
