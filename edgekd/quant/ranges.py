@@ -19,7 +19,7 @@ CalibMethod = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 RANGE_METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 PERCENTILE = 99.99
 LEVELS = 256
-SHRINKS = np.linspace(1.0, 0.3, 36)
+SHRINKS = np.geomspace(1.0, 0.02, 58)
 """Factors of the extremes that are tried on either side."""
 
 

@@ -168,3 +168,23 @@ def test_the_searcher_that_is_asked_for_reaches_the_search(tmp_path: Path) -> No
     found = composed(tmp_path, dataset=labelled(), searcher="nsga2", proxy="naswot")
     search = next(node for node in found.graph.nodes if node.name == "search")
     assert (search.config["searcher"], search.config["proxy"]) == ("nsga2", "naswot")
+
+
+def test_a_limit_of_the_drop_reaches_every_int8_engine(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), budget={"max_drop": 0.02, "drop_type": "relative"})
+    assert config(found, "student-int8-ort")["max_drop"] == 0.02
+    assert config(found, "teacher-int8-ov")["drop_type"] == "relative"
+    assert "max_drop" not in config(composed(tmp_path, dataset=labelled()), "student-int8-ort")
+
+
+def test_mixed_precision_is_a_ladder_of_candidates_that_follow_one_table(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), mixed=2)
+    nodes = {node.name: node for node in found.graph.nodes}
+    assert nodes["teacher-int8-ort-sensitivity"].stage == "sensitivity"
+    for rung in (1, 2):
+        node = nodes[f"teacher-int8-ort-mixed{rung}"]
+        assert node.config["revert"] == rung
+        assert node.inputs["sensitivity"] == ("teacher-int8-ort-sensitivity",)
+    for judge in ("profile", "chosen"):
+        assert {"teacher-int8-ort", "teacher-int8-ort-mixed1"} <= set(nodes[judge].inputs["candidates"])
+    assert "accuracy-teacher-int8-ort-mixed2" in nodes

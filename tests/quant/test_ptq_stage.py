@@ -193,8 +193,9 @@ def test_layers_are_reverted_until_the_limit_holds_and_are_named(ctx: Context, m
     assert asked == [0, 1, 2]
     assert result.metrics["layers_in_float"] == 2
     assert re.match(
-        r"2 layers stay in float: INT8 alone loses 10\.0 points of agreement with FP32 on 100 calibration samples, 1\.0 "
-        r"points is allowed, and with them it loses 0\.0 points \(3 trials\)\. The most sensitive first: \w+, \w+\.",
+        r"2 layers stay in float: INT8 alone loses 10\.0 points of agreement with FP32 on 100 calibration samples, "
+        r"1\.0 points is allowed, and with them it loses 0\.0 points \(3 trials\)\. "
+        r"The most sensitive first: \w+, \w+\.",
         result.decisions[-1],
     )
 
