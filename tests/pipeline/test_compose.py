@@ -171,10 +171,13 @@ def test_the_searcher_that_is_asked_for_reaches_the_search(tmp_path: Path) -> No
 
 
 def test_a_limit_of_the_drop_reaches_every_int8_engine(tmp_path: Path) -> None:
-    found = composed(tmp_path, dataset=labelled(), budget={"max_drop": 0.02, "drop_type": "relative"})
-    assert config(found, "student-int8-ort")["max_drop"] == 0.02
-    assert config(found, "teacher-int8-ov")["drop_type"] == "relative"
-    assert "max_drop" not in config(composed(tmp_path, dataset=labelled()), "student-int8-ort")
+    budget = Budget(max_drop=0.02, drop_type="relative")
+    limited, free = composed(tmp_path, dataset=labelled(), budget=budget), composed(tmp_path, dataset=labelled())
+    for found, limit in ((limited, 0.02), (free, None)):
+        configs = [node.config for node in found.graph.nodes if node.stage == "quantize"]
+        assert len(configs) > 4
+        assert {config.get("max_drop") for config in configs} == {limit}
+    assert configs[0].get("drop_type") is None
 
 
 def test_mixed_precision_is_a_ladder_of_candidates_that_follow_one_table(tmp_path: Path) -> None:

@@ -81,6 +81,17 @@ def test_one_scale_per_weight_collapses_and_equalising_wins_it_back(tmp_path: Pa
     assert after.decisions[0].startswith("2 pairs of layers were equalised; the FP32 logits stay the same to 1")
 
 
+def test_caps_are_not_crossed_when_other_samples_reach_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the samples to calibrate on had shown a tenth of what the held-out ones reach."""
+    model = chain(cap=6.0, spread=30)
+    low = {name: peak / 10 for name, peak in peaks_of(model, images()).items()}
+    monkeypatch.setattr(ptq, "peaks_of", lambda _model, _images: low)
+    found = built(tmp_path, model, PtqConfig(calib_method="minmax", equalize=True, bias_correction=False))
+    assert found.decisions[0].startswith("Layers are not equalised across 2 caps (ReLU6): channels that stay clear")
+    weights = [GraphView(graph).array("expand.w") for graph in (found.form.full, model)]
+    assert np.array_equal(*weights)
+
+
 def test_a_graph_without_pairs_is_left_alone_and_that_is_said(tmp_path: Path) -> None:
     model = chain()
     for name in ("expand.act", "depth.act"):
