@@ -123,13 +123,13 @@ def _against_full(step: Step, full: Step | None) -> str:
 
 def _model_of(step: Step) -> str:
     """The name of a step without its precision."""
-    return step.name.rpartition(", ")[0] if "layers in float" not in step.name else step.name.rsplit(", ", 2)[0]
+    return step.name.rsplit(", ", 2 if step.name.endswith(" in float") else 1)[0]
 
 
 def _floats(metrics: Mapping[str, Json]) -> str:
     """How many layers an INT8 engine leaves in float."""
     count = metrics.get("layers_in_float")
-    return f", {count} layers in float" if count else ""
+    return f", {count} layer{'' if count == 1 else 's'} in float" if count else ""
 
 
 def _trained_source(node: Node, nodes: dict[str, Node]) -> str:

@@ -46,7 +46,7 @@ class Fallback:
         layers = ", ".join(names) or "none"
         if self.held:
             return (
-                f"{self.count} layers stay in float: INT8 alone loses {before} {where}, {limit} is allowed, and with "
+                f"{self.count} layer{' stays' if self.count == 1 else 's stay'} in float: INT8 alone loses {before} {where}, {limit} is allowed, and with "
                 f"them it loses {after} ({len(self.trials)} trials). The most sensitive first: {layers}."
             )
         return (
