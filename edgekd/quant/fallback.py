@@ -45,9 +45,10 @@ class Fallback:
             return f"No layer is reverted: INT8 loses {after} {where}, and {limit} is allowed."
         layers = ", ".join(names) or "none"
         if self.held:
+            stay = "layer stays" if self.count == 1 else "layers stay"
             return (
-                f"{self.count} layer{' stays' if self.count == 1 else 's stay'} in float: INT8 alone loses {before} {where}, {limit} is allowed, and with "
-                f"them it loses {after} ({len(self.trials)} trials). The most sensitive first: {layers}."
+                f"{self.count} {stay} in float: INT8 alone loses {before} {where}, {limit} is allowed, and with them "
+                f"it loses {after} ({len(self.trials)} trials). The most sensitive first: {layers}."
             )
         return (
             f"INT8 alone loses {before} {where}, {limit} is allowed, and none of {len(self.trials)} trials keeps that; "

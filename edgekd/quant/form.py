@@ -11,6 +11,7 @@ from typing import Protocol
 
 import onnx
 
+from edgekd.quant.layers import WEIGHTED
 from edgekd.quant.ranges import Range
 
 PASSIVE = frozenset(
@@ -45,12 +46,11 @@ class Int8Form(Protocol):
 def quantized_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the nodes that compute on 8-bit values, in the graph's order; those that only hand on are left out."""
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    weights = {entry.name for entry in model.graph.initializer}
-    return tuple(
-        node.name
-        for node in model.graph.node
-        if node.op_type not in PASSIVE
-        and node.input
-        and all(name in dequantized for name in node.input[:2] if name and name not in weights)
-        and any(name in dequantized for name in node.input[:2])
-    )
+    constants = {entry.name for entry in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        # The axes of a reduction are a constant beside its input; the weight of a layer must be rounded too.
+        operands = [name for name in node.input[:2] if name and (node.op_type in WEIGHTED or name not in constants)]
+        if node.op_type not in PASSIVE and operands and all(name in dequantized for name in operands):
+            found.append(node.name)
+    return tuple(found)

@@ -62,7 +62,7 @@ def reverted(model: onnx.ModelProto, full: onnx.ModelProto, names: Collection[st
     """A copy in which some nodes compute in float with their FP32 weights and biases.
 
     What they read stays rounded to 8 bits where an INT8 node made it or also reads it; a rounding that no INT8 node
-    takes part in is removed.
+    takes part in is removed, that of the graph's outputs aside.
 
     Args:
         model: A Q/DQ graph whose nodes are named as in `full`.
