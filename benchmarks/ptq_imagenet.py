@@ -235,7 +235,7 @@ def latency(subject: Subject, entry: dict[str, Any], seconds: float, save: Calla
         contenders = [
             Contender(
                 candidate=name,
-                engine=Engine(bundle=ModelBundle.parse(entry["rows"][name]["bundle"], name), runtime=runtime),
+                engine=Engine(bundle=ModelBundle.from_json(json.dumps(entry["rows"][name]["bundle"])), runtime=runtime),
             )
             for name in names
         ]
