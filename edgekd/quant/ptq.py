@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -132,13 +133,8 @@ def int8_builder(
     if config.equalize:
         full = _equalized(full, judge, images, said)
     refines = config.rounding == "reconstruct" or (config.bias_correction and scheme != "openvino")
-    seen = observe(
-        full,
-        images,
-        moments=refines,
-        seed=seed,
-        on_images=lambda done, total: reporter.progress("calibrate", done, total),
-    )
+    progress = partial(reporter.progress, "calibrate")
+    seen = observe(full, images, moments=refines, seed=seed, on_images=progress)
     form = _form(full, images, scheme, config)
     found = calibrated(form, seen, config.calib_method, judge, parts)
     builder = Int8Builder(

@@ -20,7 +20,7 @@ from edgekd.quant.form import Int8Form, quantized_nodes
 from edgekd.quant.layers import GraphView
 from edgekd.quant.ranges import Range
 from edgekd.quant.reconstruct import Refined, apply_refined_
-from edgekd.quant.trial import Judge
+from edgekd.quant.trial import Judge, Score
 
 SAMPLES = 32
 """Enough for a signal to noise ratio; agreement on so few says little and is there to be seen beside it."""
@@ -108,26 +108,29 @@ def sensitivity(
     for done, name in enumerate(names):
         scores[name] = judge.score(built(tuple(other for other in names if other != name)), few)
         on_layer(done + 1, len(names))
-    noises = {name: 10 ** (-score.sqnr_db / 10) for name, score in scores.items()}
-    everything = sum(noises.values()) or 1.0
-    view = GraphView(form.full)
     return SensitivityReport(
         scheme=scheme,
         calib_method=calib_method,
         samples=total.n,
         sqnr_db=total.sqnr_db,
         agreement=total.agreement,
-        layers=tuple(
-            LayerSensitivity(
-                layer=name,
-                op=view.nodes[name].op_type,
-                weights=_weights(view, name),
-                sqnr_db=scores[name].sqnr_db,
-                agreement=scores[name].agreement,
-                noise_share=noises[name] / everything,
-            )
-            for name in sorted(names, key=lambda name: -noises[name])
-        ),
+        layers=_table(GraphView(form.full), scores),
+    )
+
+
+def _table(view: GraphView, scores: Mapping[str, Score]) -> tuple[LayerSensitivity, ...]:
+    noises = {name: 10 ** (-score.sqnr_db / 10) for name, score in scores.items()}
+    everything = sum(noises.values()) or 1.0
+    return tuple(
+        LayerSensitivity(
+            layer=name,
+            op=view.nodes[name].op_type,
+            weights=_weights(view, name),
+            sqnr_db=scores[name].sqnr_db,
+            agreement=scores[name].agreement,
+            noise_share=noises[name] / everything,
+        )
+        for name in sorted(noises, key=lambda name: -noises[name])
     )
 
 
