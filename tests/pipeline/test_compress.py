@@ -205,4 +205,6 @@ def test_mixed_precision_engines_are_measured_and_judged_beside_the_others(world
         assert name in profiled & evaluated
     assert metrics["stages"]["teacher-int8-ort-mixed1"]["layers_in_float"] == 1
     assert "1 layer in float" in done.stdout + done.stderr
-    assert "Share of the INT8 noise by layer" in done.stdout + done.stderr
+    (table,) = (world.folder / "out" / "stages").glob("*-teacher-int8-ort-sensitivity")
+    assert "Share of the INT8 noise by layer" in (table / "node.json").read_text()
+    assert json.loads((table / "report.json").read_text())["layers"]
