@@ -102,8 +102,20 @@ engine_options = section(
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images."),
     click.option(
         "--calib-method",
-        type=click.Choice(["minmax", "entropy", "percentile"]),
-        help="How activation ranges are found.",
+        type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
+        help="How activation ranges are found; default: the best on held-out samples.",
+    ),
+    click.option(
+        "--rounding",
+        type=click.Choice(["nearest", "reconstruct"]),
+        help="Of INT8 weights: nearest level, or so that each layer's output changes least.",
+    ),
+    click.option("--equalize/--no-equalize", default=None, help="Give neighbouring layers like weight ranges first."),
+    click.option(
+        "--mixed",
+        type=click.IntRange(0, 6),
+        metavar="N",
+        help="Add N INT8 engines with 1, 2, 4 ... of the most sensitive layers in float.",
     ),
     click.option("--opset", type=click.IntRange(17), help="ONNX opset."),
     click.option("--atol", type=float, help="Parity with PyTorch: tolerance relative to the spread of the logits."),

@@ -50,7 +50,7 @@ def compose(request: Request, options: Options, situation: Situation) -> Composi
     candidates = [
         candidate
         for label, node in models
-        for candidate in draft_engines(draft, options, situation, label, node, samples)
+        for candidate in draft_engines(draft, options, request.budget, situation, label, node, samples)
     ]
     _draft_judgement(draft, request, options, situation, candidates)
     return Composition(graph=draft.graph(), decisions=tuple(draft.decisions))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from edgekd.core.report import Budget
 from edgekd.pipeline.draft import Draft
 from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
@@ -59,7 +60,13 @@ def draft_samples(draft: Draft, request: Request, options: Options, situation: S
 
 
 def draft_engines(
-    draft: Draft, options: Options, situation: Situation, label: str, model: str, samples: str | None
+    draft: Draft,
+    options: Options,
+    budget: Budget,
+    situation: Situation,
+    label: str,
+    model: str,
+    samples: str | None,
 ) -> list[Candidate]:
     """Nodes that turn a TORCH bundle into engines; the FP32 graph always comes first."""
     runtimes = tuple(support.runtime for support in situation.runtimes)
@@ -74,7 +81,7 @@ def draft_engines(
         half = draft.add(f"{label}-fp16", "fp16", {}, {"model": exported, "samples": samples})
         found.append(Candidate(node=half, runtimes=_runtimes_with(situation, "fp16")))
     if "int8" in options.precisions and situation.runs("int8"):
-        found += _draft_int8(draft, options, situation, label, exported, samples)
+        found += _draft_int8(draft, options, budget, situation, label, exported, samples)
     return _built(draft, situation, found)
 
 
@@ -89,7 +96,13 @@ def _built(draft: Draft, situation: Situation, found: list[Candidate]) -> list[C
 
 
 def _draft_int8(
-    draft: Draft, options: Options, situation: Situation, label: str, exported: str, samples: str | None
+    draft: Draft,
+    options: Options,
+    budget: Budget,
+    situation: Situation,
+    label: str,
+    exported: str,
+    samples: str | None,
 ) -> list[Candidate]:
     runtimes = _runtimes_with(situation, "int8")
     if samples is None:
@@ -101,18 +114,45 @@ def _draft_int8(
     for support in situation.runtimes:
         if support.scheme is not None:
             schemes.setdefault(support.scheme)
-    found = []
-    for scheme in schemes:
-        config: dict[str, JsonValue] = {
-            "scheme": scheme,
-            "calib_method": options.calib_method,
-            "reduce_range": saturates(situation.target),
-        }
-        ports = {"model": exported, "calibration": samples}
-        node = draft.add(f"{label}-int8-{SHORT[scheme]}", "quantize", config, ports)
-        trained = draft_qat(draft, options, situation, label, node)
-        found += [Candidate(node=name, runtimes=runtimes) for name in (node, trained) if name is not None]
-    return found
+    return [
+        Candidate(node=node, runtimes=runtimes)
+        for scheme in schemes
+        for node in _draft_scheme(draft, options, budget, situation, label, scheme, exported, samples)
+    ]
+
+
+def _draft_scheme(
+    draft: Draft,
+    options: Options,
+    budget: Budget,
+    situation: Situation,
+    label: str,
+    scheme: QuantScheme,
+    exported: str,
+    samples: str,
+) -> list[str]:
+    """The INT8 engine of one form, and those of mixed precision: profiling and selection treat them like any other."""
+    name = f"{label}-int8-{SHORT[scheme]}"
+    inputs = {"model": exported, "calibration": samples}
+    config: dict[str, JsonValue] = {
+        "scheme": scheme,
+        "calib_method": options.calib_method,
+        "reduce_range": saturates(situation.target),
+        "rounding": options.rounding,
+        "equalize": options.equalize,
+    }
+    if not options.mixed:
+        # Without a ladder of its own, one engine climbs down by itself until the limit holds.
+        limit: dict[str, JsonValue] = {"max_drop": budget.max_drop, "drop_type": budget.drop_type}
+        calibrated = draft.add(name, "quantize", config | (limit if budget.max_drop is not None else {}), inputs)
+        return [calibrated, *draft_qat(draft, options, situation, label, calibrated)]
+    table = draft.add(f"{name}-sensitivity", "sensitivity", config, inputs)
+    calibrated = draft.add(name, "quantize", config, inputs)
+    ladder = [
+        draft.add(f"{name}-mixed{2**rung}", "quantize", config | {"revert": 2**rung}, inputs | {"sensitivity": table})
+        for rung in range(options.mixed)
+    ]
+    return [calibrated, *ladder, *draft_qat(draft, options, situation, label, calibrated)]
 
 
 def _runtimes_with(situation: Situation, precision: str) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ LR_SHARE = 100
 PLAIN = "kd"
 
 
-def draft_qat(draft: Draft, options: Options, situation: Situation, label: str, quantized: str) -> str | None:
-    """Adds the trained twin of a calibrated engine and returns its node; None where nothing is to be trained.
+def draft_qat(draft: Draft, options: Options, situation: Situation, label: str, quantized: str) -> list[str]:
+    """Adds the trained twin of a calibrated engine and returns its node; nothing where nothing is to be trained.
 
     Args:
         label: Of the model; one whose weights lie on the grid of `--weight-bits` is left as it is.
@@ -26,7 +26,7 @@ def draft_qat(draft: Draft, options: Options, situation: Situation, label: str, 
     """
     dataset = situation.dataset
     if options.quantize != "qat" or dataset is None or _on_a_grid(label, options):
-        return None
+        return []
     images, objective = len(dataset.train), options.objective
     kind = OBJECTIVES.get(objective)
     if (kind.needs | kind.needs_of_teacher) & TAPPED:
@@ -40,7 +40,7 @@ def draft_qat(draft: Draft, options: Options, situation: Situation, label: str, 
     config |= {"lr": (options.lr or DEFAULT_LR) / LR_SHARE, "warmup_epochs": 0, "objective": objective}
     stored = any(node.name == ANSWERS for node in draft.nodes)
     ports = {"model": quantized, "teacher": TEACHER, "answers": ANSWERS if stored else None}
-    return draft.add(f"{quantized}-qat", "qat", config, ports)
+    return [draft.add(f"{quantized}-qat", "qat", config, ports)]
 
 
 def _on_a_grid(label: str, options: Options) -> bool:

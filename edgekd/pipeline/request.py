@@ -13,6 +13,8 @@ from edgekd.core.schema import Schema
 from edgekd.nn.overrides import PreprocessingOverrides
 
 SYNTHETIC = "synthetic"
+MOST_MIXED = 6
+"""32 layers in float; with more, little is left of what INT8 is for."""
 MOST_PICKS = 8
 """Searched students that may go on, each on a branch of its own."""
 
@@ -92,6 +94,10 @@ class Options(Schema):
         weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.
         precisions: Precisions to build, of those the target runs.
         calib_samples: Calibration images; None takes 300 real ones, or 64 generated ones.
+        calib_method: How activation ranges are found; `auto` compares the methods on held-out samples.
+        rounding: Of INT8 weights: to the `nearest` level, or so that each layer's output changes least (`reconstruct`).
+        equalize: Gives neighbouring layers like weight ranges before INT8.
+        mixed: INT8 engines of each form that are added with 1, 2, 4 ... of their most sensitive layers in float.
         opset: ONNX opset; None takes the newest that the target's runtimes read.
         atol: Largest absolute difference of logits that parity accepts, relative to the spread of the logits.
         threads: CPU threads of the measurement.
@@ -121,7 +127,10 @@ class Options(Schema):
     weight_bits: Literal[2, 3, 4, 8] | None = None
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     calib_samples: int | None = Field(default=None, ge=1)
-    calib_method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calib_method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
+    rounding: Literal["nearest", "reconstruct"] = "nearest"
+    equalize: bool = False
+    mixed: int = Field(default=0, ge=0, le=MOST_MIXED)
     opset: int | None = Field(default=None, ge=17)
     atol: float = Field(default=1e-3, gt=0)
     rtol: float = Field(default=1e-3, gt=0)

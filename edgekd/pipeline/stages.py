@@ -30,6 +30,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",
         "qat": "edgekd.quant.qat_stage:QatStage",
         "codebook": "edgekd.quant.codebook_stage:CodebookStage",
+        "sensitivity": "edgekd.quant.sensitivity_stage:SensitivityStage",
         "build": "edgekd.export.engine:BuildStage",
         "evaluate": "edgekd.evaluate.stage:EvaluateStage",
         "profile": "edgekd.profiling.stage:ProfileStage",

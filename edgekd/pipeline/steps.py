@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from edgekd.core.digest import Json
 from edgekd.core.graph import Graph, Node
 from edgekd.core.plan import Action
 from edgekd.core.report import METRIC_NAMES, Metric
-from edgekd.core.text import mib, ms, percent, significant
+from edgekd.core.text import mib, ms, percent, points, significant
 from edgekd.pipeline.compose import FINAL, PROFILE
 from edgekd.pipeline.draft import TEACHER
 from edgekd.pipeline.results import EXPORT, Results
@@ -54,7 +57,7 @@ def parents_of(graph: Graph) -> dict[str, str]:
 
 def table_of(steps: tuple[Step, ...], metric: Metric | None) -> tuple[str, list[str], list[list[str]]]:
     """(title, columns, rows) of the table on the console; the metric is None when nothing was evaluated."""
-    first = steps[0].latency_ms
+    first, by_detail = steps[0].latency_ms, {step.detail: step for step in steps}
     rows = []
     for step in steps:
         faster = "" if not (first and step.latency_ms) else f"{significant(first / step.latency_ms, 2)}x"
@@ -65,6 +68,7 @@ def table_of(steps: tuple[Step, ...], metric: Metric | None) -> tuple[str, list[
             [
                 ("→ " if step.chosen else "  ") + step.name,
                 "" if step.accuracy is None else percent(step.accuracy.value),
+                _against_full(step, by_detail.get(step.parent)),
                 "" if step.size_mib is None else mib(step.size_mib),
                 latency,
                 faster,
@@ -72,7 +76,7 @@ def table_of(steps: tuple[Step, ...], metric: Metric | None) -> tuple[str, list[
             ]
         )
     said = "accuracy" if metric is None else METRIC_NAMES[metric]
-    columns = ["model", said, "size", "latency", "vs teacher", "runtime"]
+    columns = ["model", said, "vs FP32", "size", "latency", "vs teacher", "runtime"]
     what = "median latency" if metric is None else f"{said} on the select split, median latency"
     return f"What each model buys ({what})", columns, rows
 
@@ -89,7 +93,7 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
     if scheme and run.bundle.tags.get("qat"):
         scheme = f"{scheme}, trained"
     return Step(
-        name=f"{_title(trained)}, {precision}" + (f" ({scheme})" if scheme else ""),
+        name=f"{_title(trained)}, {precision}" + (f" ({scheme})" if scheme else "") + _floats(run.metrics),
         detail=name,
         branch="teacher" if trained == TEACHER else trained.rsplit("-", 1)[0],
         parent=parent,
@@ -104,6 +108,30 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
         reused=all(results.run.node(n).action is Action.REUSE for n in made_for_it) and bool(made_for_it),
         chosen=chosen,
     )
+
+
+def _against_full(step: Step, full: Step | None) -> str:
+    """What an engine loses or gains against the FP32 engine of the same model; nothing for that one itself.
+
+    A student may distil well and still quantize badly: its INT8 engine then loses more here than the teacher's.
+    """
+    if full is None or step.accuracy is None or full.accuracy is None or step.branch != full.branch:
+        return ""
+    if _model_of(step) != _model_of(full):
+        return ""
+    change = step.accuracy.value - full.accuracy.value
+    return ("+" if change > 0 else "") + points(change)
+
+
+def _model_of(step: Step) -> str:
+    """The name of a step without its precision."""
+    return step.name.rsplit(", ", 2 if step.name.endswith(" in float") else 1)[0]
+
+
+def _floats(metrics: Mapping[str, Json]) -> str:
+    """How many layers an INT8 engine leaves in float."""
+    count = metrics.get("layers_in_float")
+    return f", {count} layer{'' if count == 1 else 's'} in float" if count else ""
 
 
 def _trained_source(node: Node, nodes: dict[str, Node]) -> str:

@@ -118,9 +118,10 @@ def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, ta
     importance = str(request.config.get("importance", PruneConfig.model_fields["importance"].default))
     needs = needs_of(importance)
     if Need.IMAGES in needs and dataset is None:
+        blind = ", ".join(importances_without(frozenset({Need.IMAGES})))
         raise UserError(
             f"The importance {importance!r} looks at images, and there are none.",
-            hint=f"--data FOLDER_OR_NPZ, or one of weights alone: {', '.join(importances_without(frozenset({Need.IMAGES})))}",
+            hint=f"--data FOLDER_OR_NPZ, or one of weights alone: {blind}",
         )
     if Need.TEACHER in needs:
         inputs["teacher"] = (f"@{MODEL}",)  # the whole network is what the cut one must match

@@ -6,30 +6,59 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import onnx
 
 from edgekd.errors import BuildFailed
-from edgekd.quant.onnxruntime import CalibMethod, Feeds
+from edgekd.quant.ranges import Range
+from edgekd.quant.revert import reverted, set_ranges_
+from edgekd.runtimes.session import FloatArray
+
+Feeds: TypeAlias = dict[str, FloatArray]
 
 
-def openvino_quantized(
-    model: onnx.ModelProto, feeds: Sequence[Feeds], *, method: CalibMethod, reduce_range: bool, attention: bool
-) -> onnx.ModelProto:
-    """A Q/DQ graph with per-tensor activations, per-channel weights and corrected biases.
+@dataclass(frozen=True, kw_only=True)
+class NncfForm:
+    """NNCF's graph, with other ranges and some layers in float; see `Int8Form`.
+
+    NNCF runs once. What it left in the graph stays: where quantizers stand, which of them share a scale, and its bias
+    correction.
+
+    Attributes:
+        full: The FP32 graph, nodes named and types inferred.
+        quantized: NNCF's.
+        symmetric: False: each quantizer says of itself whether its range is.
+    """
+
+    full: onnx.ModelProto
+    quantized: onnx.ModelProto
+    symmetric: bool = False
+
+    def build(self, ranges: Mapping[str, Range], exclude: Collection[str] = ()) -> onnx.ModelProto:
+        """The Q/DQ graph."""
+        made = onnx.ModelProto()
+        made.CopyFrom(self.quantized)
+        set_ranges_(made, ranges)
+        return reverted(made, self.full, exclude) if exclude else made
+
+
+def openvino_form(
+    full: onnx.ModelProto, feeds: Sequence[Feeds], *, reduce_range: bool, attention: bool, per_channel: bool = True
+) -> NncfForm:
+    """A Q/DQ graph with per-tensor activations and corrected biases.
 
     Activations are per tensor although NNCF would quantize the inputs of depthwise convolutions per channel: outside
     OpenVINO those have no fast kernel.
 
     Args:
-        model: A float32 graph; left as it was.
+        full: A float32 graph, nodes named and types inferred; left as it was.
         feeds: Calibration samples, one image each.
-        method: `minmax` takes the extremes, `percentile` the mean of per-image quantiles; for `entropy`, which NNCF
-            does not have, its error-minimising histogram stands in.
         reduce_range: Weights use 7 of the 8 bits, for x86 CPUs without VNNI, whose 16-bit sums saturate.
         attention: The graph has attention: NNCF then leaves its sensitive parts alone and smooths its outliers.
+        per_channel: One scale per output channel of a weight.
 
     Raises:
         BuildFailed: NNCF cannot handle the graph.
@@ -38,7 +67,7 @@ def openvino_quantized(
     import nncf
 
     source = onnx.ModelProto()
-    source.CopyFrom(model)
+    source.CopyFrom(full)
     try:
         with _quiet():
             made: onnx.ModelProto = nncf.quantize(
@@ -48,29 +77,25 @@ def openvino_quantized(
                 target_device=nncf.TargetDevice.CPU,
                 model_type=nncf.ModelType.TRANSFORMER if attention else None,
                 subset_size=len(feeds),
-                advanced_parameters=_parameters(method, reduce_range),
+                advanced_parameters=_parameters(reduce_range, per_channel),
             )
     except Exception as err:  # a third-party converter: it raises what it stumbles over
         raise BuildFailed(
             f"NNCF's quantizer failed with {type(err).__name__}: {err}", hint="use the scheme ort-u8s8"
         ) from err
-    return made
+    return NncfForm(full=full, quantized=made)
 
 
-def _parameters(method: CalibMethod, reduce_range: bool) -> Any:
+def _parameters(reduce_range: bool, per_channel: bool) -> Any:
     import nncf
     from nncf.quantization.advanced_parameters import QuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Estimators
 
-    estimators = {
-        "minmax": Estimators.MINMAX,
-        "percentile": Estimators.MEAN_QUANTILE,
-        "entropy": Estimators.HISTOGRAM,
-    }
     return nncf.AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE,
         activations_quantization_params=QuantizationParameters(per_channel=False),
-        activations_range_estimator_params=estimators[method],
+        weights_quantization_params=QuantizationParameters(per_channel=per_channel),
+        activations_range_estimator_params=Estimators.MINMAX,
     )
 
 

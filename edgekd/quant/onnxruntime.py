@@ -1,19 +1,26 @@
-"""Static INT8 with ONNX Runtime's quantizer: the form its own CPU kernels run fastest, and the form TensorRT takes."""
+"""Static INT8 with ONNX Runtime's quantizer: the form its own CPU kernels run fastest, and the form TensorRT takes.
+
+The quantizer places Q/DQ nodes; which ranges they get is decided elsewhere, so that the samples are seen once however
+many graphs are tried.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
+
+import numpy as np
+import onnx
 
 from edgekd.errors import BuildFailed
-from edgekd.runtimes.session import FloatArray
-
-CalibMethod = Literal["minmax", "entropy", "percentile"]
-Feeds: TypeAlias = dict[str, FloatArray]
+from edgekd.quant.layers import GraphView, name_nodes_
+from edgekd.quant.observe import only_activation
+from edgekd.quant.ranges import Range
 
 ATTENTION_OPS = ("Conv", "MatMul", "Gemm")
 """What is quantized in graphs with attention: the residual stream has outliers that 8 bits per tensor do not hold."""
@@ -22,66 +29,118 @@ TENSORRT_OPS = ("Conv", "MatMul", "Gemm", "Add", "GlobalAveragePool", "ReduceMea
 """Whose inputs get Q/DQ for TensorRT: what it fuses into INT8 kernels, residual additions included."""
 
 
-def cpu_quantized(
-    source: Path, target: Path, feeds: Sequence[Feeds], *, method: CalibMethod, reduce_range: bool, attention: bool
-) -> None:
-    """Writes a Q/DQ graph with unsigned activations and signed per-channel weights.
+@dataclass(frozen=True, kw_only=True)
+class OrtForm:
+    """How ONNX Runtime's quantizer is to write a graph; see `Int8Form`.
+
+    Attributes:
+        full: The FP32 graph as `prepared_graph` gives it.
+        symmetric: Activations are signed with zero points 0; else unsigned.
+        per_channel: One scale per output channel of a weight; else one for all of it.
+        reduce_range: Weights use 7 of the 8 bits.
+        op_types: Operators whose inputs are quantized, sorted.
+        options: Of the quantizer.
+    """
+
+    full: onnx.ModelProto
+    symmetric: bool
+    per_channel: bool
+    reduce_range: bool
+    op_types: tuple[str, ...]
+    options: Mapping[str, Any]
+
+    def build(self, ranges: Mapping[str, Range], exclude: Collection[str] = ()) -> onnx.ModelProto:
+        """The Q/DQ graph.
+
+        Raises:
+            BuildFailed: The quantizer cannot handle the graph.
+        """
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        model = onnx.ModelProto()
+        model.CopyFrom(self.full)
+        try:
+            with _quiet():
+                quantizer = QDQQuantizer(
+                    model,
+                    self.per_channel,
+                    self.reduce_range,
+                    QuantType.QInt8,
+                    QuantType.QInt8 if self.symmetric else QuantType.QUInt8,
+                    TensorsData(CalibrationMethod.MinMax, self._tensor_ranges(ranges)),
+                    [],
+                    sorted(exclude),
+                    list(self.op_types),
+                    dict(self.options),
+                )
+                quantizer.quantize_model()
+                quantizer.model.topological_sort()
+        except Exception as err:  # a third-party converter: it raises what it stumbles over
+            raise BuildFailed(
+                f"ONNX Runtime's quantizer failed with {type(err).__name__}: {err}",
+                hint="leave int8 out of the precisions",
+            ) from err
+        made: onnx.ModelProto = quantizer.model.model
+        return made
+
+    def _tensor_ranges(self, ranges: Mapping[str, Range]) -> dict[str, Any]:
+        from onnxruntime.quantization.calibrate import TensorData
+
+        view = GraphView(self.full)
+        known = dict(ranges)
+        for name in view.maker:
+            activation = only_activation(view, name)
+            if activation is not None and activation.output[0] in ranges:
+                # Fused with its activation function, a layer's output has that one's range.
+                known[name] = ranges[activation.output[0]]
+        return {
+            name: TensorData(lowest=np.float32(found.low), highest=np.float32(found.high))
+            for name, found in known.items()
+        }
+
+
+def cpu_form(full: onnx.ModelProto, *, reduce_range: bool, attention: bool, per_channel: bool = True) -> OrtForm:
+    """Unsigned activations and signed weights.
 
     Args:
-        source: A float32 graph.
-        target: The file to write.
-        feeds: Calibration samples, batch after batch.
-        method: How ranges are taken from what the samples show.
+        full: As `prepared_graph` gives it.
         reduce_range: Weights use 7 of the 8 bits, so that two products fit into 16 bits: x86 CPUs without VNNI add
             them there and saturate.
         attention: The graph has attention: only its matrix products and convolutions are quantized.
-
-    Raises:
-        BuildFailed: The quantizer cannot handle the graph.
+        per_channel: One scale per output channel of a weight.
     """
-    from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    _quantize(
-        source,
-        target,
-        feeds,
-        method=method,
+    # The quantizer's own default is this set in the order of a hash table.
+    every = tuple(sorted({*QDQRegistry, *QLinearOpsRegistry}))
+    return OrtForm(
+        full=full,
+        symmetric=False,
+        per_channel=per_channel,
         reduce_range=reduce_range,
-        activation_type=QuantType.QUInt8,
-        # The quantizer's own default is this set in the order of a hash table.
-        op_types=list(ATTENTION_OPS) if attention else sorted({*QDQRegistry, *QLinearOpsRegistry}),
+        op_types=ATTENTION_OPS if attention else every,
         options={},
     )
 
 
-def tensorrt_quantized(
-    source: Path, target: Path, feeds: Sequence[Feeds], *, method: CalibMethod, attention: bool
-) -> None:
-    """Writes a Q/DQ graph as TensorRT wants it: signed, zero points 0, per-channel weights behind Q/DQ, float biases.
+def tensorrt_form(full: onnx.ModelProto, *, attention: bool, per_channel: bool = True) -> OrtForm:
+    """As TensorRT wants it: signed, zero points 0, weights behind Q/DQ, float biases.
 
     The weights stay float32 in the file; TensorRT quantizes them when it builds the engine.
 
     Args:
-        source: A float32 graph.
-        target: The file to write.
-        feeds: Calibration samples, batch after batch.
-        method: How ranges are taken from what the samples show.
+        full: As `prepared_graph` gives it.
         attention: The graph has attention: only its matrix products and convolutions are quantized.
-
-    Raises:
-        BuildFailed: The quantizer cannot handle the graph.
+        per_channel: One scale per output channel of a weight.
     """
-    from onnxruntime.quantization import QuantType
-
-    _quantize(
-        source,
-        target,
-        feeds,
-        method=method,
+    return OrtForm(
+        full=full,
+        symmetric=True,
+        per_channel=per_channel,
         reduce_range=False,
-        activation_type=QuantType.QInt8,
-        op_types=list(ATTENTION_OPS if attention else TENSORRT_OPS),
+        op_types=ATTENTION_OPS if attention else TENSORRT_OPS,
         options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
@@ -91,71 +150,29 @@ def tensorrt_quantized(
     )
 
 
-class _Reader:
-    """Calibration samples as the quantizer reads them: in ranges of batches.
+def prepared_graph(source: Path, scratch: Path) -> onnx.ModelProto:
+    """The FP32 graph with constants folded, types inferred and every node named, as the quantizer wants it.
 
-    It asks for one range at a time, so that the inner values of one batch are in memory at once, not those of all.
+    Raises:
+        BuildFailed: It cannot handle the graph.
     """
-
-    def __init__(self, feeds: Sequence[Feeds]) -> None:
-        self._feeds = feeds
-        self._next, self._end = 0, len(feeds)
-
-    def __len__(self) -> int:
-        return len(self._feeds)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self._next, self._end = start_index, end_index
-
-    def get_next(self) -> Feeds | None:
-        if self._next >= self._end:
-            return None
-        self._next += 1
-        return self._feeds[self._next - 1]
-
-
-def _quantize(
-    source: Path,
-    target: Path,
-    feeds: Sequence[Feeds],
-    *,
-    method: CalibMethod,
-    reduce_range: bool,
-    activation_type: Any,
-    op_types: list[str],
-    options: dict[str, Any],
-) -> None:
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_infer_metadata, load_model_with_shape_infer
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
-    prepared = target.with_suffix(".prepared.onnx")
+    path = scratch / "prepared.onnx"
     try:
         with _quiet():
-            quant_pre_process(source, prepared)
-            quantize_static(
-                prepared,
-                target,
-                _Reader(feeds),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                reduce_range=reduce_range,
-                activation_type=activation_type,
-                weight_type=QuantType.QInt8,
-                op_types_to_quantize=op_types,
-                calibrate_method=methods[method],
-                extra_options={**options, "CalibStridedMinMax": 1},
-            )
+            quant_pre_process(source, path)
+            model: onnx.ModelProto = load_model_with_shape_infer(path)
+            add_infer_metadata(model)
     except Exception as err:  # a third-party converter: it raises what it stumbles over
         raise BuildFailed(
             f"ONNX Runtime's quantizer failed with {type(err).__name__}: {err}", hint="leave int8 out of the precisions"
         ) from err
     finally:
-        prepared.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    name_nodes_(model)
+    return model
 
 
 @contextlib.contextmanager

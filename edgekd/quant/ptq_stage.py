@@ -2,75 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto
+from pydantic import Field
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Json
+from edgekd.core.report_io import report_from_bundle
+from edgekd.core.schema import suggest
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.core.text import significant
 from edgekd.errors import BuildFailed, UserError
-from edgekd.quant.nncf import openvino_quantized
-from edgekd.quant.onnxruntime import CalibMethod, Feeds, cpu_quantized, tensorrt_quantized
+from edgekd.quant.fallback import LARGEST_SHARE, fallback
+from edgekd.quant.form import quantized_nodes
+from edgekd.quant.ptq import CalibratedScheme, Int8Builder, PtqConfig, has_attention, int8_builder, require_fp32
+from edgekd.quant.sensitivity import SensitivityReport, sensitivity
+from edgekd.quant.trial import DropType, Score
 from edgekd.quant.weight_only import weight_only_from_float32
-from edgekd.runtimes.compare import batches, compare_logits, logits_of
+from edgekd.runtimes.compare import compare_logits, logits_of
 from edgekd.runtimes.onnx_file import MODEL_FILE, bundle_from_graph, graph_from_file, size_mib, write_graph
 from edgekd.runtimes.onnxruntime import RUNTIME, emulated
 from edgekd.runtimes.samples import Samples, random_images, samples_from_bundle
 from edgekd.runtimes.session import FloatArray
 
 Scheme = Literal["ort-u8s8", "openvino", "tensorrt-s8", "weight-only"]
+CALIBRATED: Mapping[str, CalibratedScheme] = {
+    "ort-u8s8": "ort-u8s8",
+    "openvino": "openvino",
+    "tensorrt-s8": "tensorrt-s8",
+}
 NOISE_SAMPLES = 32
-CALIBRATION_BATCH = 32
 SATURATION_DB = 3.0
 """A larger loss of SQNR between exact rounding and this CPU's kernels is saturation, not rounding."""
+LEAST_SHARE = 0.5
+"""Of the weights that must be INT8 where nobody asked for layers in float."""
 
 
-class QuantizeConfig(StageConfig):
-    """Which form of INT8, and how ranges are found.
+class QuantizeConfig(PtqConfig):
+    """Which form of INT8, how it is made, and which layers stay in float.
 
     Attributes:
         scheme: `ort-u8s8` for ONNX Runtime on CPUs, `openvino`, `tensorrt-s8`, or `weight-only`, which needs no
-            samples and speeds nothing up.
-        calib_method: How ranges are taken from what the samples show.
-        reduce_range: For `ort-u8s8` and `openvino`: weights use 7 bits. x86 CPUs without VNNI add pairs of 8-bit
-            products in 16 bits and saturate, which costs far more than the bit; on CPUs with VNNI, and on ARM, False
-            is a little more accurate.
+            samples, takes none of the other options, and speeds nothing up.
+        exclude: Names of nodes of the FP32 graph that stay in float.
+        revert: Keeps so many of the most sensitive layers in float; with a `sensitivity` node connected its table says
+            which.
+        max_drop: Reverts the most sensitive layers until INT8 loses no more than this against its FP32 twin: top-1 on
+            the calibration samples, or answers that differ where these have no labels. None reverts nothing.
+        drop_type: `relative` counts in shares of the twin's accuracy.
+        max_trials: Graphs that may be tried for that.
     """
 
     scheme: Scheme
-    calib_method: CalibMethod = "minmax"
-    reduce_range: bool = True
+    exclude: tuple[str, ...] = ()
+    revert: int = Field(default=0, ge=0)
+    max_drop: float | None = Field(default=None, ge=0)
+    drop_type: DropType = "absolute"
+    max_trials: int = Field(default=8, ge=1)
+
+
+@dataclass(kw_only=True)
+class _Made:
+    """A graph with what is to be said of it."""
+
+    graph: onnx.ModelProto
+    decisions: list[str]
+    metrics: dict[str, Json]
 
 
 class QuantizeStage(Stage[QuantizeConfig]):
     """FP32 ONNX to INT8 ONNX.
 
     Metrics: `sqnr_db` and `agreement` against the FP32 graph, computed with exact rounding; for CPU schemes also
-    `sqnr_here_db` and `agreement_here`, computed by ONNX Runtime's 8-bit kernels on this machine.
+    `sqnr_here_db` and `agreement_here`, computed by ONNX Runtime's 8-bit kernels on this machine; `layers_in_float`.
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Config: ClassVar[type[StageConfig]] = QuantizeConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
         "calibration": port(BundleKind.DATA, optional=True),
+        "sensitivity": port(BundleKind.REPORT, optional=True),
     }
     produces: ClassVar[BundleKind] = BundleKind.ONNX
     never_before: ClassVar[frozenset[str]] = frozenset({"prune", "distill", "fp16"})
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
-        precision = inputs.one("model").tags.get("precision")
-        if precision != "fp32":
-            raise UserError(f"The quantize stage takes an FP32 graph, but its input is {precision}.")
-        if self.config.scheme != "weight-only" and inputs.maybe("calibration") is None:
+        require_fp32(inputs.one("model"), self.name)
+        if self.config.scheme == "weight-only":
+            if self.config.exclude or self.config.revert or self.config.max_drop is not None:
+                raise UserError(
+                    "The scheme 'weight-only' rounds no activations and reverts no layers, but exclude, revert or "
+                    "max_drop is set.",
+                    hint="take these out, or use a calibrated scheme",
+                )
+        elif inputs.maybe("calibration") is None:
             raise UserError(
                 f"The scheme {self.config.scheme!r} finds activation ranges on calibration samples, and none are "
                 "connected.",
@@ -81,24 +114,23 @@ class QuantizeStage(Stage[QuantizeConfig]):
         model, data = inputs.one("model"), inputs.maybe("calibration")
         samples = _samples(model, data, ctx)
         source, path = ctx.path(model, MODEL_FILE), ctx.scratch / MODEL_FILE
-        feeds = partial(_feeds, model.inputs[0].name, samples.images)
-        attention = has_attention(graph_from_file(source))
-        made = self._quantized(source, feeds, attention, ctx.scratch)
-        write_graph(made, path, made_by=f"quantization with {self.config.scheme}")
+        made = self._made(source, samples, inputs, ctx)
+        write_graph(made.graph, path, made_by=f"quantization with {self.config.scheme}")
         metrics, decisions = measured_loss(source, path, samples.images, kernels=self._runs_here)
         metrics |= {"size_mib": size_mib(path), "calibration_samples": 0 if data is None else len(samples.images)}
         metrics |= {"loss_samples": len(samples.images), "samples_origin": "random" if data is None else samples.origin}
+        said = (*self._decisions(data, samples, source, path), *made.decisions, *decisions)
+        tags = {"precision": "int8", "scheme": self.config.scheme}
         return StageResult(
-            bundle=bundle_from_graph(
-                path, carry=model, tags={"precision": "int8", "scheme": self.config.scheme}, blobs=ctx.blobs
-            ),
-            metrics=metrics,
-            decisions=(*self._decisions(data, samples, attention, size_mib(source), size_mib(path)), *decisions),
+            bundle=bundle_from_graph(path, carry=model, tags=tags, blobs=ctx.blobs),
+            metrics={**metrics, **made.metrics},
+            decisions=said,
         )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
         share = quantized_share(graph_from_file(ctx.path(result.bundle, MODEL_FILE)))
-        if share < 0.5:
+        asked = bool(result.metrics.get("layers_in_float"))
+        if share < LEAST_SHARE and not (asked and share > 0):
             raise BuildFailed(
                 f"Only {share:.0%} of the graph's weights are INT8 after quantization with {self.config.scheme}.",
                 hint="the model consists of operators that this scheme does not quantize; use another scheme",
@@ -109,38 +141,65 @@ class QuantizeStage(Stage[QuantizeConfig]):
         """Whether ONNX Runtime's 8-bit kernels execute the scheme as its target would."""
         return self.config.scheme in ("ort-u8s8", "openvino")
 
-    def _quantized(
-        self, source: Path, feeds: Callable[[int], list[Feeds]], attention: bool, scratch: Path
-    ) -> onnx.ModelProto:
-        """The INT8 graph; `feeds` gives the calibration samples in batches of a size."""
-        method, reduce_range = self.config.calib_method, self.config.reduce_range
+    def _made(self, source: Path, samples: Samples, inputs: Inputs, ctx: Context) -> _Made:
         if self.config.scheme == "weight-only":
-            return weight_only_from_float32(graph_from_file(source))
-        if self.config.scheme == "openvino":
-            graph = graph_from_file(source)
-            return openvino_quantized(graph, feeds(1), method=method, reduce_range=reduce_range, attention=attention)
-        made, batches_of_feeds = scratch / "quantized.onnx", feeds(CALIBRATION_BATCH)
-        if self.config.scheme == "ort-u8s8":
-            cpu_quantized(source, made, batches_of_feeds, method=method, reduce_range=reduce_range, attention=attention)
-        else:
-            tensorrt_quantized(source, made, batches_of_feeds, method=method, attention=attention)
-        return graph_from_file(made)
+            return _Made(graph=weight_only_from_float32(graph_from_file(source)), decisions=[], metrics={})
+        scheme = CALIBRATED[self.config.scheme]
+        builder = int8_builder(
+            source, samples, scheme, self.config, scratch=ctx.scratch, seed=ctx.seed, reporter=ctx.reporter
+        )
+        decisions, metrics = list(builder.decisions), dict(builder.metrics)
+        known = quantized_nodes(builder.build())
+        for name in self.config.exclude:
+            if name not in known:
+                raise UserError(f"exclude names {name!r}, which no INT8 node has.{suggest(name, known)}")
+        floats = self._in_float(builder, known, inputs, decisions, ctx)
+        metrics["layers_in_float"] = len(floats)
+        return _Made(graph=builder.build(floats), decisions=decisions, metrics=metrics)
 
-    def _decisions(
-        self, data: ModelBundle | None, samples: Samples, attention: bool, before_mib: float, after_mib: float
+    def _in_float(
+        self, builder: Int8Builder, known: tuple[str, ...], inputs: Inputs, decisions: list[str], ctx: Context
     ) -> tuple[str, ...]:
-        said = []
-        if attention and self.config.scheme != "weight-only":
+        """Which nodes stay in float; adds what is to be said. Sensitivity is measured only where it is needed."""
+        config, floats = self.config, self.config.exclude
+        if config.revert:
+            order = _order(builder, config.scheme, inputs, ctx, known)
+            floats = tuple(dict.fromkeys((*floats, *order[: config.revert])))
+            decisions.append(f"In float, the most sensitive first: {', '.join(floats)}.")
+        if config.max_drop is None:
+            return floats
+        order = ()
+        tried = 0
+
+        def score_of(count: int) -> Score:
+            nonlocal order, tried
+            if count and not order:
+                found = _order(builder, config.scheme, inputs, ctx, known)
+                order = tuple(name for name in found if name not in floats)
+            tried += 1
+            ctx.reporter.progress("precision trials", tried, config.max_trials)
+            return builder.score((*floats, *order[:count]))
+
+        most = int((len(known) - len(floats)) * LARGEST_SHARE)
+        found = fallback(
+            most, score_of, max_drop=config.max_drop, drop_type=config.drop_type, max_trials=config.max_trials
+        )
+        reverted = order[: found.count]
+        decisions.append(found.decision(reverted))
+        return (*floats, *reverted)
+
+    def _decisions(self, data: ModelBundle | None, samples: Samples, source: Path, made: Path) -> tuple[str, ...]:
+        said, before_mib, after_mib = [], size_mib(source), size_mib(made)
+        scheme = self.config.scheme
+        if scheme != "weight-only" and has_attention(graph_from_file(source)):
             said.append("The graph has attention: what its outliers would spoil (residual sums, softmax) stays FP32.")
-        if self.config.scheme == "openvino" and self.config.calib_method == "entropy":
-            said.append("NNCF has no entropy calibration; its error-minimising histogram was used instead.")
         if data is None:
             said.append(
                 f"The loss was measured on {len(samples.images)} images of random noise: no samples were given."
             )
         elif samples.origin == "synthetic":
             said.append("Ranges and loss come from synthetic images.")
-        if self.config.scheme == "tensorrt-s8":
+        if scheme == "tensorrt-s8":
             said.append("The weights stay FP32 in the ONNX file; TensorRT makes them INT8 when it builds the engine.")
         elif after_mib >= before_mib:
             said.append(
@@ -150,9 +209,33 @@ class QuantizeStage(Stage[QuantizeConfig]):
         return tuple(said)
 
 
-def has_attention(model: onnx.ModelProto) -> bool:
-    """Whether a classifier's graph has attention: its logits are unnormalised, so a Softmax in it is nothing else."""
-    return any(node.op_type == "Softmax" for node in model.graph.node)
+def _order(builder: Int8Builder, scheme: str, inputs: Inputs, ctx: Context, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Layers by sensitivity, from the table that is connected or from one made now.
+
+    Raises:
+        UserError: The table is of another graph or scheme.
+    """
+    bundle = inputs.maybe("sensitivity")
+    if bundle is None:
+        report = sensitivity(
+            builder.form,
+            builder.calibration.ranges,
+            builder.judge,
+            scheme=scheme,
+            calib_method=builder.calibration.method,
+            refined=builder.refined,
+            part=builder.parts.compared,
+            on_layer=lambda done, total: ctx.reporter.progress("layer sensitivity", done, total),
+        )
+    else:
+        report = report_from_bundle(bundle, SensitivityReport, ctx, "sensitivity")
+        if report.scheme != scheme or {entry.layer for entry in report.layers} != set(known):
+            raise UserError(
+                f"The sensitivity table is of another graph or scheme ({report.scheme}, {len(report.layers)} layers; "
+                f"expected {scheme}, {len(known)} layers).",
+                hint="connect the sensitivity node of the same model, with the same scheme",
+            )
+    return report.worst(len(report.layers))
 
 
 def measured_loss(
@@ -197,10 +280,6 @@ def quantized_share(model: onnx.ModelProto) -> float:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in sizes
     }
     return sum(sizes[name] for name in quantized) / max(sum(sizes.values()), 1)
-
-
-def _feeds(input_name: str, images: FloatArray, batch: int) -> list[Feeds]:
-    return [{input_name: part} for part in batches(images, batch)]
 
 
 def _samples(model: ModelBundle, data: ModelBundle | None, ctx: Context) -> Samples:

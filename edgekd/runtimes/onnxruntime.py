@@ -7,7 +7,7 @@ would run it; nothing is tuned here that the README.txt of a deployed package do
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -173,6 +173,36 @@ def values_in_graph(model: onnx.ModelProto, feeds: Mapping[str, FloatArray]) -> 
     session = _opened(exposed.SerializeToString(), options, "the graph with its inner values exposed")
     found: Iterable[Any] = session.run(names, dict(feeds))
     return {name: value for name, value in zip(names, found, strict=True) if _is_float(value)}
+
+
+def inner_values(
+    model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Mapping[str, FloatArray]]
+) -> Iterator[dict[str, NDArray[np.floating[Any]]]]:
+    """The named inner values of a graph for each of the feeds, one feed in memory at a time.
+
+    Unlike in `values_in_graph` the graph is optimised around what is asked for, so that many images take little longer
+    than plain inference.
+
+    Args:
+        model: A graph without Q/DQ nodes; left as it was.
+        names: Of values that nodes compute.
+        feeds: Arrays by input name.
+
+    Raises:
+        UserError: The graph does not load.
+    """
+    import onnx
+    import onnxruntime
+
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    present = {value.name for value in exposed.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    session = _opened(exposed.SerializeToString(), options, "the graph with its inner values exposed")
+    for feed in feeds:
+        yield dict(zip(names, session.run(list(names), dict(feed)), strict=True))
 
 
 def emulated(path: Path) -> OnnxRuntimeSession:

@@ -208,3 +208,26 @@ def test_the_searcher_that_is_asked_for_reaches_the_search(tmp_path: Path) -> No
     found = composed(tmp_path, dataset=labelled(), searcher="nsga2", proxy="naswot")
     search = next(node for node in found.graph.nodes if node.name == "search")
     assert (search.config["searcher"], search.config["proxy"]) == ("nsga2", "naswot")
+
+
+def test_a_limit_of_the_drop_reaches_every_int8_engine(tmp_path: Path) -> None:
+    budget = Budget(max_drop=0.02, drop_type="relative")
+    limited, free = composed(tmp_path, dataset=labelled(), budget=budget), composed(tmp_path, dataset=labelled())
+    for found, limit in ((limited, 0.02), (free, None)):
+        configs = [node.config for node in found.graph.nodes if node.stage == "quantize"]
+        assert len(configs) > 4
+        assert {config.get("max_drop") for config in configs} == {limit}
+    assert configs[0].get("drop_type") is None
+
+
+def test_mixed_precision_is_a_ladder_of_candidates_that_follow_one_table(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), mixed=2)
+    nodes = {node.name: node for node in found.graph.nodes}
+    assert nodes["teacher-int8-ort-sensitivity"].stage == "sensitivity"
+    for rung in (1, 2):
+        node = nodes[f"teacher-int8-ort-mixed{rung}"]
+        assert node.config["revert"] == rung
+        assert node.inputs["sensitivity"] == ("teacher-int8-ort-sensitivity",)
+    for judge in ("profile", "chosen"):
+        assert {"teacher-int8-ort", "teacher-int8-ort-mixed1"} <= set(nodes[judge].inputs["candidates"])
+    assert "accuracy-teacher-int8-ort-mixed2" in nodes

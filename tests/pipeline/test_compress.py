@@ -191,3 +191,20 @@ def test_an_override_of_the_request_reaches_choice_and_verdict(world: World) -> 
     )
     assert judged.returncode == 1, judged.stderr
     assert "FAIL" in judged.stdout
+
+
+@pytest.mark.slow
+def test_mixed_precision_engines_are_measured_and_judged_beside_the_others(world: World) -> None:
+    options = ["--students", "none", "--precision", "fp32,int8", "--rounding", "reconstruct", "--mixed", "1"]
+    done = edgekd(world.command("--data", str(world.data), "--max-drop", "1.0", *options), world.folder)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((world.folder / "out" / "metrics.json").read_text())
+    profiled = {entry["candidate"] for entry in metrics["profile"]["entries"]}
+    evaluated = {entry["candidate"] for entry in metrics["evaluations"]}
+    for name in ("teacher-int8-ort", "teacher-int8-ort-mixed1", "teacher-int8-openvino-mixed1"):
+        assert name in profiled & evaluated
+    assert metrics["stages"]["teacher-int8-ort-mixed1"]["layers_in_float"] == 1
+    assert "1 layer in float" in done.stdout + done.stderr
+    (table,) = (world.folder / "out" / "stages").glob("*-teacher-int8-ort-sensitivity")
+    assert "Share of the INT8 noise by layer" in (table / "node.json").read_text()
+    assert json.loads((table / "report.json").read_text())["layers"]

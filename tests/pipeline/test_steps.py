@@ -82,6 +82,17 @@ def test_the_table_says_which_metric_it_shows() -> None:
     title, columns, rows = table_of(steps, "agreement")
     assert columns[1] == "agreement with the teacher"
     assert title == "What each model buys (agreement with the teacher on the select split, median latency)"
-    assert rows[2][:4] == ["→ Student, distilled, INT8 (ort-u8s8)", "90.0 %", "1.00 MiB", "0.500 ms"]
+    assert columns[2] == "vs FP32"
+    assert rows[2][:5] == ["→ Student, distilled, INT8 (ort-u8s8)", "90.0 %", "0.0 points", "1.00 MiB", "0.500 ms"]
+    assert [row[2] for row in rows[:2]] == ["", ""]  # the student's FP32 engine is no twin of the teacher's
     assert table_of(steps, "top1")[1][1] == "top-1 accuracy"
     assert table_of(steps, None)[0] == "What each model buys (median latency)"
+
+
+def test_what_int8_costs_is_seen_for_every_model_and_not_mixed_with_what_distilling_cost() -> None:
+    teacher, student, chosen = steps_of(results())
+    assert chosen.accuracy is not None
+    worse = chosen.accuracy.model_copy(update={"value": 0.857})
+    mixed = chosen.model_copy(update={"name": f"{chosen.name}, 4 layers in float", "accuracy": worse})
+    rows = table_of((teacher, student, chosen, mixed), "top1")[2]
+    assert [row[2] for row in rows] == ["", "", "0.0 points", "-4.3 points"]

@@ -1,19 +1,29 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from edgekd.core.bundle import ModelBundle
+from edgekd.core.events import RecordingReporter
+from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import Context, StageResult
 from edgekd.errors import BuildFailed, UserError
+from edgekd.quant.ptq import Int8Builder
 from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage, Scheme, measured_loss, quantized_share
+from edgekd.quant.sensitivity import SensitivityReport
+from edgekd.quant.sensitivity_stage import SensitivityConfig, SensitivityStage
+from edgekd.quant.trial import Score
 from edgekd.runtimes.onnx_file import bundle_from_graph, graph_from_file, write_graph
 from edgekd.runtimes.samples import Samples, bundle_from_samples, random_images
 from edgekd.runtimes.session import open_bundle
@@ -29,16 +39,21 @@ def ctx(tmp_path: Path) -> Context:
     return make_context(tmp_path)
 
 
-def quantize(ctx: Context, config: QuantizeConfig, *, samples: bool = True) -> StageResult:
+def quantize(
+    ctx: Context, config: QuantizeConfig, *, samples: bool = True, labels: NDArray[np.int64] | None = None
+) -> StageResult:
     model = toy_onnx_bundle(ctx.blobs, ctx.scratch)
     if not samples:
         return run_stage(QuantizeStage(config), make_inputs(model=model), ctx)
-    return run_stage(QuantizeStage(config), make_inputs(model=model, calibration=calibration(ctx, model)), ctx)
+    data = calibration(ctx, model, labels=labels)
+    return run_stage(QuantizeStage(config), make_inputs(model=model, calibration=data), ctx)
 
 
-def calibration(ctx: Context, model: ModelBundle, origin: str = "real") -> ModelBundle:
+def calibration(
+    ctx: Context, model: ModelBundle, origin: str = "real", labels: NDArray[np.int64] | None = None
+) -> ModelBundle:
     return bundle_from_samples(
-        Samples(IMAGES, None, "real" if origin == "real" else "synthetic"),
+        Samples(IMAGES, labels, "real" if origin == "real" else "synthetic"),
         preprocessing=model.model.preprocessing,
         source="a test",
         blobs=ctx.blobs,
@@ -48,6 +63,11 @@ def calibration(ctx: Context, model: ModelBundle, origin: str = "real") -> Model
 
 def graph_of(ctx: Context, result: StageResult) -> onnx.GraphProto:
     return graph_from_file(ctx.path(result.bundle, "model.onnx")).graph
+
+
+def recorded(ctx: Context) -> list[dict[str, Any]]:
+    assert isinstance(ctx.reporter, RecordingReporter)
+    return ctx.reporter.events
 
 
 def number(result: StageResult, name: str) -> float:
@@ -116,14 +136,87 @@ def test_tensorrt_graphs_are_symmetric_and_signed_with_float_biases(ctx: Context
     assert "sqnr_here_db" not in result.metrics
 
 
-@pytest.mark.parametrize("method", ["entropy", "percentile"])
+@pytest.mark.parametrize("method", ["auto", "percentile", "entropy", "mse"])
 @pytest.mark.parametrize("scheme", ["ort-u8s8", "openvino"])
 def test_the_other_calibration_methods_work(ctx: Context, scheme: Scheme, method: str) -> None:
     config = QuantizeConfig.parse({"scheme": scheme, "calib_method": method}, "test")
     result = quantize(ctx, config)
     assert number(result, "sqnr_db") > 15
-    stands_in = "NNCF has no entropy calibration; its error-minimising histogram was used instead."
-    assert (stands_in in result.decisions) == (scheme == "openvino" and method == "entropy")
+    assert (result.metrics["calib_method"] == method) == (method != "auto")
+
+
+def test_methods_are_compared_on_samples_that_no_range_was_found_on(ctx: Context) -> None:
+    result = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", bias_correction=False))
+    said = result.decisions[0]
+    assert re.match(r"Ranges are found by \w+, compared on 13 held-out samples: minmax [\d.]+ dB, ", said)
+    assert said.count("agreement") == 4
+
+
+def test_a_named_layer_stays_in_float_and_a_wrong_name_is_refused(ctx: Context) -> None:
+    result = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", exclude=("block",)))
+    constants = {entry.name: entry for entry in graph_of(ctx, result).initializer}
+    assert constants["block.weight"].data_type == TensorProto.FLOAT
+    assert constants["stem.weight_quantized"].data_type == TensorProto.INT8
+    assert result.metrics["layers_in_float"] == 1
+    with pytest.raises(UserError, match=r"exclude names 'blok', which no INT8 node has.*block"):
+        quantize(ctx, QuantizeConfig(scheme="ort-u8s8", exclude=("blok",)))
+
+
+@pytest.mark.parametrize("scheme", ["ort-u8s8", "openvino", "tensorrt-s8"])
+def test_reverting_the_worst_layers_brings_the_graph_nearer_to_fp32(ctx: Context, scheme: Scheme) -> None:
+    plain = quantize(ctx, QuantizeConfig(scheme=scheme, calib_method="minmax"))
+    better = quantize(ctx, QuantizeConfig(scheme=scheme, calib_method="minmax", revert=2))
+    assert number(better, "sqnr_db") > number(plain, "sqnr_db") + 1
+    assert better.metrics["layers_in_float"] == 2
+    assert any("In float, the most sensitive first: " in text for text in better.decisions)
+
+
+def test_a_limit_that_int8_keeps_reverts_nothing_and_measures_no_sensitivity(ctx: Context) -> None:
+    result = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", max_drop=0.5))
+    assert result.metrics["layers_in_float"] == 0
+    assert result.decisions[-1].startswith("No layer is reverted: INT8 loses ")
+    tasks = {event["task"] for event in recorded(ctx) if event["event"] == "progress"}
+    assert "precision trials" in tasks
+    assert "layer sensitivity" not in tasks
+
+
+def test_layers_are_reverted_until_the_limit_holds_and_are_named(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agreement rises with the number of layers in float, as a loss that INT8 cannot help would have it."""
+    asked: list[int] = []
+
+    def score(builder: Int8Builder, exclude: Collection[str] = ()) -> Score:
+        asked.append(len(exclude))
+        return Score(n=100, sqnr_db=10.0, agreement=0.90 + 0.05 * min(len(exclude), 2))
+
+    monkeypatch.setattr(Int8Builder, "score", score)
+    result = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", calib_method="minmax", max_drop=0.01))
+    assert asked == [0, 1, 2]
+    assert result.metrics["layers_in_float"] == 2
+    assert re.match(
+        r"2 layers stay in float: INT8 alone loses 10\.0 points of agreement with FP32 on 100 calibration samples, "
+        r"1\.0 points is allowed, and with them it loses 0\.0 points \(3 trials\)\. "
+        r"The most sensitive first: \w+, \w+\.",
+        result.decisions[-1],
+    )
+
+
+def test_a_sensitivity_table_of_another_scheme_is_refused(ctx: Context) -> None:
+    model = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    data = calibration(ctx, model)
+    stage = SensitivityStage(SensitivityConfig(scheme="tensorrt-s8", calib_method="minmax"))
+    table = run_stage(stage, make_inputs(model=model, calibration=data), ctx).bundle
+    config = QuantizeConfig(scheme="ort-u8s8", revert=1)
+    with pytest.raises(UserError, match=r"another graph or scheme \(tensorrt-s8, "):
+        run_stage(QuantizeStage(config), make_inputs(model=model, calibration=data, sensitivity=table), ctx)
+    followed = QuantizeStage(QuantizeConfig(scheme="tensorrt-s8", calib_method="minmax", revert=1))
+    result = run_stage(followed, make_inputs(model=model, calibration=data, sensitivity=table), ctx)
+    worst = report_from_bundle(table, SensitivityReport, ctx, "test").worst(1)
+    assert f"In float, the most sensitive first: {worst[0]}." in result.decisions
+
+
+def test_weight_only_takes_no_layers_in_float(ctx: Context) -> None:
+    with pytest.raises(UserError, match="'weight-only' rounds no activations and reverts no layers"):
+        quantize(ctx, QuantizeConfig(scheme="weight-only", revert=1), samples=False)
 
 
 def test_weight_only_needs_no_samples_and_says_what_it_was_measured_on(ctx: Context) -> None:

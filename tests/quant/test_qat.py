@@ -14,11 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.errors import BuildFailed
 from edgekd.nn.onnx_module import OnnxModule
 from edgekd.quant.fake_quant import fake_quantized, rounded_to
-from edgekd.quant.onnxruntime import cpu_quantized, tensorrt_quantized
+from edgekd.quant.observe import observe
+from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
 from edgekd.quant.qat import QatNetwork
+from edgekd.quant.ranges import range_of
 from edgekd.quant.weight_only import weight_only_from_float32
 from edgekd.runtimes.compare import logits_of
-from edgekd.runtimes.onnx_file import graph_from_file, write_graph
+from edgekd.runtimes.onnx_file import write_graph
 from edgekd.runtimes.onnxruntime import emulated
 from edgekd.runtimes.samples import random_images
 from edgekd.testing.toy_graphs import toy_graph
@@ -28,16 +30,16 @@ LABELS = torch.arange(24) % 4
 
 
 def quantized(folder: Path, scheme: str, *, reduce_range: bool = True) -> onnx.ModelProto:
-    source, made = folder / "source.onnx", folder / "made.onnx"
-    write_graph(toy_graph(), source, made_by="test")
-    feeds = [{"images": IMAGES}]
     if scheme == "weight-only":
         return weight_only_from_float32(toy_graph())
+    source = folder / "source.onnx"
+    write_graph(toy_graph(), source, made_by="test")
+    full = prepared_graph(source, folder)
+    form = tensorrt_form(full, attention=False)
     if scheme == "ort-u8s8":
-        cpu_quantized(source, made, feeds, method="minmax", reduce_range=reduce_range, attention=False)
-    else:
-        tensorrt_quantized(source, made, feeds, method="minmax", attention=False)
-    return graph_from_file(made)
+        form = cpu_form(full, reduce_range=reduce_range, attention=False)
+    seen = observe(full, IMAGES).histograms
+    return form.build({name: range_of(found, "minmax", symmetric=form.symmetric) for name, found in seen.items()})
 
 
 def deployed_logits(model: onnx.ModelProto, folder: Path) -> np.ndarray:

@@ -1,0 +1,179 @@
+"""Layers of an ONNX graph with weights, and the grids of those that are quantized: read, and written in place.
+
+A quantized weight is an 8-bit constant behind DequantizeLinear, or a float32 one behind a Q/DQ pair (the form that
+TensorRT takes); both read the same here. Which layers there are is this file's affair; which weights they should have
+is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from edgekd.runtimes.session import FloatArray
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+
+
+class GraphView:
+    """Nodes by name, makers and readers of values, constants of a graph; changes of the graph need a new view.
+
+    Args:
+        model: Its nodes have distinct names, as `name_nodes_` gives them.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes = {node.name: node for node in model.graph.node}
+        self.constants = {entry.name: entry for entry in model.graph.initializer}
+        self.maker = {name: node for node in model.graph.node for name in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.outputs = {value.name for value in model.graph.output}
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The content of a constant."""
+        return numpy_helper.to_array(self.constants[name])
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replaces the content of a constant, in place."""
+        self.constants[name].CopyFrom(numpy_helper.from_array(np.array(values, order="C"), name))
+
+
+def name_nodes_(model: onnx.ModelProto) -> None:
+    """Gives every node without a name, or with another's, one after its operator and first output."""
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{node.output[0]}"
+        seen.add(node.name)
+
+
+def weighted_layers(view: GraphView) -> tuple[str, ...]:
+    """Names of convolutions and matrix products with constant float32 weights, in the graph's order."""
+    return tuple(
+        node.name
+        for node in view.model.graph.node
+        if node.op_type in WEIGHTED
+        and len(node.input) > 1
+        and node.input[1] in view.constants
+        and view.constants[node.input[1]].data_type == TensorProto.FLOAT
+    )
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value."""
+    found = next((entry for entry in node.attribute if entry.name == name), None)
+    return default if found is None else onnx.helper.get_attribute_value(found)
+
+
+def output_axis(node: onnx.NodeProto, ndim: int) -> int:
+    """The axis of output channels in a layer's weight."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB", 0) else 1
+    return ndim - 1
+
+
+@dataclass(kw_only=True)
+class QuantizedWeight:
+    """Where a layer's quantized weight lies.
+
+    Attributes:
+        constant: The 8-bit or float32 constant.
+        scales: Broadcast to the weight's dimensions.
+        coded: The constant holds codes and not float32 values.
+        codes: Whole numbers, of the weight's shape.
+        limits: Smallest and largest code that the layer may use.
+    """
+
+    constant: str
+    scales: FloatArray
+    coded: bool
+    codes: NDArray[np.int64]
+    limits: tuple[int, int]
+
+    @property
+    def values(self) -> FloatArray:
+        """The weight that the runtime computes with."""
+        return (self.codes * self.scales.astype(np.float64)).astype(np.float32)
+
+
+def quantized_weight_of(view: GraphView, layer: str) -> QuantizedWeight | None:
+    """The quantized weight of a layer; None for one in float, or with zero points other than 0."""
+    node = view.nodes[layer]
+    dequantize = view.maker.get(node.input[1])
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        return None
+    name, coded = dequantize.input[0], True
+    if name not in view.constants:
+        quantize = view.maker[name]
+        if quantize.op_type != "QuantizeLinear" or quantize.input[0] not in view.constants:
+            return None
+        name, coded = quantize.input[0], False
+    if len(dequantize.input) > 2 and view.array(dequantize.input[2]).any():
+        return None
+    stored, scales = view.array(name), view.array(dequantize.input[1]).astype(np.float32)
+    if scales.ndim == 1 and scales.size > 1:
+        shape = [1] * stored.ndim
+        shape[attribute(dequantize, "axis", 1)] = scales.size
+        scales = scales.reshape(shape)
+    codes = np.rint(stored if coded else stored / scales.astype(np.float64)).astype(np.int64)
+    codes = np.clip(codes, -128, 127)
+    # A reduced range shows in the codes: the largest weight of a channel has the largest code.
+    largest = int(np.abs(codes).max(initial=1))
+    limit = largest if largest <= 64 else 127
+    return QuantizedWeight(constant=name, scales=scales, coded=coded, codes=codes, limits=(-limit, limit))
+
+
+def write_codes_(view: GraphView, weight: QuantizedWeight, codes: NDArray[np.int64]) -> None:
+    """Puts other codes into the graph, on the same grid."""
+    if weight.coded:
+        view.write(weight.constant, codes.astype(np.int8))
+    else:
+        view.write(weight.constant, (codes * weight.scales.astype(np.float64)).astype(np.float32))
+
+
+def add_to_bias_(view: GraphView, layer: str, shift: FloatArray) -> bool:
+    """Adds (O,) to a layer's bias, float or 32-bit; False for a layer without a constant bias."""
+    node = view.nodes[layer]
+    if len(node.input) < 3 or not node.input[2]:
+        return False
+    name = node.input[2]
+    if name in view.constants:
+        view.write(name, view.array(name) + shift.astype(np.float32))
+        return True
+    dequantize = view.maker[name]
+    if dequantize.op_type != "DequantizeLinear" or dequantize.input[0] not in view.constants:
+        return False
+    scales = view.array(dequantize.input[1]).astype(np.float64)
+    codes = view.array(dequantize.input[0])
+    view.write(dequantize.input[0], (codes + np.rint(shift / scales)).astype(codes.dtype))
+    return True
+
+
+def drop_unused_(model: onnx.ModelProto) -> None:
+    """Removes nodes and constants that no output depends on."""
+    graph = model.graph
+    while True:
+        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        kept = [node for node in graph.node if any(name in used for name in node.output)]
+        if len(kept) == len(graph.node):
+            break
+        _replace(graph.node, kept)
+    _replace(graph.initializer, [entry for entry in graph.initializer if entry.name in used])
+
+
+def _replace(field: Any, entries: Iterable[Any]) -> None:
+    kept = list(entries)
+    del field[:]
+    field.extend(kept)

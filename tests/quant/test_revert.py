@@ -1,0 +1,102 @@
+"""Other ranges and layers in float in a finished graph, and inner values of an optimised one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgekd.quant.form import quantized_nodes
+from edgekd.quant.layers import GraphView
+from edgekd.quant.observe import observe
+from edgekd.quant.onnxruntime import OrtForm, prepared_graph, tensorrt_form
+from edgekd.quant.ranges import Range, range_of
+from edgekd.quant.revert import grid_of, reverted, set_ranges_
+from edgekd.runtimes.onnx_file import write_graph
+from edgekd.runtimes.onnxruntime import inner_values, values_in_graph
+from tests.quant.chains import chain, images
+
+
+@pytest.fixture(scope="module")
+def form(tmp_path_factory: pytest.TempPathFactory) -> OrtForm:
+    """TensorRT's form keeps its activation functions, as NNCF's does."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_graph(chain(), folder / "model.onnx", made_by="test")
+    return tensorrt_form(prepared_graph(folder / "model.onnx", folder), attention=False)
+
+
+@pytest.fixture(scope="module")
+def quantized(form: OrtForm) -> onnx.ModelProto:
+    seen = observe(form.full, images())
+    return form.build({name: range_of(found, "minmax", symmetric=True) for name, found in seen.histograms.items()})
+
+
+def logits(model: onnx.ModelProto) -> np.ndarray:
+    return values_in_graph(model, {"images": images()})["logits"]
+
+
+def test_with_every_node_in_float_only_the_rounding_of_the_output_is_left(
+    form: OrtForm, quantized: onnx.ModelProto
+) -> None:
+    made = reverted(quantized, form.full, [node.name for node in form.full.graph.node])
+    (left,) = [node for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    step = float(GraphView(made).array(left.input[1]))
+    error = np.abs(logits(made) - logits(form.full))
+    assert error.max() <= 0.51 * step
+    assert np.abs(logits(quantized) - logits(form.full)).max() > step
+
+
+def test_a_node_in_float_reads_its_own_weights_and_its_neighbours_stay_int8(
+    form: OrtForm, quantized: onnx.ModelProto
+) -> None:
+    made = reverted(quantized, form.full, ["depth"])
+    onnx.checker.check_model(made, full_check=True)
+    assert set(quantized_nodes(made)) == set(quantized_nodes(quantized)) - {"depth"}
+    view = GraphView(made)
+    assert np.array_equal(view.array(view.nodes["depth"].input[1]), GraphView(form.full).array("depth.w"))
+    # Its input is read by nobody else, but an INT8 layer made it: it stays rounded.
+    assert view.maker[view.nodes["depth"].input[0]].op_type == "DequantizeLinear"
+
+
+def test_ranges_are_replaced_and_symmetric_ones_stay_so(quantized: onnx.ModelProto) -> None:
+    made = onnx.ModelProto()
+    made.CopyFrom(quantized)
+    set_ranges_(made, {"images": Range(-1.0, 2.54)})
+    view = GraphView(made)
+    (node,) = [node for node in view.readers["images"] if node.op_type == "QuantizeLinear"]
+    assert view.array(node.input[1]) == pytest.approx(0.02)
+    assert view.array(node.input[2]) == 0
+    assert view.array(node.input[1]).shape == GraphView(quantized).array(node.input[1]).shape
+
+
+def test_quantizers_that_shared_a_range_share_the_wider_one() -> None:
+    model = onnx.ModelProto()
+    graph, helper = model.graph, onnx.helper
+    for name in ("a", "b"):
+        graph.node.append(helper.make_node("QuantizeLinear", [name, f"{name}.s", f"{name}.z"], [f"{name}.q"], name))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), f"{name}.s"))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.uint8(10), f"{name}.z"))
+    set_ranges_(model, {"a": Range(0.0, 5.1), "b": Range(-5.1, 0.0)})
+    view = GraphView(model)
+    for name in ("a", "b"):
+        assert view.array(f"{name}.s") == pytest.approx(10.2 / 255)
+        assert view.array(f"{name}.z") in (127, 128)
+
+
+def test_a_grid_holds_zero_exactly_and_a_range_of_nothing_has_scale_one() -> None:
+    scale, point = grid_of(Range(-1.0, 3.0), "uint8", symmetric=False)
+    assert (float(scale), int(point)) == (pytest.approx(4 / 255), 64)
+    scale, point = grid_of(Range(0.0, 0.0), "int8", symmetric=True)
+    assert (float(scale), int(point)) == (1.0, 0)
+
+
+def test_inner_values_of_an_optimised_graph_are_those_of_the_plain_one(tmp_path: Path) -> None:
+    model = chain()
+    feeds = [{"images": images(3)}, {"images": images(2, seed=4)}]
+    for feed, values in zip(feeds, inner_values(model, ["depth.act", "logits"], feeds), strict=True):
+        plain = values_in_graph(model, feed)
+        assert list(values) == ["depth.act", "logits"]
+        assert np.allclose(values["depth.act"], plain["depth.act"], atol=1e-5)
+        assert np.allclose(values["logits"], plain["logits"], atol=1e-5)
