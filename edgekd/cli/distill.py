@@ -1,4 +1,4 @@
-"""`edgekd distill`: train one student, taught by one network."""
+"""`edgekd distill`: train one student, taught by one network or several."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ TRAINING = ("objective", "effort", "epochs", "batch_size", "lr", "teacher_views"
     click.option("--teacher-arch", help="As --arch, for a teacher's state dict."),
     click.option("--teacher-arch-arg", "teacher_arch_args", multiple=True, metavar="KEY=VALUE",
                  help="Argument of the teacher's factory; repeat."),
+    click.option("--also-teacher", "also", multiple=True, metavar="PACKAGE",
+                 help="A further teacher: a package, .onnx or .pt2; what they say is averaged. Repeat."),
     click.option("--data", required=True, help="Image folder, .npz or calibration card."),
     *places("distilled"),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
@@ -36,7 +38,8 @@ def distill(**flags: Any) -> int:
 
     STUDENT is a model file with --arch, a package of another verb, or an architecture that `edgekd search` wrote
     (student-1.json), which starts from random weights; a student with weights takes a fifth of the learning rate and
-    half of the epochs. KEY=VALUE reaches any field of the training: grad_clip=1 augment.flip=false ema_decay=0.999.
+    half of the epochs. A teacher that is only a graph (.onnx) teaches by its logits. KEY=VALUE reaches any field of the
+    training: grad_clip=1 augment.flip=false mixup=0.2 objectives='[{name: kd}, {name: at, weight: 1000}]'.
 
     \b
     edgekd distill search/student-1.json --teacher model.pt --teacher-arch timm:resnet18 --data photos/
@@ -52,4 +55,7 @@ def distill(**flags: Any) -> int:
     training = {name: flags[name] for name in TRAINING if flags[name] is not None}
     if training.get("epochs") is not None:
         training["recover_epochs"] = training["epochs"]  # so many were asked for, whatever the student starts from
-    return carry_out(request_from("distill", flags, teacher=teacher, training=training), flags)
+    if flags["also"] and teacher is None:
+        raise click.UsageError("--also-teacher adds to --teacher: give the first one with it.")
+    also = [{"path": existing(path)} for path in flags["also"]]
+    return carry_out(request_from("distill", flags, teacher=teacher, also=also, training=training), flags)

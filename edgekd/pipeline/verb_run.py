@@ -18,6 +18,7 @@ from edgekd.export.package import require_replaceable, write_package
 from edgekd.nn.load import LoadedModel
 from edgekd.pipeline.deliver import versions_here
 from edgekd.pipeline.execute import Workspace, check_writable, rank
+from edgekd.pipeline.request import ModelSource
 from edgekd.pipeline.sources import describes_itself, model_from_source
 from edgekd.pipeline.stages import STAGES
 from edgekd.pipeline.verbs import MODEL, TEACHER, VerbRequest, graph_of
@@ -63,12 +64,9 @@ class VerbRun:
         self.store = LocalStore(workspace.store)
         self.target = None if request.target is None else load_target(request.target)
         model = model_from_source(request.model, self.store, workspace.reporter, seed=request.seed)
-        self._inputs = {MODEL: model.bundle}
-        teacher = self._teacher(model)
-        if teacher is not None:
-            self._inputs[TEACHER] = teacher
-        self._dataset = self._data(teacher or model.bundle)
-        self._drawn = graph_of(request, model.bundle, teacher, self._dataset, self.target)
+        self._inputs = {MODEL: model.bundle, **self._teachers(model)}
+        self._dataset = self._data(self._inputs.get(TEACHER, model.bundle))
+        self._drawn = graph_of(request, self._inputs, self._dataset, self.target)
 
     def plan(self) -> Plan:
         """What `execute` would do, and why; changes nothing."""
@@ -107,10 +105,15 @@ class VerbRun:
             next_steps=self._next_steps(result),
         )
 
-    def _teacher(self, model: LoadedModel) -> ModelBundle | None:
-        source = self.request.teacher
-        if source is None:
-            return None
+    def _teachers(self, model: LoadedModel) -> dict[str, ModelBundle]:
+        first = () if self.request.teacher is None else (self.request.teacher,)
+        names = (TEACHER, *(f"{TEACHER}-{number}" for number in range(2, len(self.request.also) + 2)))
+        return {
+            name: self._teacher(source, model)
+            for name, source in zip(names, (*first, *self.request.also), strict=False)
+        }
+
+    def _teacher(self, source: ModelSource, model: LoadedModel) -> ModelBundle:
         if not describes_itself(source) and not (source.arch or "").startswith("timm:"):
             # A bare state dict does not say what images it was trained on; a teacher sees what its student sees.
             source = source.model_copy(update={"preprocessing": model.bundle.model.preprocessing})

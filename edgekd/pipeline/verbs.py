@@ -37,6 +37,7 @@ class VerbRequest(Schema):
         verb: Which one; also the stage and the node that does it.
         model: What it is done to.
         teacher: Of `distill`; None trains with the labels alone.
+        also: Further teachers: what all of them say is averaged.
         data: See `edgekd.data.sources.load_dataset`; None where none is needed.
         target: The device that the result is for; None for a PyTorch model on its way.
         training: How `distill` trains; of the options, those that concern a training.
@@ -50,6 +51,7 @@ class VerbRequest(Schema):
     verb: Verb
     model: ModelSource
     teacher: ModelSource | None = None
+    also: tuple[ModelSource, ...] = ()
     data: str | None = None
     target: str | None = None
     training: Options = Field(default_factory=Options)
@@ -69,31 +71,35 @@ class VerbGraph:
 
 
 def graph_of(
-    request: VerbRequest,
-    model: ModelBundle,
-    teacher: ModelBundle | None,
-    dataset: Dataset | None,
-    target: Target | None,
+    request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: Dataset | None, target: Target | None
 ) -> VerbGraph:
     """The graph that answers a request about opened models.
+
+    Args:
+        request: What was asked.
+        inputs: The model as `MODEL`; for `distill` the teacher as `TEACHER`, and further ones by other names.
+        dataset: None without data.
+        target: None without a device.
 
     Raises:
         UserError: A model of the wrong kind, or data that the verb needs and does not have.
     """
-    wanted = {"prune", "distill", "export"}
-    if request.verb in wanted and model.kind is not BundleKind.TORCH:
+    model = inputs[MODEL]
+    if request.verb != "quantize" and model.kind is not BundleKind.TORCH:
         raise UserError(
             f"{request.model.path} holds an {model.kind.upper()} graph, and `{request.verb}` takes a PyTorch model.",
             hint="give the package or the model file that the graph was exported from",
         )
-    nodes = {
-        "distill": _distill, "prune": _prune, "quantize": _quantize, "export": _export,
-    }[request.verb](request, model, dataset, target)  # fmt: skip
-    inputs = {MODEL: model.kind} | ({} if teacher is None else {TEACHER: teacher.kind})
-    return VerbGraph(graph=Graph(inputs=inputs, nodes=tuple(nodes)), result=nodes[-1].name, main=request.verb)
+    if request.verb == "distill":
+        nodes = _distill(request, inputs, dataset)
+    else:
+        draw = {"prune": _prune, "quantize": _quantize, "export": _export}[request.verb]
+        nodes = draw(request, model, dataset, target)
+    kinds = {name: bundle.kind for name, bundle in inputs.items()}
+    return VerbGraph(graph=Graph(inputs=kinds, nodes=tuple(nodes)), result=nodes[-1].name, main=request.verb)
 
 
-def _distill(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
+def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: Dataset | None) -> list[Node]:
     if dataset is None:
         raise UserError("Training needs images.", hint="--data FOLDER_OR_NPZ")
     images, fresh = len(dataset.train), starts_fresh(request.model)
@@ -101,11 +107,18 @@ def _distill(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, 
         request.training,
         epochs=epochs_for(request.training, images) if fresh else recover_epochs_for(request.training, images),
         fresh=fresh,
-        size=model.model.preprocessing.size,
+        size=inputs[MODEL].model.preprocessing.size,
         images=images,
     )
-    inputs = {"student": (f"@{MODEL}",)} | ({} if request.teacher is None else {"teacher": (f"@{TEACHER}",)})
-    return [Node(name="distill", stage="distill", config=defaults | request.config, inputs=inputs)]
+    if request.config.get("mixup") or request.config.get("cutmix"):
+        defaults["teacher_views"] = 0  # images are mixed anew in each step, so there are no views to keep
+    ports = {"student": (f"@{MODEL}",)}
+    if TEACHER in inputs:
+        ports["teacher"] = (f"@{TEACHER}",)
+    further = tuple(f"@{name}" for name in inputs if name not in (MODEL, TEACHER))
+    if further:
+        ports["teachers"] = further
+    return [Node(name="distill", stage="distill", config=defaults | request.config, inputs=ports)]
 
 
 def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:

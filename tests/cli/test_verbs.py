@@ -97,6 +97,15 @@ def test_a_searched_architecture_is_trained_from_random_weights(here: Path) -> N
     assert read_package(here / "distilled")[0].model.kwargs == recipe.kwargs
 
 
+def test_a_graph_and_a_network_teach_together_with_two_objectives(here: Path) -> None:
+    assert exit_code_of(["export", "pruned", "-q"]) == 0
+    fields = ["objectives=[{name: kd}, {name: dist, weight: 0.5}]", "mixup=0.2", "--epochs", "1", "--batch-size", "32"]
+    teachers = [*TEACHER, "--also-teacher", "exported"]
+    assert exit_code_of(["distill", "student-1.json", *teachers, "--data", "data.npz", *fields, "-q"]) == 0
+    metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+    assert any("2 teachers" in sentence for sentence in metrics["decisions"]), metrics["decisions"]
+
+
 def test_a_package_is_quantized_for_this_machine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quantize = ["quantize", "pruned", "--data", "data.npz", "--calib-samples", "16", "--scheme", "ort-u8s8"]
     assert exit_code_of(quantize) == 0
@@ -140,6 +149,7 @@ def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]
         (["prune", "model.pt", *ARCH, "--max-latency-ms", "1"], "give --target"),
         (["prune", "model.pt", *ARCH, "--importance", "kd"], "--data"),
         (["distill", "pruned", "--data", "nowhere.npz"], "nowhere.npz"),
+        (["distill", "pruned", "--data", "data.npz", "--also-teacher", "pruned"], "--teacher"),
         (["quantize", "pruned", "--scheme", "ort-u8s8"], "--data"),
         (["prune", "pruned", "--arch", "timm:resnet18"], "holds its own architecture"),
         (["compress", "exported", "--target", "host"], "exported"),
