@@ -10,6 +10,9 @@ from edgekd.cli.compress import model_options
 from edgekd.cli.options import SectionedCommand, section, shared
 from edgekd.cli.verb import carry_out, fields, places, request_from
 
+FIELDS = ("scheme", "calib_method", "rounding", "max_drop")
+"""Flags that are fields of the stage's config."""
+
 
 @click.command(cls=SectionedCommand, short_help="Make the INT8 graph of a network.")
 @click.argument("model", metavar="MODEL")
@@ -18,9 +21,14 @@ from edgekd.cli.verb import carry_out, fields, places, request_from
     "Main",
     click.option("--target", default="host", show_default=True, help="Device: its first runtime decides the form."),
     click.option("--data", help="Images that show the ranges of activations: folder, .npz or calibration card."),
-    click.option("--scheme", help="Form of INT8: ort-u8s8, openvino, tensorrt-s8 or weight-only (needs no images)."),
+    click.option("--scheme", type=click.Choice(["ort-u8s8", "openvino", "tensorrt-s8", "weight-only"]),
+                 help="Form of INT8, instead of the target's; weight-only needs no images."),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images; default: 300."),
-    click.option("--calib-method", help="How ranges are found from what the images show."),
+    click.option("--calib-method", type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
+                 help="How ranges are found; default: the best on held-out samples."),
+    click.option("--rounding", type=click.Choice(["nearest", "reconstruct"]),
+                 help="Of weights: nearest level, or so that each layer's output changes least."),
+    click.option("--max-drop", type=float, help="Leave the most sensitive layers in float until no more is lost."),
     *places("quantized"),
 )  # fmt: skip
 @model_options
@@ -35,6 +43,5 @@ def quantize(**flags: Any) -> int:
     \b
     edgekd quantize model.pt --arch timm:resnet18 --target host --data photos/
     """
-    given = {name: flags[name] for name in ("scheme", "calib_method") if flags[name] is not None}
-    calibration = {} if flags["calib_samples"] is None else {"samples": flags["calib_samples"]}
-    return carry_out(request_from("quantize", flags, config=given, calibration=calibration), flags)
+    given = {name: flags[name] for name in FIELDS if flags[name] is not None}
+    return carry_out(request_from("quantize", flags, config=given, calib_samples=flags["calib_samples"]), flags)

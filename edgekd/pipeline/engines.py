@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from edgekd.core.report import Budget
+from edgekd.data.dataset import Dataset
 from edgekd.pipeline.draft import Draft
 from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
@@ -49,14 +50,17 @@ def draft_samples(draft: Draft, request: Request, options: Options, situation: S
             "pass --data FOLDER_OR_NPZ, or --data synthetic for calibration images made from the model itself."
         )
         return None
-    card = situation.dataset.calibration
-    config = {"method": "stratified" if situation.dataset.labelled else "random"}
-    if card is not None:
-        # A calibration card says how its author wants it sampled; flags still come first.
-        config |= {"samples": card.samples} | ({"method": card.method} if situation.dataset.labelled else {})
-    if options.calib_samples is not None:
-        config["samples"] = options.calib_samples
+    config = sampling(situation.dataset, options.calib_samples)
     return draft.add(SAMPLES, "calibration", config, {"model": "@teacher"})
+
+
+def sampling(dataset: Dataset, samples: int | None) -> dict[str, JsonValue]:
+    """Config of the calibration node: a calibration card says how its author wants it sampled; flags come first."""
+    card = dataset.calibration
+    config: dict[str, JsonValue] = {"method": "stratified" if dataset.labelled else "random"}
+    if card is not None:
+        config |= {"samples": card.samples} | ({"method": card.method} if dataset.labelled else {})
+    return config if samples is None else config | {"samples": samples}
 
 
 def draft_engines(

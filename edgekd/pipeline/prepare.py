@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.bundle import BundleKind
 from edgekd.core.events import Reporter
 from edgekd.core.stage import BoardAccess, Resource
 from edgekd.core.store import Store
-from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.count import count_macs
+from edgekd.pipeline.classes import with_same_classes
 from edgekd.pipeline.request import SYNTHETIC, Request
 from edgekd.pipeline.situation import Situation, runtimes_of
 from edgekd.pipeline.sources import model_from_source
@@ -51,9 +51,6 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
             hint="edgekd doctor shows how to install them",
         )
     dataset = None if request.data in (None, SYNTHETIC) else load_dataset(str(request.data), seed=request.seed)
-    if dataset is not None and dataset.labelled and request.model.labels:
-        # Folders sort their classes by name; the model's order is the one that counts.
-        dataset = dataset.with_classes(request.model.labels)
     loaded = model_from_source(request.model, store, reporter, seed=request.seed)
     if loaded.bundle.kind is not BundleKind.TORCH:
         raise UserError(
@@ -62,8 +59,8 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
             hint="quantize or profile the graph itself: edgekd quantize, edgekd profile",
         )
     teacher = loaded.bundle
-    if dataset is not None and dataset.labelled:
-        teacher = _with_class_names(teacher, dataset)
+    if dataset is not None:
+        teacher, dataset = with_same_classes(teacher, dataset)
     module = module_from_bundle(teacher, store.blobs)
     return Situation(
         teacher=teacher,
@@ -81,15 +78,3 @@ def resources_of(situation: Situation) -> dict[str, Resource]:
     if situation.dataset is not None:
         resources["data"] = situation.dataset
     return resources
-
-
-def _with_class_names(teacher: ModelBundle, dataset: Dataset) -> ModelBundle:
-    """The teacher with the data's class names where it has none of its own.
-
-    Raises:
-        UserError: The data has another number of classes than the model.
-    """
-    dataset.check_classes(int(teacher.outputs[0].shape[-1]))
-    if teacher.model.labels:
-        return teacher
-    return teacher.model_copy(update={"recipe": teacher.model.model_copy(update={"labels": dataset.classes})})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -72,8 +73,14 @@ def draft_latency_model(draft: Draft, options: Options, situation: Situation) ->
 
 def expected_precision(options: Options, situation: Situation) -> Precision:
     """The precision that students will most likely be deployed in; INT8 only where a measurement can choose it."""
-    wanted: tuple[Precision, ...] = ("int8",) if situation.measured else ("fp16",)
-    return next((p for p in wanted if p in options.precisions and situation.runs(p)), "fp32")
+    runnable = [precision for precision in options.precisions if situation.runs(precision)]
+    return likely_precision(runnable, measured=situation.measured)
+
+
+def likely_precision(runnable: Collection[Precision], *, measured: bool) -> Precision:
+    """The precision that a network will be deployed in, of those that the target runs."""
+    wanted: Precision = "int8" if measured else "fp16"
+    return wanted if wanted in runnable else "fp32"
 
 
 def with_images(situation: Situation, seed: int) -> tuple[Situation, str | None]:

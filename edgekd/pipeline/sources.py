@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
 from edgekd.core.digest import Digest
@@ -21,6 +23,7 @@ from edgekd.errors import UserError
 from edgekd.export.package import read_package
 from edgekd.nn.build import is_trainable, module_from_recipe
 from edgekd.nn.load import LoadedModel, load_model
+from edgekd.nn.onnx_outline import outline_from_file
 from edgekd.nn.save import bundle_from_module
 from edgekd.pipeline.request import ModelSource
 from edgekd.runtimes.onnx_file import MODEL_FILE, onnx_interface
@@ -79,7 +82,7 @@ def bundle_from_onnx(path: Path, blobs: Blobs) -> ModelBundle:
         outputs=outputs,
         files={MODEL_FILE: blobs.add(path)},
         recipe=ModelRecipe(builder="onnx", preprocessing=_assumed_preprocessing(inputs, path)),
-        tags={"precision": "fp32", "scheme": ""},
+        tags={"precision": _precision(outline_from_file(path)), "scheme": ""},
     )
 
 
@@ -147,6 +150,14 @@ def _assumed_preprocessing(inputs: tuple[TensorSpec, ...], path: Path) -> Prepro
     if channels == 1:
         return Preprocessing(size=(height, width), mean=(0.5,), std=(0.5,))
     return Preprocessing(size=(height, width))
+
+
+def _precision(outline: onnx.ModelProto) -> str:
+    """What the graph computes in: `int8` where values are dequantized, `fp16` where a weight is, else `fp32`."""
+    if any(node.op_type == "DequantizeLinear" for node in outline.graph.node):
+        return "int8"
+    halves = any(entry.data_type == onnx.TensorProto.FLOAT16 for entry in outline.graph.initializer)
+    return "fp16" if halves else "fp32"
 
 
 def _from_file(source: ModelSource, path: Path, store: Store) -> LoadedModel:

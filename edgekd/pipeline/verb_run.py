@@ -16,6 +16,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
 from edgekd.export.package import require_replaceable, write_package
 from edgekd.nn.load import LoadedModel
+from edgekd.pipeline.classes import named, with_same_classes
 from edgekd.pipeline.deliver import versions_here
 from edgekd.pipeline.execute import Workspace, check_writable, rank
 from edgekd.pipeline.request import ModelSource
@@ -65,7 +66,7 @@ class VerbRun:
         self.target = None if request.target is None else load_target(request.target)
         model = model_from_source(request.model, self.store, workspace.reporter, seed=request.seed)
         self._inputs = {MODEL: model.bundle, **self._teachers(model)}
-        self._dataset = self._data(self._inputs.get(TEACHER, model.bundle))
+        self._dataset = self._data()
         self._drawn = graph_of(request, self._inputs, self._dataset, self.target)
 
     def plan(self) -> Plan:
@@ -119,18 +120,15 @@ class VerbRun:
             source = source.model_copy(update={"preprocessing": model.bundle.model.preprocessing})
         return model_from_source(source, self.store, self.workspace.reporter, seed=self.request.seed).bundle
 
-    def _data(self, judge: ModelBundle) -> Dataset | None:
-        """The data, its labels numbered as the logits of the one who knows them."""
+    def _data(self) -> Dataset | None:
+        """The data, its classes in the order of who knows them; models without names for theirs take them over."""
         if self.request.data is None:
             return None
+        knows = TEACHER if TEACHER in self._inputs else MODEL
         dataset = load_dataset(self.request.data, seed=self.request.seed)
-        if not dataset.labelled:
-            return dataset
-        if judge.model.labels:
-            dataset = dataset.with_classes(judge.model.labels)
-        classes = judge.outputs[0].shape[-1]
-        if isinstance(classes, int):
-            dataset.check_classes(classes)
+        self._inputs[knows], dataset = with_same_classes(self._inputs[knows], dataset)
+        labels = self._inputs[knows].model.labels
+        self._inputs = {name: named(bundle, labels) for name, bundle in self._inputs.items()}
         return dataset
 
     def _facts(self) -> dict[str, str]:

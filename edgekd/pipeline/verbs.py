@@ -16,8 +16,10 @@ from edgekd.core.graph import Graph, Node
 from edgekd.core.schema import Schema
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
-from edgekd.pipeline.engines import best_opset, saturates
+from edgekd.pipeline.engines import best_opset, sampling, saturates
+from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.request import ModelSource, Options
+from edgekd.pipeline.search import likely_precision
 from edgekd.pipeline.sources import starts_fresh
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
 from edgekd.prune.config import PruneConfig
@@ -43,7 +45,7 @@ class VerbRequest(Schema):
         training: How `distill` trains; of the options, those that concern a training.
         config: Fields of the stage's config, which come before all else; those left open take the stage's own or the
             target's.
-        calibration: Fields of the calibration node's config, of `quantize` and `export`.
+        calib_samples: Calibration images of `quantize`; None takes the card's number, or 300.
         half: Whether `export` goes on to FP16.
         seed: The only source of randomness.
     """
@@ -56,7 +58,7 @@ class VerbRequest(Schema):
     target: str | None = None
     training: Options = Field(default_factory=Options)
     config: dict[str, JsonValue] = Field(default_factory=dict)
-    calibration: dict[str, JsonValue] = Field(default_factory=dict)
+    calib_samples: int | None = Field(default=None, ge=1)
     half: bool = False
     seed: int = Field(default=0, ge=0)
 
@@ -112,7 +114,7 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
     )
     if request.config.get("mixup") or request.config.get("cutmix"):
         defaults["teacher_views"] = 0  # images are mixed anew in each step, so there are no views to keep
-    ports = {"student": (f"@{MODEL}",)}
+    ports: dict[str, tuple[str, ...]] = {"student": (f"@{MODEL}",)}
     if TEACHER in inputs:
         ports["teacher"] = (f"@{TEACHER}",)
     further = tuple(f"@{name}" for name in inputs if name not in (MODEL, TEACHER))
@@ -124,9 +126,10 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
 def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
     defaults: dict[str, JsonValue] = {}
     if target is not None:
-        defaults["channel_multiple"] = target.channel_multiple
+        defaults |= {"channel_multiple": target.channel_multiple, "kernel_block": kernel_block(target)}
         if {"budget_ms", "follow"} & request.config.keys():
             defaults["latency_model"] = latency_model_from_target(target).plain()
+            defaults["precision"] = likely_precision(target.precisions, measured=target.measured_here)
     inputs = {"model": (f"@{MODEL}",)}
     importance = str(request.config.get("importance", PruneConfig.model_fields["importance"].default))
     needs = needs_of(importance)
@@ -143,9 +146,11 @@ def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, ta
 
 def _quantize(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
     target = _needed(target)
-    config = {"reduce_range": saturates(target)} | request.config
-    if "scheme" not in config:
-        config["scheme"] = _scheme_for(target)
+    config = {"scheme": request.config.get("scheme") or _scheme_for(target)} | request.config
+    if config["scheme"] != "weight-only":
+        config = {"reduce_range": saturates(target)} | config
+    if dataset is None and request.calib_samples is not None:
+        raise UserError("Calibration samples are drawn from images, and there are none.", hint="--data FOLDER_OR_NPZ")
     if dataset is None and config["scheme"] != "weight-only":
         raise UserError(
             f"The scheme {config['scheme']!r} finds the ranges of activations on images, and there are none.",
@@ -172,7 +177,7 @@ def _export(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, t
 def _samples(request: VerbRequest, dataset: Dataset | None) -> list[Node]:
     if dataset is None:
         return []
-    config = {"method": "stratified" if dataset.labelled else "random"} | request.calibration
+    config = sampling(dataset, request.calib_samples)
     return [Node(name=SAMPLES, stage="calibration", config=config, inputs={"model": (f"@{MODEL}",)})]
 
 

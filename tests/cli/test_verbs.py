@@ -13,10 +13,14 @@ import torch
 from edgekd.cli.app import exit_code_of
 from edgekd.cli.verb import nested
 from edgekd.core.bundle import BundleKind
+from edgekd.core.events import SilentReporter
 from edgekd.core.recipe import ModelRecipe
+from edgekd.core.store import LocalStore
 from edgekd.export.package import read_package
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs
+from edgekd.pipeline.prepare import prepare
+from edgekd.pipeline.request import ModelSource, Request
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_recipe
 
@@ -97,6 +101,27 @@ def test_a_searched_architecture_is_trained_from_random_weights(here: Path) -> N
     assert read_package(here / "distilled")[0].model.kwargs == recipe.kwargs
 
 
+def test_the_order_of_a_package_s_classes_is_the_one_that_counts(here: Path) -> None:
+    arrays = dict(np.load(here / "data.npz"))
+    names = np.array(["a", "b", "c", "d"])
+    np.savez(here / "named.npz", **arrays, classes=names)
+    (here / "order.txt").write_text("d\nc\nb\na\n")
+    assert (
+        exit_code_of(["prune", "model.pt", *ARCH, "--labels", "order.txt", "--keep", "0.6", "-q", "-o", "turned"]) == 0
+    )
+    request = Request(model=ModelSource(path=str(here / "turned")), target="host", data=str(here / "named.npz"))
+    situation = prepare(request, LocalStore(here / "store"), SilentReporter())
+    assert situation.dataset is not None
+    assert situation.dataset.classes == situation.teacher.model.labels == ("d", "c", "b", "a")
+
+
+def test_models_without_names_take_those_of_the_data(here: Path) -> None:
+    np.savez(here / "named.npz", **dict(np.load(here / "data.npz")), classes=np.array(["a", "b", "c", "d"]))
+    quantize = ["quantize", "pruned", "--data", "named.npz", "--scheme", "ort-u8s8", "--calib-samples", "8", "-q"]
+    assert exit_code_of(quantize) == 0
+    assert (here / "quantized" / "labels.txt").read_text().split() == ["a", "b", "c", "d"]
+
+
 def test_a_graph_and_a_network_teach_together_with_two_objectives(here: Path) -> None:
     assert exit_code_of(["export", "pruned", "-q"]) == 0
     fields = ["objectives=[{name: kd}, {name: dist, weight: 0.5}]", "mixup=0.2", "--epochs", "1", "--batch-size", "32"]
@@ -116,13 +141,16 @@ def test_a_package_is_quantized_for_this_machine(here: Path, capsys: pytest.Capt
     assert "edgekd profile quantized" in printed
 
 
-def test_an_exported_package_can_be_quantized_too(here: Path) -> None:
+def test_an_exported_package_can_be_quantized_too_but_not_twice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(["export", "pruned", "-q"]) == 0
     quantize = ["quantize", "exported", "--data", "data.npz", "--calib-samples", "16", "--scheme", "ort-u8s8", "-q"]
     assert exit_code_of(quantize) == 0
     bare = ["quantize", "exported/model.onnx", "--scheme", "weight-only", "-q", "-o", "bare"]
     assert exit_code_of(bare) == 0
     assert read_package(here / "bare")[0].tags["scheme"] == "weight-only"
+    again = ["quantize", "quantized/model.onnx", "--data", "data.npz", "--scheme", "ort-u8s8", "-q", "-o", "twice"]
+    assert exit_code_of(again) == 2
+    assert "int8" in capsys.readouterr().err
 
 
 def test_an_export_in_half_precision_ends_with_the_half_precision_graph(here: Path) -> None:
