@@ -62,14 +62,15 @@ def answers_spec(config: TrainConfig, p: Preprocessing, dataset: Dataset, seed: 
     Raises:
         UserError: It shows a new view in each epoch, which nobody can have stored.
     """
-    if not config.teacher_views and config.augment != Augment():
+    views = config.repeated_views
+    if not views:
         raise UserError(
             "The teacher's stored answers are of certain views of the images, but teacher_views is 0: each epoch shows "
             "a new view.",
             hint="set teacher_views to the number of views that are stored",
         )
     return AnswersSpec(
-        views=max(1, config.teacher_views),
+        views=views,
         augment=config.augment,
         preprocessing=pixels_digest(p),
         data=dataset.digest,
@@ -114,10 +115,11 @@ class Answers:
         """K."""
         return int(self._arrays[Signal.LOGITS].shape[2])
 
-    def covers(self, needs: frozenset[Signal]) -> bool:
-        """Whether they hold what is needed of a teacher; its classifier is the same for all images."""
+    def lacks(self, needs: frozenset[Signal]) -> tuple[str, ...]:
+        """What is needed of a teacher and is not stored; its classifier is the same for all images and never is."""
         held = {name.partition(".")[0] for name in self._arrays}
-        return bool(self._arrays) and {str(signal) for signal in needs & TAPPED} - {Signal.CLASSIFIER} <= held
+        wanted = (needs & TAPPED) - {Signal.CLASSIFIER} | {Signal.LOGITS}
+        return tuple(sorted({str(signal) for signal in wanted} - held))
 
     def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """The signals of some samples of a view, on the CPU."""

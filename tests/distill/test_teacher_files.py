@@ -89,7 +89,7 @@ def test_a_graph_or_stored_logits_are_refused_to_objectives_that_look_inside(tmp
     path = tmp_path / "logits.npy"
     np.save(path, np.zeros((64, 4), dtype=np.float32))
     answers = stored(ctx, path, data=DATA.digest)
-    with pytest.raises(UserError, match="but the teacher are stored logits, which give no more"):
+    with pytest.raises(UserError, match="but there are only stored answers"):
         trained(ctx, tmp_path / "stored", {"objective": "at"}, answers=answers)
 
 

@@ -42,6 +42,25 @@ def test_views_repeat_only_with_a_teacher() -> None:
     assert [chosen.view(epoch, teacher=False) for epoch in range(4)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("options", "views"),
+    [
+        ({"teacher_views": 3, "augment": {"flip": True, "views": 2}}, 3),
+        ({"augment": {"flip": True, "views": 2}}, 2),
+        ({"augment": {"flip": True}}, 0),
+        ({"augment": {}}, 1),
+    ],
+)
+def test_pixels_repeat_after_the_views_of_the_teacher_or_of_the_augmentation(
+    options: dict[str, Any], views: int
+) -> None:
+    chosen = config(**options)
+    assert chosen.repeated_views == views
+    assert [chosen.view(epoch, teacher=True) for epoch in range(4)] == [
+        epoch % views if views else epoch for epoch in range(4)
+    ]
+
+
 def weights(plan: LossPlan) -> tuple[float, float, int]:
     """Of the cross-entropy and of the only objective, and the epochs of its fade-in."""
     (term,) = plan.terms
