@@ -19,7 +19,7 @@ from edgekd.nn.build import module_from_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_bundle
-from edgekd.train.answers import answers_from_bundle, answers_spec
+from edgekd.train.answers import answers_from_bundle, answers_spec, teacher_digest
 from edgekd.train.config import TrainConfig
 from edgekd.train.signal import Signal
 
@@ -44,7 +44,7 @@ def test_the_answers_are_the_teachers_logits_on_the_very_pixels_of_a_view(
     ctx, dataset, teacher, answers = taught
     p = teacher.model.preprocessing
     ids = np.array([5, 0, 17])
-    stored = answers_from_bundle(answers, answers_spec(CONFIG, p, dataset, ctx.seed), ctx.blobs).read(1, ids)
+    stored = answers_from_bundle(answers, answers_spec(CONFIG, p, dataset, ctx.seed, teacher), ctx.blobs).read(1, ids)
     images = augmented(dataset.train.images(ids, p), ids, 1, p, AUGMENT, ctx.seed)
     with torch.inference_mode():
         expected = module_from_bundle(teacher, ctx.blobs)(torch.from_numpy(images))
@@ -59,7 +59,7 @@ def test_what_is_inside_of_a_network_is_stored_as_it_is_tapped_and_trains_like_a
     result = run_stage(TeachStage(config), make_inputs(teacher=teacher), Context(**{**vars(ctx), "scratch": tmp_path}))
     assert sorted(result.bundle.files) == ["feature_map.npy", "logits.npy", "stages.0.npy", "stages.1.npy"]
     answers = answers_from_bundle(
-        result.bundle, answers_spec(CONFIG, teacher.model.preprocessing, dataset, 0), ctx.blobs
+        result.bundle, answers_spec(CONFIG, teacher.model.preprocessing, dataset, 0, teacher), ctx.blobs
     )
     assert not answers.lacks(frozenset({Signal.LOGITS, Signal.STAGES, Signal.CLASSIFIER}))
     assert answers.lacks(frozenset({Signal.EMBEDDING})) == ("embedding",)
@@ -160,6 +160,15 @@ def test_answers_on_other_pixels_are_refused(taught: tuple[Context, Dataset, Mod
     other = CONFIG.model_copy(update={"augment": Augment(pad_px=2)})
     with pytest.raises(UserError, match="augment differ"):
         run_stage(DistillStage(other), make_inputs(student=student, teacher=teacher, answers=answers), ctx)
+
+
+def test_answers_of_another_teacher_are_refused(taught: tuple[Context, Dataset, ModelBundle, ModelBundle]) -> None:
+    ctx, _, teacher, answers = taught
+    student, other = (toy_bundle(ctx.blobs, ctx.scratch, seed=seed) for seed in (2, 3))
+    inputs = make_inputs(student=student, teacher=other, answers=answers)
+    with pytest.raises(UserError, match=rf"another teacher \({teacher.content}\) than the connected"):
+        run_stage(DistillStage(CONFIG), inputs, ctx)
+    assert teacher_digest(teacher) == teacher.content
 
 
 def test_an_interrupted_teach_stage_goes_on_where_it_stopped(
