@@ -91,6 +91,7 @@ class Loop:
             return False
         if self.teacher is not None and self.teacher.cache is not None and not self.teacher.cache.exists():
             self.reporter.message("Starts anew: the teacher's stored outputs are gone.", level="warning")
+            self.checkpoints.give_up()
             return False
         self.lesson.load_state_dict(state["lesson"])
         self.optimizer.load_state_dict(state["optimizer"])

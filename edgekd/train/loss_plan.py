@@ -71,8 +71,8 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
         labelled: Whether the training images have labels.
 
     Raises:
-        UserError: Nothing to learn from, in an epoch or at all, an objective that needs labels where there are none, one that reads the inside
-            of a single teacher where there are several, or an unknown objective or argument.
+        UserError: Nothing to learn from, in an epoch or at all, an objective that needs labels where there are none,
+            one that reads the inside of a single teacher where there are several, or an unknown objective or argument.
     """
     wanted = config.terms()
     usable = [term for term in wanted if teachers or not OBJECTIVES.get(term.name).needs_teacher]

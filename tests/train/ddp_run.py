@@ -31,7 +31,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 def keep_state(states: list[dict[str, torch.Tensor]]) -> None:
-    """From now on the state of objectives at the end of each training is appended; BatchNorm's is each process's own."""
+    """From now on the objectives' state at the end of each training is appended; BatchNorm's is each process's own."""
     run = Loop.run
 
     def watched(loop: Loop) -> dict[str, float]:
