@@ -20,7 +20,14 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.runtimes.session import open_bundle
-from edgekd.train.answers import AnswersSpec, answers_file, bundle_from_answers, pixels_digest, views_that_fit
+from edgekd.train.answers import (
+    AnswersSpec,
+    answers_file,
+    bundle_from_answers,
+    pixels_digest,
+    teacher_digest,
+    views_that_fit,
+)
 from edgekd.train.engine import resolve_device, torch_settings
 from edgekd.train.memory_format import placed
 from edgekd.train.signal import TAPPED, Signal
@@ -66,7 +73,7 @@ class TeachStage(Stage[TeachConfig]):
     """
 
     name = "teach"
-    version = 2
+    version = 3
     Config = TeachConfig
     ports: ClassVar = {"teacher": port(BundleKind.ONNX, BundleKind.TORCH)}
     produces = BundleKind.DATA
@@ -94,6 +101,7 @@ class TeachStage(Stage[TeachConfig]):
             preprocessing=pixels_digest(teacher.model.preprocessing),
             data=dataset.digest,
             seed=ctx.seed,
+            teacher=teacher_digest(teacher),
         )
         kept = paths if views else {}
         for path in kept.values():

@@ -5,11 +5,14 @@ Neither is kept in the store: the file is read anew in each run, and what comes 
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from edgekd.core.blobs import disk_errors
 from edgekd.core.bundle import BundleKind, ModelBundle
@@ -19,7 +22,7 @@ from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult
 from edgekd.data.augment import Augment
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
-from edgekd.runtimes.onnx_file import MODEL_FILE, onnx_interface
+from edgekd.runtimes.onnx_file import MODEL_FILE, graph_from_file, onnx_interface
 from edgekd.train.answers import AnswersSpec, bundle_from_answers, pixels_digest
 
 LOGITS, DATA = "logits", "data"
@@ -69,7 +72,7 @@ class OnnxTeacherStage(Stage[OnnxTeacherConfig]):
             kind=BundleKind.ONNX,
             inputs=takes,
             outputs=gives,
-            files={MODEL_FILE: ctx.blobs.add(path)},
+            files={MODEL_FILE: ctx.blobs.add(_self_contained(path, ctx.scratch / MODEL_FILE))},
             recipe=ModelRecipe(builder="onnx", preprocessing=p),
             tags={"precision": "fp32", "scheme": ""},
         )
@@ -144,13 +147,8 @@ def read_logits(path: Path) -> tuple[npt.NDArray[np.float32], str | None]:
         UserError: No such arrays, of other shapes, or values that are not finite.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            found = loaded.get(LOGITS)
-            bound_to = str(loaded[DATA]) if DATA in loaded else None
-        else:
-            found, bound_to = loaded, None
-    except (OSError, ValueError) as err:
+        found, bound_to = _arrays(path)
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as err:
         raise UserError(f"{path} cannot be read as NumPy arrays: {err}") from err
     if found is None:
         raise UserError(f"{path} has no array {LOGITS!r}.", hint="save it with numpy.savez(path, logits=...)")
@@ -163,6 +161,28 @@ def read_logits(path: Path) -> tuple[npt.NDArray[np.float32], str | None]:
     if not np.isfinite(logits).all():
         raise UserError(f"{path} holds values that are not finite.", hint="save logits, not log-probabilities of 0")
     return logits, bound_to
+
+
+def _arrays(path: Path) -> tuple[npt.NDArray[Any] | None, str | None]:
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        return loaded, None
+    with loaded:
+        return loaded.get(LOGITS), str(loaded[DATA]) if DATA in loaded else None
+
+
+def _self_contained(path: Path, target: Path) -> Path:
+    """The graph with all of its weights in one file, which large exports keep in a second one beside it."""
+    try:
+        whole = graph_from_file(path).SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as err:
+        raise UserError(
+            f"{path} does not fit into one ONNX file, which holds 2 GiB at most: {err}.",
+            hint="give the network with its weights, or its logits through a stored-logits node",
+        ) from err
+    with disk_errors(target):
+        target.write_bytes(whole)
+    return target
 
 
 def _check_bound(config: StoredLogitsConfig, bound_to: str | None, dataset: Dataset) -> None:

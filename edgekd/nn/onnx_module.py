@@ -18,6 +18,11 @@ from torch import Tensor, nn
 from edgekd.errors import BuildFailed
 from edgekd.nn.onnx_ops import OPERATORS, Maker, Operator, attributes_of
 
+SINCE_OPSET: Mapping[str, int] = {"Softmax": 13}
+"""Operators that meant something else before: Softmax normalised over all axes from one on."""
+OLDEST_OPSET = 7
+"""Of the default domain, as for ONNX Runtime. Before it, sums and products broadcast by another rule."""
+
 TRAINED_SLOTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "Gemm": (1, 2),
@@ -51,7 +56,8 @@ class OnnxModule(nn.Module):
         trained_slots: Which inputs of which operators are weights to train.
 
     Raises:
-        BuildFailed: An operator without a torch form, or a control-flow or sparse graph; the message names it.
+        BuildFailed: An operator without a torch form or of an older meaning, or a control-flow or sparse graph; the
+            message names it.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class OnnxModule(nn.Module):
         inputs = [value.name for value in graph.input if value.name not in constants]
         if len(inputs) != 1:
             raise BuildFailed(f"Expected a graph with one input, got {len(inputs)}: {', '.join(inputs) or 'none'}.")
+        _check_opset(model)
         self._check_operators(graph, operators)
         self._input, self._output = inputs[0], graph.output[0].name
         self._keys = self._register(graph, constants, trained_slots)
@@ -137,6 +144,21 @@ class OnnxModule(nn.Module):
         """The parameters by their names in the graph."""
         found = {name: getattr(self, key) for name, key in self._keys.items()}
         return {name: value for name, value in found.items() if isinstance(value, nn.Parameter)}
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    opset = min(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET
+    )
+    kinds = {node.op_type for node in model.graph.node if not node.domain}
+    changed = {kind: first for kind, first in SINCE_OPSET.items() if kind in kinds and opset < first}
+    if opset < OLDEST_OPSET or changed:
+        oldest = max((OLDEST_OPSET, *changed.values()))
+        what = " and ".join(sorted(changed)) or "operators"
+        raise BuildFailed(
+            f"The graph is of ONNX opset {opset}, and {what} had another meaning before opset {oldest}.",
+            hint=f"export it anew with opset {oldest} or higher, or convert it with onnx.version_converter",
+        )
 
 
 @torch.no_grad()

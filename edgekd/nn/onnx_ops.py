@@ -190,7 +190,8 @@ def _gather(a: Attributes) -> Operator:
 
 
 def _shape(a: Attributes) -> Operator:
-    return lambda x: torch.tensor(x.shape)[a.get("start", 0) : a.get("end")]
+    # On the device of what is computed, as constants are, so that both meet on one.
+    return lambda x: torch.tensor(x.shape, device=x.device)[a.get("start", 0) : a.get("end")]
 
 
 def _cast(a: Attributes) -> Operator:
@@ -200,7 +201,7 @@ def _cast(a: Attributes) -> Operator:
 
 def _constant_of_shape(a: Attributes) -> Operator:
     value = torch.from_numpy(onnx.numpy_helper.to_array(a["value"]).copy()) if "value" in a else torch.zeros(1)
-    return lambda shape: value.expand(shape.tolist() or [1]).reshape(shape.tolist())
+    return lambda shape: value.to(shape.device).expand(shape.tolist() or [1]).reshape(shape.tolist())
 
 
 def _batch_norm(a: Attributes) -> Operator:
@@ -235,6 +236,10 @@ def _expand(x: Tensor, shape: Tensor) -> Tensor:
     have = [1] * (len(sizes) - x.ndim) + list(x.shape)
     sizes = [1] * (len(have) - len(sizes)) + sizes  # the shape may name fewer axes, and ones for axes that are larger
     return x.expand([old if new == 1 else new for old, new in zip(have, sizes, strict=True)])
+
+
+def _range(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
+    return torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype, device=start.device)
 
 
 def _divide(x: Tensor, y: Tensor) -> Tensor:
@@ -302,7 +307,7 @@ OPERATORS: Mapping[str, Maker] = {
     "Sum": _plain(_fold(torch.add)),
     "Where": _plain(torch.where),
     "Equal": _plain(torch.eq),
-    "Range": _plain(lambda start, end, step: torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype)),
+    "Range": _plain(_range),
     "Identity": _plain(lambda x: x),
     "Dropout": _plain(lambda x, *_: x),
     "Cast": _cast,

@@ -9,15 +9,17 @@ from edgekd.nn.mode import evaluating
 
 
 def example_images(module: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> Tensor:
-    """Zeros (N, C, H, W) on the device and in the type of the module's weights.
+    """Zeros (N, C, H, W) on the device and in the type of the module's weights, or else of its buffers.
 
     Args:
-        module: A module without weights is fed float32 on the CPU.
+        module: One without either is fed float32 on the CPU.
         input_shape: (C, H, W).
         batch: N.
     """
-    weight = next(module.parameters(), torch.empty(0))
-    return torch.zeros(batch, *input_shape, device=weight.device, dtype=weight.dtype)
+    held = [*module.parameters(), *module.buffers()]
+    device = held[0].device if held else torch.device("cpu")
+    dtype = next((x.dtype for x in held if x.is_floating_point()), torch.float32)
+    return torch.zeros(batch, *input_shape, device=device, dtype=dtype)
 
 
 def class_count(module: nn.Module, input_shape: tuple[int, int, int]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, Literal
 
 import torch
@@ -32,12 +32,14 @@ class StagePoint(Schema):
 
     Attributes:
         path: Of the module whose output it is.
+        call: Which call of that module in one pass, from 0: a shared ReLU is called at many depths.
         layout: Of that output.
         height: H of the map.
         width: W of the map.
     """
 
     path: str
+    call: int = 0
     layout: Layout
     height: int
     width: int
@@ -73,12 +75,14 @@ class _Call:
 
     Attributes:
         path: Of the module.
+        number: Which call of that module it is, from 0.
         chain: Whether the module merely calls its children one after the other.
         before: Shape of its first input; empty when that is no tensor.
         after: Shape of its output; empty when it is no tensor.
     """
 
     path: str
+    number: int
     chain: bool
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -88,11 +92,13 @@ def _traced(module: nn.Module, input_shape: tuple[int, int, int], classifier: st
     calls: list[_Call] = []
 
     def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        numbers = count()
+
         def record(part: nn.Module, args: Any, output: Any) -> None:
             first = args[0] if args and isinstance(args[0], Tensor) else None
             before = () if first is None else tuple(first.shape)
             after = tuple(output.shape) if isinstance(output, Tensor) else ()
-            calls.append(_Call(path, isinstance(part, nn.Sequential), before, after))
+            calls.append(_Call(path, next(numbers), isinstance(part, nn.Sequential), before, after))
 
         return record
 
@@ -113,14 +119,13 @@ def _declared(module: nn.Module, calls: Sequence[_Call], input_shape: tuple[int,
     entries: Any = getattr(info, "info", info)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return ()
-    shapes = {call.path: call.after for call in calls}
+    last = {call.path: call for call in calls}
     points = []
     for entry in entries:
-        path, channels = str(entry.get("module")), entry.get("num_chs")
-        shape = shapes.get(path, ())
-        if channels not in shape[1:]:
+        call, channels = last.get(str(entry.get("module"))), entry.get("num_chs")
+        if call is None or channels not in call.after[1:]:
             return ()
-        point = _point(path, shape, input_shape, channels)
+        point = _point(call, input_shape, channels)
         if point is not None:  # a small image ends in a single pixel, which is no map
             points.append(point)
     if len(points) > _DEPTHS and len({(point.height, point.width) for point in points}) == 1:
@@ -128,34 +133,34 @@ def _declared(module: nn.Module, calls: Sequence[_Call], input_shape: tuple[int,
     return tuple(points)
 
 
-def _point(
-    path: str, shape: tuple[int, ...], input_shape: tuple[int, int, int], channels: int | None
-) -> StagePoint | None:
-    """A map of more than one pixel in an output of this shape, None when there is none.
+def _point(call: _Call, input_shape: tuple[int, int, int], channels: int | None) -> StagePoint | None:
+    """A map of more than one pixel in the output of this call, None when there is none.
 
     Args:
-        path: Of the module.
-        shape: Of its output for one image.
+        call: On one image.
         input_shape: (C, H, W) of the image.
         channels: As declared; None tells the layout by which two axes have the proportions of the image.
     """
+    shape = call.after
     if shape[:1] != (1,):
         return None  # windows of an attention, for example: not one image
     if len(shape) == 4:
         first = channels == shape[1] if channels is not None else _proportional(shape[2:], input_shape)
         if first:
-            return _map(path, "NCHW", shape[2], shape[3])
+            return _map(call, "NCHW", shape[2], shape[3])
         last = channels == shape[3] if channels is not None else _proportional(shape[1:3], input_shape)
         if last:
-            return _map(path, "NHWC", shape[1], shape[2])
+            return _map(call, "NHWC", shape[1], shape[2])
     if len(shape) == 3 and channels in (None, shape[2]):
         grid = _grid(shape[1], input_shape)
-        return None if grid is None else _map(path, "tokens", *grid)
+        return None if grid is None else _map(call, "tokens", *grid)
     return None
 
 
-def _map(path: str, layout: Layout, height: int, width: int) -> StagePoint | None:
-    return StagePoint(path=path, layout=layout, height=height, width=width) if height * width > 1 else None
+def _map(call: _Call, layout: Layout, height: int, width: int) -> StagePoint | None:
+    if height * width == 1:
+        return None
+    return StagePoint(path=call.path, call=call.number, layout=layout, height=height, width=width)
 
 
 def _proportional(size: tuple[int, ...], input_shape: tuple[int, int, int]) -> bool:
@@ -179,7 +184,7 @@ def _grid(tokens: int, input_shape: tuple[int, int, int]) -> tuple[int, int] | N
 
 def _by_resolution(calls: Sequence[_Call], input_shape: tuple[int, int, int]) -> tuple[StagePoint, ...]:
     """The last map of each resolution, as resolutions fall; the last call is the outermost, shortcut included."""
-    found = [(number, _point(call.path, call.after, input_shape, None)) for number, call in enumerate(calls)]
+    found = [(number, _point(call, input_shape, None)) for number, call in enumerate(calls)]
     maps = [(number, point) for number, point in found if point is not None]
     # A convolutional network may look at patches as tokens inside of a block; a transformer has one map, its patches.
     whole = [(number, point) for number, point in maps if point.layout != "tokens"]

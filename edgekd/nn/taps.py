@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -36,11 +37,13 @@ class TapPoints(Schema):
         classifier: The last layer that gives K values: a Linear or a 1x1 convolution. Its input is the embedding.
         feature_map: The last module in front of it whose output is (N, C, H, W) with more than one pixel; None for
             networks without one, such as vision transformers.
+        map_call: Which call of that module in one pass, from 0: a shared ReLU is called at many depths.
         reads_map: Whether each input of the classifier is one channel of that map, pooled and perhaps normalised.
     """
 
     classifier: str
     feature_map: str | None
+    map_call: int = 0
     reads_map: bool = False
 
 
@@ -152,27 +155,27 @@ class Taps(nn.Module):
             handles.append(classifier.register_forward_pre_hook(hear_input))
         maps = self.want & {FEATURE_MAP, CLASS_MAPS}
         if self.points is not None and self.points.feature_map is not None and maps:
-
-            def hear_output(_: nn.Module, args: object, output: Tensor) -> None:
-                heard[FEATURE_MAP] = output
-
-            handles.append(self.module.get_submodule(self.points.feature_map).register_forward_hook(hear_output))
-        handles += [self._hear_stage(point, heard) for point in self.stages]
+            handles.append(self._hear(self.points.feature_map, self.points.map_call, FEATURE_MAP, heard))
+        handles += [self._hear(point.path, point.call, _key(point), heard) for point in self.stages]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hear_stage(self, point: StagePoint, heard: dict[str, Tensor]) -> RemovableHandle:
-        def hear(_: nn.Module, args: object, output: Tensor) -> None:
-            heard[_key(point)] = output
+    def _hear(self, path: str, call: int, name: str, heard: dict[str, Tensor]) -> RemovableHandle:
+        """Keeps the output of one call of the module, counted from 0 in this pass."""
+        numbers = count()
 
-        return self.module.get_submodule(point.path).register_forward_hook(hear)
+        def hear(_: nn.Module, args: object, output: Tensor) -> None:
+            if next(numbers) == call:
+                heard[name] = output
+
+        return self.module.get_submodule(path).register_forward_hook(hear)
 
 
 def _key(point: StagePoint) -> str:
-    return f"{STAGES}.{point.path}"
+    return f"{STAGES}.{point.path}.{point.call}"
 
 
 def _classifier_path(module: nn.Module, input_shape: tuple[int, int, int]) -> str | None:
@@ -214,8 +217,13 @@ def find_tap_points(module: nn.Module, input_shape: tuple[int, int, int]) -> Tap
     if place is None:
         return TapPoints(classifier=classifier.path, feature_map=None)
     mixed = any(call.mixes for call in before[place + 1 :])
-    reads_map = before[place].shape[1] == classifier.width and not mixed
-    return TapPoints(classifier=classifier.path, feature_map=before[place].path, reads_map=reads_map)
+    found = before[place]
+    return TapPoints(
+        classifier=classifier.path,
+        feature_map=found.path,
+        map_call=found.number,
+        reads_map=found.shape[1] == classifier.width and not mixed,
+    )
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,7 @@ class _Call:
 
     Attributes:
         path: Of the module.
+        number: Which call of that module it is, from 0.
         heads: Output values of a Linear or 1x1 convolution, else None.
         width: Its input values.
         shape: Of the output, empty when it is no tensor.
@@ -231,6 +240,7 @@ class _Call:
     """
 
     path: str
+    number: int
     heads: int | None
     width: int | None
     shape: tuple[int, ...]
@@ -238,12 +248,14 @@ class _Call:
 
 
 def _recorder(path: str, trace: list[_Call]) -> Callable[[nn.Module, Any, Any], None]:
+    numbers = count()
+
     def record(part: nn.Module, args: object, output: object) -> None:
         heads = width = None
         if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)):
             heads, width = part.weight.shape[:2]
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-        trace.append(_Call(path, heads, width, shape, isinstance(part, nn.Linear | _ConvNd)))
+        trace.append(_Call(path, next(numbers), heads, width, shape, isinstance(part, nn.Linear | _ConvNd)))
 
     return record
 

@@ -61,6 +61,7 @@ class SparseDistillStage(Stage[SparseDistillConfig]):
     """
 
     name = "sparse-distill"
+    version = 2
     Config = SparseDistillConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH

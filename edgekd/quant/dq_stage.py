@@ -71,6 +71,7 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
     """
 
     name = "differentiable-quantize"
+    version = 2
     Config = DifferentiableQuantizeConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH

@@ -76,6 +76,7 @@ class QatStage(Stage[QatConfig]):
     """
 
     name: ClassVar[str] = "qat"
+    version: ClassVar[int] = 2
     Config: ClassVar[type[StageConfig]] = QatConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
@@ -191,7 +192,8 @@ def _answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | Non
     bundle = inputs.maybe("answers")
     if bundle is None:
         return None
-    spec = answers_spec(config, inputs.one("model").model.preprocessing, ctx.resource("data", Dataset), ctx.seed)
+    p, dataset = inputs.one("model").model.preprocessing, ctx.resource("data", Dataset)
+    spec = answers_spec(config, p, dataset, ctx.seed, inputs.maybe("teacher"))
     return answers_from_bundle(bundle, spec, ctx.blobs)
 
 

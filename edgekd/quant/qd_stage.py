@@ -59,7 +59,7 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
     """
 
     name = "quantized-distill"
-    version = 2
+    version = 3
     Config = QuantizedDistillConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH

@@ -24,11 +24,11 @@ def graph_from_file(path: Path) -> onnx.ModelProto:
     """The model in `path`, weights included.
 
     Raises:
-        UserError: Not an ONNX file.
+        UserError: Not an ONNX file, or a second file that holds its weights is missing or damaged.
     """
     try:
         return onnx.load(path)
-    except (DecodeError, OSError) as err:
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as err:
         raise UserError(f"{path} is not a readable ONNX file: {err}") from err
 
 

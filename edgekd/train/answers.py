@@ -34,7 +34,7 @@ TAG = "answers"
 
 
 class AnswersSpec(Schema):
-    """Which pixels the answers belong to; a training that differs in any of it must not use them.
+    """Whose answers these are, and on which pixels; a training that differs in any of it must not use them.
 
     Attributes:
         views: Number of views.
@@ -42,6 +42,7 @@ class AnswersSpec(Schema):
         preprocessing: Digest of the pixels that a network's preprocessing takes, whatever it normalises them to.
         data: Digest of the data set.
         seed: Of the views.
+        teacher: `teacher_digest` of who answered; None where that is unknown, as for logits from a file.
     """
 
     views: int = Field(ge=1)
@@ -49,6 +50,13 @@ class AnswersSpec(Schema):
     preprocessing: Digest
     data: Digest
     seed: int
+    teacher: Digest | None = None
+
+
+def teacher_digest(teacher: ModelBundle) -> Digest:
+    """What stands for a teacher: an exported graph, of any precision, is the network that it came from."""
+    network = teacher.tags.get("model")
+    return Digest(network) if teacher.kind is BundleKind.ONNX and isinstance(network, str) else teacher.content
 
 
 def pixels_digest(p: Preprocessing) -> Digest:
@@ -56,24 +64,35 @@ def pixels_digest(p: Preprocessing) -> Digest:
     return digest("pixels", list(p.input_shape), list(p.canvas), p.interpolation)
 
 
-def answers_spec(config: TrainConfig, p: Preprocessing, dataset: Dataset, seed: int) -> AnswersSpec:
+def answers_spec(
+    config: TrainConfig, p: Preprocessing, dataset: Dataset, seed: int, teacher: ModelBundle | None
+) -> AnswersSpec:
     """What a training with `config` would need.
+
+    Args:
+        config: The options.
+        p: The student's.
+        dataset: Of the training.
+        seed: Of the run.
+        teacher: The one that is connected beside the answers; None takes those of any teacher.
 
     Raises:
         UserError: It shows a new view in each epoch, which nobody can have stored.
     """
-    if not config.teacher_views and config.augment != Augment():
+    views = config.repeated_views
+    if not views:
         raise UserError(
             "The teacher's stored answers are of certain views of the images, but teacher_views is 0: each epoch shows "
             "a new view.",
             hint="set teacher_views to the number of views that are stored",
         )
     return AnswersSpec(
-        views=max(1, config.teacher_views),
+        views=views,
         augment=config.augment,
         preprocessing=pixels_digest(p),
         data=dataset.digest,
         seed=seed,
+        teacher=None if teacher is None else teacher_digest(teacher),
     )
 
 
@@ -114,10 +133,11 @@ class Answers:
         """K."""
         return int(self._arrays[Signal.LOGITS].shape[2])
 
-    def covers(self, needs: frozenset[Signal]) -> bool:
-        """Whether they hold what is needed of a teacher; its classifier is the same for all images."""
+    def lacks(self, needs: frozenset[Signal]) -> tuple[str, ...]:
+        """What is needed of a teacher and is not stored; its classifier is the same for all images and never is."""
         held = {name.partition(".")[0] for name in self._arrays}
-        return bool(self._arrays) and {str(signal) for signal in needs & TAPPED} - {Signal.CLASSIFIER} <= held
+        wanted = (needs & TAPPED) - {Signal.CLASSIFIER} | {Signal.LOGITS}
+        return tuple(sorted({str(signal) for signal in wanted} - held))
 
     def read(self, view: int, ids: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """The signals of some samples of a view, on the CPU."""
@@ -131,18 +151,23 @@ def bundle_from_answers(paths: Mapping[str, Path], spec: AnswersSpec, blobs: Blo
 
 
 def answers_from_bundle(bundle: ModelBundle, wanted: AnswersSpec, blobs: Blobs) -> Answers:
-    """The answers in a bundle, when they belong to the pixels that a training will see.
+    """The answers in a bundle, when they belong to the teacher and to the pixels of a training.
 
     Raises:
-        UserError: Other data, views, augmentation, preprocessing or seed, or no answers at all.
+        UserError: Another teacher, other data, views, augmentation, preprocessing or seed, or no answers at all.
     """
     if TAG not in bundle.tags:
         raise UserError("The port 'answers' takes what a `teach` node makes, and this is other data.")
     found = AnswersSpec.parse(bundle.tags[TAG], "teacher answers")
-    if found != wanted:
-        differing = ", ".join(
-            name for name in AnswersSpec.model_fields if getattr(found, name) != getattr(wanted, name)
+    if None not in (found.teacher, wanted.teacher) and found.teacher != wanted.teacher:
+        raise UserError(
+            f"The stored answers are those of another teacher ({found.teacher}) than the connected one "
+            f"({wanted.teacher}).",
+            hint="connect the teacher that the teach node asks, or disconnect 'answers'",
         )
+    fields = [name for name in AnswersSpec.model_fields if name != "teacher"]
+    differing = ", ".join(name for name in fields if getattr(found, name) != getattr(wanted, name))
+    if differing:
         raise UserError(
             f"The teacher's stored answers do not belong to this training: {differing} differ.",
             hint="give the teach node and the distill node the same views and augment, or disconnect 'answers'",

@@ -155,35 +155,73 @@ def optimizer_for(module: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | None:
     if not job.plan.needs_teacher:
         return None
+    answers, said = _usable_answers(job, needs)
     source = None
-    if job.config.mixes and job.answers is not None:
-        raise UserError(
-            "mixup and cutmix mix images anew in each step, and nobody can have stored the teacher's answers to that.",
-            hint="disconnect 'answers', so that the teacher is asked live",
-        )
-    if job.teacher is None and needs & TAPPED:
-        raise UserError(
-            f"Of the teacher there are only stored logits, but an objective reads {', '.join(sorted(needs & TAPPED))}.",
-            hint="give the teacher itself, or an objective that needs logits only: edgekd objectives",
-        )
     if job.teacher is not None:
         keep = any(objective.reads_members for objective in job.plan.objectives())
         source = teacher_source(job.teacher, needs, job.preprocessing.input_shape, keep_members=keep).eval()
-    answers = job.answers if job.answers is not None and job.answers.covers(needs) else None
     views = job.config.teacher_views
     teacher = Teacher(source, needs, fabric, answers, views)
+    teacher.decisions = said
+    nothing_fits = job.answers is not None and not job.answers.stored
     # A view that is seen once has no use for a cache.
-    if answers is None and 0 < views < job.config.epochs:
+    if answers is None and not nothing_fits and 0 < views < job.config.epochs:
         samples, shapes = len(job.dataset.train), teacher.shapes()
         kept = views_that_fit(shapes, samples, views, job.config.teacher_cache_mib)
         if kept:
             teacher.cache = TeacherCache(job.ctx.scratch, views=kept, samples=samples, shapes=shapes)
         if kept < views:
-            teacher.decisions = (
+            teacher.decisions += (
                 f"The teacher's outputs on {kept} of {views} views fit into {job.config.teacher_cache_mib:g} MiB; for "
                 "the others it is asked in each epoch.",
             )
     return teacher
+
+
+def _usable_answers(job: Job, needs: frozenset[Signal]) -> tuple[Answers | None, tuple[str, ...]]:
+    """The stored answers that serve in this training, and what is to be said where they do not serve wholly."""
+    answers = job.answers
+    if answers is None:
+        return None, ()
+    if job.config.mixes:
+        raise UserError(
+            "mixup and cutmix mix images anew in each step, and nobody can have stored the teacher's answers to that.",
+            hint="disconnect 'answers', so that the teacher is asked live",
+        )
+    if job.teacher is None:
+        _check_sufficient(job, answers, needs)
+        return answers, ()
+    if not answers.stored:
+        return None, ("None of the teacher's answers is stored, so it is asked in each epoch.",)
+    lacking = answers.lacks(needs)
+    if lacking:
+        return None, (
+            f"The teacher's stored answers are not used, for they lack what the objectives read, its "
+            f"{' and '.join(lacking)}: it is asked in the training.",
+        )
+    if answers.stored < min(answers.views, job.config.epochs):
+        return answers, (
+            f"Of {answers.views} views, {answers.stored} are stored; for the others the teacher is asked in each "
+            "epoch.",
+        )
+    return answers, ()
+
+
+def _check_sufficient(job: Job, answers: Answers, needs: frozenset[Signal]) -> None:
+    """Without a live teacher everything that is asked must be stored."""
+    if needs & TAPPED:
+        raise UserError(
+            f"An objective reads the teacher's {' and '.join(sorted(needs & TAPPED))}, and there are only stored "
+            "answers: inner signals that were stored serve beside the teacher, which gives their sizes.",
+            hint="connect the teacher too, or choose an objective that needs logits only: edgekd objectives",
+        )
+    asked = min(answers.views, job.config.epochs)
+    if answers.stored < asked:
+        raise UserError(
+            f"The training asks the teacher about {asked} views, of which {answers.stored} are stored, and there is no "
+            "teacher to ask about the others.",
+            hint="connect the teacher too, or store all views: raise capacity_mib of the teach node",
+        )
 
 
 def _check_classes(job: Job, student: SignalSource, teacher: Teacher | None) -> None:

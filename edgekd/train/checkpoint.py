@@ -78,6 +78,10 @@ class Checkpoints:
         """Where the newest checkpoint that this training wrote or took up is, None when there is none."""
         return self._path if self._holds else None
 
+    def give_up(self) -> None:
+        """What was taken up belongs to no training any more: it is of no use and will be replaced."""
+        self._holds = False
+
     def due(self, *, epoch_ended: bool) -> bool:
         """Whether it is time to save."""
         age = self._clock() - self._saved_at

@@ -1,4 +1,7 @@
-"""The options of a training, shared by every stage that trains. All of them change the result, so all enter the key."""
+"""The options of a training, shared by every stage that trains.
+
+All of them enter the key, and all but `teacher_cache_mib`, which trades time for space, change the result.
+"""
 
 from __future__ import annotations
 
@@ -118,8 +121,15 @@ class TrainConfig(StageConfig):
         )
         return (term,)
 
+    @property
+    def repeated_views(self) -> int:
+        """After how many epochs a training with a teacher sees the same pixels again; 0: never."""
+        if self.teacher_views:
+            return self.teacher_views
+        return 1 if self.augment == Augment(views=self.augment.views) else self.augment.views or 0
+
     def view(self, epoch: int, *, teacher: bool) -> int:
         """The view of the images that an epoch sees."""
-        if teacher and self.teacher_views:
-            return epoch % self.teacher_views
+        if teacher and self.repeated_views:
+            return epoch % self.repeated_views
         return self.augment.view(epoch)

@@ -46,7 +46,9 @@ def start_fabric(execution: Execution, precision: Precision, reporter: Reporter)
             accelerator=device,
             devices=local,
             num_nodes=world // local,
-            strategy=DDPStrategy(gradient_as_bucket_view=True),
+            # Objectives change their state alike in each process, and BatchNorm reads its statistics only after the
+            # training, for which the first process's are taken: nothing is to be sent in every step.
+            strategy=DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False),
             precision=precision,
         )
     fabric.launch()

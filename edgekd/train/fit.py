@@ -170,6 +170,7 @@ def _start(loop: Loop, job: Job) -> int | None:
         if cache is not None and loop.fabric.is_global_zero:
             cache.create()
         _prepare_objectives(loop, job)
+        _share_buffers_(loop, loop.lesson)  # what each computed of the teacher may differ in its last bits
     loop.fabric.barrier()
     if cache is not None:
         cache.open()
@@ -196,12 +197,18 @@ def _finish_(student: nn.Module, loop: Loop) -> None:
         last = loop.config.epochs - 1
         batches = loop.batches.epoch(last, loop.config.view(last, teacher=loop.teacher is not None))
         gather_statistics_(student, (batch.images for batch in itertools.islice(batches, _STATISTICS_BATCHES)))
-    if loop.fabric.world_size > 1:
-        for buffer in student.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+    _share_buffers_(loop, student)
     for name, parameter in student.named_parameters():
         if not torch.isfinite(parameter).all():
             raise BuildFailed(
                 f"The training ended with weights that are not finite, first in {name!r}.",
                 hint="lower lr, add warmup_epochs, or limit the gradient with grad_clip=1",
             )
+
+
+@torch.no_grad()
+def _share_buffers_(loop: Loop, module: nn.Module) -> None:
+    """Gives every process the buffers of the first one; DDP leaves them alone during the training."""
+    if loop.fabric.world_size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)

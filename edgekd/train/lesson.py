@@ -25,8 +25,8 @@ class Lesson(nn.Module):
         student: The network that learns.
         terms: The objectives, bound; none for supervised training.
         label_smoothing: Of the cross-entropy.
-        joint: Whether several processes train one student. Then an objective with adapters runs in every step, at
-            weight 0 too, for each of its parameters must have a gradient in all of them.
+        joint: Whether several processes train one student. Then the parameters of an objective that is left out get
+            gradients of zero, for DDP waits for each of them; `forget_idle_gradients_` takes them away again.
 
     Attributes:
         statistics: Names of what a step reports, summed over its samples: the loss that is minimised, the
@@ -41,7 +41,7 @@ class Lesson(nn.Module):
         self.objectives = nn.ModuleList(term.objective for term in terms)
         self.label_smoothing = label_smoothing
         self.statistics = (LOSS, SUPERVISED, *(term.label for term in terms), HITS, IMAGES)
-        self._always = tuple(joint and any(True for _ in term.objective.parameters()) for term in terms)
+        self._joint = joint
 
     def forward(
         self,
@@ -62,8 +62,7 @@ class Lesson(nn.Module):
             supervised_weight: Of the cross-entropy.
             weights: Of each objective in this step; one of weight 0 is left out.
         """
-        active = [bool(weight) or always for weight, always in zip(weights, self._always, strict=True)]
-        out, more = self._said(images, active)
+        out, more = self._said(images, weights)
         out = replace(out, ids=ids)
         taught = None if teacher is None else signals_from_flat(teacher)
         zero = torch.zeros((), device=images.device)
@@ -71,8 +70,9 @@ class Lesson(nn.Module):
         loss = supervised_weight * supervised
         hard = labels if labels is not None and labels.ndim == 1 else None
         values = []
-        for objective, weight, runs, views in zip(self.objectives, weights, active, more, strict=True):
-            if not runs:
+        for objective, weight, views in zip(self.objectives, weights, more, strict=True):
+            if not weight:
+                loss = loss + _untouched(objective) if self._joint else loss
                 values.append(zero)
                 continue
             said = replace(out, more=views) if views else out
@@ -87,13 +87,19 @@ class Lesson(nn.Module):
             statistics = torch.stack([x.float() for x in (loss.detach(), supervised.detach(), *values, hits, zero + 1)])
         return loss, statistics * len(images)
 
-    def _said(self, images: Tensor, active: Sequence[bool]) -> tuple[Signals, list[tuple[Signals, ...]]]:
+    def forget_idle_gradients_(self, weights: Sequence[float]) -> None:
+        """After the backward pass: nothing that was left out is moved by weight decay or momentum."""
+        for objective, weight in zip(self.objectives, weights, strict=True):
+            if not weight:
+                objective.zero_grad(set_to_none=True)
+
+    def _said(self, images: Tensor, weights: Sequence[float]) -> tuple[Signals, list[tuple[Signals, ...]]]:
         """What the student says of the batch, and of the further views that each active objective asked for.
 
         One pass over all of them, so that BatchNorm normalises by what its running statistics will hold.
         """
         objectives: list[Any] = list(self.objectives)
-        asked = [o.more_images(images) if runs else () for o, runs in zip(objectives, active, strict=True)]
+        asked = [o.more_images(images) if weight else () for o, weight in zip(objectives, weights, strict=True)]
         views = [images, *(view for several in asked for view in several)]
         if len(views) == 1:
             return self.student(images), [() for _ in asked]
@@ -103,3 +109,8 @@ class Lesson(nn.Module):
         parts = iter(said.rows(slice(first, first + len(images))) for first in range(0, len(together), len(images)))
         out = next(parts)
         return out, [tuple(next(parts) for _ in several) for several in asked]
+
+
+def _untouched(objective: nn.Module) -> Tensor | float:
+    """0, with a gradient of zero for each trainable parameter."""
+    return sum((0.0 * parameter.sum() for parameter in objective.parameters() if parameter.requires_grad), start=0.0)

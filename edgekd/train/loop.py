@@ -29,7 +29,6 @@ from edgekd.train.lesson import HITS, IMAGES, LOSS, SUPERVISED, Lesson
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.projection import WeightProjection
 from edgekd.train.schedule import learning_rate
-from edgekd.train.signal import Progress
 from edgekd.train.teacher import Teacher
 from edgekd.train.timm import Mixing
 
@@ -92,6 +91,7 @@ class Loop:
             return False
         if self.teacher is not None and self.teacher.cache is not None and not self.teacher.cache.exists():
             self.reporter.message("Starts anew: the teacher's stored outputs are gone.", level="warning")
+            self.checkpoints.give_up()
             return False
         self.lesson.load_state_dict(state["lesson"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -132,14 +132,15 @@ class Loop:
         teacher: Mapping[str, Tensor] | None = None
         if self.teacher is not None:
             teacher = self.teacher.answer(batch, epoch)
-        progress = Progress(step=self.step, steps=config.epochs * self.steps, epoch=epoch, epochs=config.epochs)
-        for objective in plan.objectives():
-            objective.advance(progress)
+        for term in plan.terms:
+            if (progress := term.schedule.progress(self.step, self.steps)) is not None:
+                term.objective.advance(progress)
         weights = [term.schedule.at(self.step, self.steps) for term in plan.terms]
         ids = torch.from_numpy(batch.ids).to(batch.images.device)
         with self.projection.applied() if self.projection is not None else nullcontext():
             loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, weights)
             self.fabric.backward(loss)
+        self.lesson.forget_idle_gradients_(weights)
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.lesson.parameters(), config.grad_clip)
         self.optimizer.step()

@@ -71,8 +71,8 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
         labelled: Whether the training images have labels.
 
     Raises:
-        UserError: Nothing to learn from, an objective that needs labels where there are none, one that reads the inside
-            of a single teacher where there are several, or an unknown objective or argument.
+        UserError: Nothing to learn from, in an epoch or at all, an objective that needs labels where there are none,
+            one that reads the inside of a single teacher where there are several, or an unknown objective or argument.
     """
     wanted = config.terms()
     usable = [term for term in wanted if teachers or not OBJECTIVES.get(term.name).needs_teacher]
@@ -95,6 +95,8 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
     supervised = (default if config.supervised_weight is None else config.supervised_weight) * labelled
     if not supervised and not any(term.schedule.weight or term.schedule.final_weight for term in terms):
         raise UserError("supervised_weight and distill_weight are both 0: the student has nothing to learn.")
+    if not supervised:
+        _check_every_epoch(terms, config.epochs, labelled=labelled)
     return LossPlan(
         terms=terms, supervised=supervised, decisions=(_said(terms, supervised, config, labelled=labelled),)
     )
@@ -162,6 +164,44 @@ def _check_label_free(config: TrainConfig, terms: Sequence[Term]) -> None:
             f"supervised_weight is {config.supervised_weight:g}, but the data has no labels.",
             hint="set supervised_weight=0, or leave it out",
         )
+
+
+def _check_every_epoch(terms: Sequence[Term], epochs: int, *, labelled: bool) -> None:
+    """Without cross-entropy each epoch needs a term, and the last ones a term that trains the classifier.
+
+    Features alone may come first, as the hints of FitNets do (Romero et al. 2015, arXiv 1412.6550); after the last term
+    that looks at classes they would take the layers in front of the classifier away from it.
+    """
+    counting = [[term for term in terms if term.schedule.at(epoch, 1) > 0] for epoch in range(epochs)]
+    missing = "the data has no labels" if not labelled else "supervised_weight is 0"
+    idle = [epoch for epoch, counted in enumerate(counting) if not counted]
+    if idle:
+        raise UserError(
+            f"In {_epochs(idle)} of {epochs} the student has nothing to learn from: no objective has a weight above 0 "
+            f"at the beginning, and {missing}.",
+            hint="let the objectives cover every epoch, and begin with a weight above 0",
+        )
+    taught = [epoch for epoch, counted in enumerate(counting) if any(t.objective.teaches_classes for t in counted)]
+    after = range(taught[-1] + 1 if taught else 0, epochs)
+    if after:
+        names = " and ".join(dict.fromkeys(repr(term.objective.name) for epoch in after for term in counting[epoch]))
+        raise UserError(
+            f"In {_epochs(after)} of {epochs} nothing trains the student's classifier: {names} reads features alone, "
+            f"and {missing}.",
+            hint="end with an objective that reads logits, such as kd, or give the labels a supervised_weight",
+        )
+
+
+def _epochs(numbers: Sequence[int]) -> str:
+    """`epoch 3`, `epochs 1, 6 to 10`: counted from 1 for people."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][-1] == number - 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    said = [str(span[0] + 1) if len(span) == 1 else f"{span[0] + 1} to {span[-1] + 1}" for span in spans]
+    return f"{'epoch' if len(numbers) == 1 else 'epochs'} {', '.join(said)}"
 
 
 def _check_mixable(terms: Sequence[Term]) -> None:

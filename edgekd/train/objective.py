@@ -96,7 +96,7 @@ class Objective(nn.Module, ABC, Generic[C]):
         default_weights: Used where a training config leaves the weights open.
         formula: One line.
         source: Authors, year, arXiv id.
-        progress: Where the training stands: set by `advance`; the very start before its first call.
+        progress: Where it stands in its own epochs: set by `advance`; the very start before its first call.
     """
 
     name: ClassVar[str]
@@ -144,7 +144,7 @@ class Objective(nn.Module, ABC, Generic[C]):
         return None
 
     def advance(self, progress: Progress) -> None:
-        """Takes where the training stands, before each training step: schedules are functions of it."""
+        """Takes where it stands in its own epochs, before each training step of them: schedules are functions of it."""
         self.progress = progress
 
     def more_images(self, images: Tensor) -> tuple[Tensor, ...]:

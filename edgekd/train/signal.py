@@ -162,13 +162,13 @@ class SignalSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands, before a step.
+    """Where an objective stands in its epochs, before a step; they are the whole training unless its term says less.
 
     Attributes:
-        step: Number of the step, from 0, over the whole training.
-        steps: Of the whole training.
-        epoch: Number of the epoch, from 0.
-        epochs: Of the whole training.
+        step: Number of the step, from 0 at its first one.
+        steps: In all of its epochs.
+        epoch: Number of the epoch, from 0 at its first one.
+        epochs: How many it has.
     """
 
     step: int
@@ -178,7 +178,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Part of the training that is done, in [0, 1)."""
+        """Part of its steps that is done, in [0, 1)."""
         return self.step / self.steps
 
     @staticmethod

@@ -52,7 +52,7 @@ class SignalSource(nn.Module):
     def example(self) -> Signals:
         """The signals of one black image, for their shapes."""
         with evaluating(self):
-            out: Signals = self(example_images(self.taps.module, self._input_shape))
+            out: Signals = self(example_images(self, self._input_shape))
         return out
 
     def spec(self) -> SignalSpec:

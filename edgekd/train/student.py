@@ -19,7 +19,7 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
-from edgekd.train.teachers import TEACHER_PORTS, check_teachers, teacher_count, teacher_from_inputs
+from edgekd.train.teachers import TEACHER_PORTS, check_teachers, teacher_bundles, teacher_count, teacher_from_inputs
 
 STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS}
 _MIB = 1 << 20
@@ -48,13 +48,14 @@ def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers
     """The teacher's answers at the port `answers`, None when it is unconnected.
 
     Raises:
-        UserError: They belong to other pixels than this training sees.
+        UserError: They are another teacher's, or belong to other pixels than this training sees.
     """
     bundle = inputs.maybe("answers")
     if bundle is None:
         return None
     p, dataset = inputs.one("student").model.preprocessing, ctx.resource("data", Dataset)
-    return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed), ctx.blobs)
+    teacher = next((teacher for _, teacher in teacher_bundles(inputs)), None)
+    return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed, teacher), ctx.blobs)
 
 
 def trained_bundle(

@@ -64,8 +64,8 @@ class Teacher:
         """
         if self._source is None:
             raise UserError(
-                "Of the teacher there are only stored logits of the training's images, and it is asked about others.",
-                hint="connect the teacher itself, or choose an objective that does not ask for more: kd, for example",
+                "Of the teacher there are only stored answers on the training's images, and it is asked about others.",
+                hint="connect the teacher too, or choose an objective that does not ask for more: kd, for example",
             )
         return self._source
 

@@ -22,6 +22,8 @@ from edgekd.train.session_teacher import SessionTeacher
 RUNTIME = "onnxruntime"
 """Runs teachers that are only a graph: every operator, and open batches."""
 
+STORED = "stored answers"
+
 TEACHER_PORTS = {
     "teacher": port(BundleKind.TORCH, BundleKind.ONNX, optional=True),
     "teachers": port(BundleKind.TORCH, BundleKind.ONNX, optional=True, many=True),
@@ -63,7 +65,7 @@ def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], ours: P
                 check_teacher_can_be_tapped(objective, bundle.model)
     if not bundles:
         for objective in asked:
-            _refuse_inner(objective, "stored logits")
+            _refuse_inner(objective, STORED)
 
 
 def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]], teacher: ModelRecipe) -> None:
@@ -80,13 +82,17 @@ def _refuse_inner(objective: Objective[Any] | type[Objective[Any]], what: str) -
     inner = sorted(objective.needs_of_teacher & TAPPED)
     if not inner:
         return
-    outer = [name for name in OBJECTIVES if not OBJECTIVES.get(name).needs_of_teacher & TAPPED]
-    verb = "are" if what.endswith("logits") else "is"
-    gives = "which give no more" if what.endswith("logits") else "which gives logits only"
+    outer = ", ".join(name for name in OBJECTIVES if not OBJECTIVES.get(name).needs_of_teacher & TAPPED)
+    reads = f"The objective {objective.name!r} reads the teacher's {' and '.join(inner)}, but "
+    if what == STORED:
+        raise UserError(
+            f"{reads}there are only stored answers: inner signals that were stored serve beside the teacher, which "
+            "gives their sizes.",
+            hint=f"connect the teacher too, or choose an objective that needs logits only: {outer}",
+        )
     raise UserError(
-        f"The objective {objective.name!r} reads the teacher's {' and '.join(inner)}, but the teacher {verb} {what}, "
-        f"{gives}.",
-        hint=f"choose an objective that needs no more: {', '.join(outer)}; or give the teacher's weights with --arch",
+        f"{reads}the teacher is {what}, which gives logits only.",
+        hint=f"choose an objective that needs no more: {outer}; or give the teacher's weights with --arch",
     )
 
 

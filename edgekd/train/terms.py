@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from edgekd.core.schema import Schema
+from edgekd.train.signal import Progress
 
 Curve = Literal["linear", "cosine"]
 
@@ -78,6 +79,19 @@ class WeightSchedule(Schema):
         moved = part if self.curve == "linear" else 0.5 * (1 - math.cos(math.pi * part))
         fade = min(1.0, (epoch - self.from_epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
         return fade * (self.weight + (self.final_weight - self.weight) * moved)
+
+    def progress(self, step: int, steps_per_epoch: int) -> Progress | None:
+        """Where the term stands in its own epochs, in a step counted from 0 over the whole training; None outside."""
+        epoch = step // steps_per_epoch
+        if not self.from_epoch <= epoch < self.until_epoch:
+            return None
+        epochs = self.until_epoch - self.from_epoch
+        return Progress(
+            step=step - self.from_epoch * steps_per_epoch,
+            steps=epochs * steps_per_epoch,
+            epoch=epoch - self.from_epoch,
+            epochs=epochs,
+        )
 
     def amount(self) -> str:
         """How heavy: `0.9`, or `(1 to 0, cosine)`."""

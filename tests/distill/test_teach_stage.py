@@ -19,7 +19,7 @@ from edgekd.nn.build import module_from_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_bundle
-from edgekd.train.answers import answers_from_bundle, answers_spec
+from edgekd.train.answers import answers_from_bundle, answers_spec, teacher_digest
 from edgekd.train.config import TrainConfig
 from edgekd.train.signal import Signal
 
@@ -44,7 +44,7 @@ def test_the_answers_are_the_teachers_logits_on_the_very_pixels_of_a_view(
     ctx, dataset, teacher, answers = taught
     p = teacher.model.preprocessing
     ids = np.array([5, 0, 17])
-    stored = answers_from_bundle(answers, answers_spec(CONFIG, p, dataset, ctx.seed), ctx.blobs).read(1, ids)
+    stored = answers_from_bundle(answers, answers_spec(CONFIG, p, dataset, ctx.seed, teacher), ctx.blobs).read(1, ids)
     images = augmented(dataset.train.images(ids, p), ids, 1, p, AUGMENT, ctx.seed)
     with torch.inference_mode():
         expected = module_from_bundle(teacher, ctx.blobs)(torch.from_numpy(images))
@@ -59,10 +59,10 @@ def test_what_is_inside_of_a_network_is_stored_as_it_is_tapped_and_trains_like_a
     result = run_stage(TeachStage(config), make_inputs(teacher=teacher), Context(**{**vars(ctx), "scratch": tmp_path}))
     assert sorted(result.bundle.files) == ["feature_map.npy", "logits.npy", "stages.0.npy", "stages.1.npy"]
     answers = answers_from_bundle(
-        result.bundle, answers_spec(CONFIG, teacher.model.preprocessing, dataset, 0), ctx.blobs
+        result.bundle, answers_spec(CONFIG, teacher.model.preprocessing, dataset, 0, teacher), ctx.blobs
     )
-    assert answers.covers(frozenset({Signal.LOGITS, Signal.STAGES, Signal.CLASSIFIER}))
-    assert not answers.covers(frozenset({Signal.EMBEDDING}))
+    assert not answers.lacks(frozenset({Signal.LOGITS, Signal.STAGES, Signal.CLASSIFIER}))
+    assert answers.lacks(frozenset({Signal.EMBEDDING})) == ("embedding",)
     asked = CONFIG.model_copy(update={"objective": "at"})
     trained = []
     for name, extra in (("live", {}), ("stored", {"answers": result.bundle})):
@@ -90,7 +90,39 @@ def test_views_beyond_the_capacity_are_left_to_a_live_teacher_and_that_is_said(
         assert result.decisions[0].startswith(f"Of 2 views, {views} fit into")
         student = toy_bundle(ctx.blobs, ctx.scratch, seed=2)
         inputs = make_inputs(student=student, teacher=teacher, answers=result.bundle)
-        assert run_stage(DistillStage(CONFIG), inputs, own).bundle.content != student.content
+        trained = run_stage(DistillStage(CONFIG), inputs, own)
+        assert trained.bundle.content != student.content
+        said = "Of 2 views, 1 are stored" if views else "None of the teacher's answers is stored"
+        assert trained.decisions[1].startswith(said)
+        assert not list(own.scratch.glob("teacher-*")), "what did not fit there does not fit here either"
+        with pytest.raises(UserError, match=f"asks the teacher about 2 views, of which {views} are stored"):
+            run_stage(DistillStage(CONFIG), make_inputs(student=student, answers=result.bundle), own)
+
+
+def test_stored_answers_that_lack_what_an_objective_reads_are_not_used_and_that_is_said(
+    taught: tuple[Context, Dataset, ModelBundle, ModelBundle], tmp_path: Path
+) -> None:
+    ctx, _, teacher, answers = taught
+    own = Context(**{**vars(ctx), "scratch": tmp_path})
+    asked = CONFIG.model_copy(update={"objective": "at", "epochs": 1})
+    inputs = make_inputs(student=toy_bundle(ctx.blobs, ctx.scratch, seed=2), teacher=teacher, answers=answers)
+    said = run_stage(DistillStage(asked), inputs, own).decisions
+    assert said[1] == (
+        "The teacher's stored answers are not used, for they lack what the objectives read, its feature_map: it is "
+        "asked in the training."
+    )
+
+
+def test_inner_signals_that_are_stored_are_refused_without_the_teacher_for_what_they_are(
+    taught: tuple[Context, Dataset, ModelBundle, ModelBundle], tmp_path: Path
+) -> None:
+    ctx, _, teacher, _ = taught
+    config = TeachConfig(views=2, augment=AUGMENT, batch=16, signals=(Signal.EMBEDDING,))
+    own = Context(**{**vars(ctx), "scratch": tmp_path})
+    kept = run_stage(TeachStage(config), make_inputs(teacher=teacher), own).bundle
+    inputs = make_inputs(student=toy_bundle(ctx.blobs, ctx.scratch, seed=2), answers=kept)
+    with pytest.raises(UserError, match=r"only stored answers: inner signals(.|\n)*connect the teacher too"):
+        run_stage(DistillStage(CONFIG.model_copy(update={"objective": "crd"})), inputs, own)
 
 
 def test_an_onnx_graph_is_not_asked_for_its_inside(
@@ -128,6 +160,15 @@ def test_answers_on_other_pixels_are_refused(taught: tuple[Context, Dataset, Mod
     other = CONFIG.model_copy(update={"augment": Augment(pad_px=2)})
     with pytest.raises(UserError, match="augment differ"):
         run_stage(DistillStage(other), make_inputs(student=student, teacher=teacher, answers=answers), ctx)
+
+
+def test_answers_of_another_teacher_are_refused(taught: tuple[Context, Dataset, ModelBundle, ModelBundle]) -> None:
+    ctx, _, teacher, answers = taught
+    student, other = (toy_bundle(ctx.blobs, ctx.scratch, seed=seed) for seed in (2, 3))
+    inputs = make_inputs(student=student, teacher=other, answers=answers)
+    with pytest.raises(UserError, match=rf"another teacher \({teacher.content}\) than the connected"):
+        run_stage(DistillStage(CONFIG), inputs, ctx)
+    assert teacher_digest(teacher) == teacher.content
 
 
 def test_an_interrupted_teach_stage_goes_on_where_it_stopped(

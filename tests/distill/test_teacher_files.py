@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from edgekd.errors import UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.onnx import onnx_from_module
 from edgekd.pipeline.stages import STAGES
+from edgekd.runtimes.session import open_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_bundle, toy_cnn, toy_recipe
@@ -63,8 +65,10 @@ def test_a_student_learns_the_same_from_a_network_its_graph_and_its_stored_logit
     ctx = context(tmp_path)
     network = toy_bundle(ctx.blobs, ctx.scratch, seed=1)
     expected = trained(ctx, tmp_path / "network", teacher=network)
-    onnx = run_stage(OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=P)), make_inputs(), ctx).bundle
-    torch.testing.assert_close(trained(ctx, tmp_path / "onnx", teacher=onnx), expected, rtol=1e-3, atol=1e-4)
+    exported = run_stage(
+        OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=P)), make_inputs(), ctx
+    ).bundle
+    torch.testing.assert_close(trained(ctx, tmp_path / "onnx", teacher=exported), expected, rtol=1e-3, atol=1e-4)
     path = tmp_path / "logits.npz"
     np.savez(path, logits=module_logits(toy_cnn(seed=1), DATA.train, P), data=DATA.digest)
     answers = stored(ctx, path)
@@ -83,13 +87,15 @@ def test_further_teachers_change_what_is_learnt_and_are_said(tmp_path: Path, gra
 
 def test_a_graph_or_stored_logits_are_refused_to_objectives_that_look_inside(tmp_path: Path, graph: Path) -> None:
     ctx = context(tmp_path)
-    onnx = run_stage(OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=P)), make_inputs(), ctx).bundle
+    exported = run_stage(
+        OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=P)), make_inputs(), ctx
+    ).bundle
     with pytest.raises(UserError, match="'at' reads the teacher's feature_map, but the teacher is an ONNX graph"):
-        trained(ctx, tmp_path / "onnx", {"objective": "at"}, teacher=onnx)
+        trained(ctx, tmp_path / "onnx", {"objective": "at"}, teacher=exported)
     path = tmp_path / "logits.npy"
     np.save(path, np.zeros((64, 4), dtype=np.float32))
     answers = stored(ctx, path, data=DATA.digest)
-    with pytest.raises(UserError, match="but the teacher are stored logits, which give no more"):
+    with pytest.raises(UserError, match="but there are only stored answers"):
         trained(ctx, tmp_path / "stored", {"objective": "at"}, answers=answers)
 
 
@@ -138,6 +144,31 @@ def test_a_file_without_logits_is_refused(tmp_path: Path) -> None:
         stored(context(tmp_path), tmp_path / "z.npy")
 
 
+@pytest.mark.parametrize("name", ["empty.npy", "cut.npz"])
+def test_a_damaged_file_is_refused(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "whole.npz", logits=np.zeros((64, 4), np.float32), data=DATA.digest)
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / name).write_bytes(b"" if name == "empty.npy" else content[: len(content) // 2])
+    with pytest.raises(UserError, match=f"{name} cannot be read as NumPy arrays"):
+        stored(context(tmp_path), tmp_path / name)
+
+
+def test_a_graph_with_its_weights_in_a_second_file_is_kept_whole(tmp_path: Path, graph: Path) -> None:
+    ctx, path = context(tmp_path), tmp_path / "split.onnx"
+    onnx.save(onnx.load(graph), path, save_as_external_data=True, location="split.data", size_threshold=0)
+    stage = OnnxTeacherStage(OnnxTeacherConfig(path=str(path), preprocessing=P))
+    bundle = run_stage(stage, make_inputs(), ctx).bundle
+    (tmp_path / "split.data").rename(tmp_path / "gone.data")
+    images = np.zeros((2, *P.input_shape), np.float32)
+    with open_bundle(bundle, ctx.blobs, "onnxruntime") as session:
+        (logits,) = session.infer({session.input_names[0]: images}).values()
+    with torch.no_grad():
+        expected = toy_cnn(seed=1).eval()(torch.from_numpy(images))
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match=r"split\.onnx is not a readable ONNX file(.|\n)*split\.data"):
+        run_stage(stage, make_inputs(), ctx)
+
+
 def test_a_graph_of_another_input_is_refused(tmp_path: Path, graph: Path) -> None:
     other = P.model_copy(update={"size": (9, 9)})
     stage = OnnxTeacherStage(OnnxTeacherConfig(path=str(graph), preprocessing=other))
@@ -150,14 +181,14 @@ def test_a_recipe_distils_from_files_and_trains_again_only_when_a_file_changed(t
     student = toy_bundle(store.blobs, tmp_path, seed=2)
     path = tmp_path / "logits.npy"
     np.save(path, module_logits(toy_cnn(seed=3), DATA.train, P))
-    onnx = {"path": str(graph), "preprocessing": P.plain()}
+    exported = {"path": str(graph), "preprocessing": P.plain()}
     logits = {"path": str(path), "preprocessing": P.plain(), "data": DATA.digest}
     terms = [{"name": "kd", "weight": 1}, {"name": "dist", "weight": 1, "until_epoch": 1}]
     recipe = Graph.parse(
         {
             "inputs": {"start": "torch"},
             "nodes": [
-                {"name": "graph", "stage": "onnx-teacher", "config": onnx},
+                {"name": "graph", "stage": "onnx-teacher", "config": exported},
                 {"name": "logits", "stage": "stored-logits", "config": logits},
                 {"name": "a", "stage": "distill", "config": {**PLAIN, "objectives": terms},
                  "inputs": {"student": "@start", "teacher": "graph"}},

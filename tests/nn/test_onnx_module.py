@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -244,3 +245,19 @@ def test_a_graph_with_two_inputs_is_refused() -> None:
     model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
     with pytest.raises(BuildFailed, match="one input, got 2: images, more"):
         OnnxModule(model)
+
+
+def test_an_operator_that_had_another_meaning_in_the_opset_of_its_graph_is_refused() -> None:
+    with pytest.raises(BuildFailed, match="of ONNX opset 12, and Softmax had another meaning before opset 13"):
+        OnnxModule(graph_of(*node("Softmax"), MAP, opset=12))
+    with pytest.raises(BuildFailed, match="of ONNX opset 6, and operators had another meaning before opset 7"):
+        OnnxModule(graph_of(*node("Relu"), MAP, opset=6))
+
+
+def test_what_operators_make_anew_is_on_the_device_of_what_they_are_given() -> None:
+    device = torch.device("meta")
+    sizes = SimpleNamespace(device=device, tolist=lambda: [2, 3])
+    number = SimpleNamespace(device=device, dtype=torch.int64, item=lambda: 2)
+    assert OPERATORS["Shape"]({})(torch.zeros(MAP, device=device)).device == device
+    assert OPERATORS["ConstantOfShape"]({})(sizes).device == device
+    assert OPERATORS["Range"]({})(number, SimpleNamespace(item=lambda: 8), number).device == device

@@ -110,3 +110,36 @@ def test_stages_and_classifier_are_tapped_with_gradients() -> None:
 def test_a_network_without_maps_has_no_stages() -> None:
     with pytest.raises(UserError, match=r"gives a feature map, or tokens that form a grid(.|\n)*edgekd objectives"):
         Taps(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), {"stages"}, SHAPE)
+
+
+class OnePool(nn.Module):
+    """One pooling layer for two depths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 8, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.classifier = nn.Linear(8 * 2 * 2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.pool(self.second(self.pool(self.first(x)))).flatten(1))
+        return logits
+
+
+def test_a_pool_that_ends_several_stages_is_heard_once_for_each() -> None:
+    module = OnePool()
+    points = find_stage_points(module, SHAPE, "classifier")
+    assert [(point.path, point.call) for point in points] == [("first", 0), ("second", 0), ("pool", 1)]
+    out = Taps(module, {"stages"}, SHAPE)(images())
+    assert [tuple(x.shape[1:]) for x in out.stages] == [(6, 8, 8), (8, 4, 4), (8, 2, 2)]
+
+
+def test_a_stage_that_ends_in_an_earlier_call_of_a_shared_pool_is_not_that_of_its_last_call() -> None:
+    module = OnePool()
+    module.second = nn.Conv2d(6, 8, 2)  # lowers the resolution itself: the first pooled map ends a stage
+    module.classifier = nn.Linear(8, 4)
+    points = find_stage_points(module, SHAPE, "classifier")
+    assert [(point.path, point.call) for point in points] == [("first", 0), ("pool", 0), ("second", 0)]
+    stages = Taps(module, {"stages"}, SHAPE)(images()).stages
+    assert torch.equal(stages[1], module.pool(module.first(images())))

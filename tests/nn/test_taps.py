@@ -98,3 +98,26 @@ def test_a_network_without_layers_has_no_embedding() -> None:
 def test_an_unknown_tap_is_refused() -> None:
     with pytest.raises(UserError, match=r"not \['attention'\]"):
         Taps(toy_cnn(), {"attention"}, SHAPE)
+
+
+class OneReLU(nn.Module):
+    """The same ReLU behind the convolution, and again behind a hidden layer, as many tutorials write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.act = nn.ReLU()
+        self.hidden = nn.Linear(6, 5)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.act(self.hidden(self.act(self.conv(x)).mean((2, 3)))))
+        return out
+
+
+def test_of_a_layer_that_is_called_at_several_depths_the_call_that_gave_the_map_is_heard() -> None:
+    module = OneReLU()
+    output = Taps(module, BOTH, SHAPE)(images())
+    points = find_tap_points(module, SHAPE)
+    assert (points.feature_map, points.map_call) == ("act", 0)
+    assert torch.equal(output.feature_map, module.conv(images()).relu())

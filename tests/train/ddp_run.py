@@ -17,6 +17,7 @@ from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.fit import distil_
 from edgekd.train.gather import gathered
+from edgekd.train.loop import Loop
 from tests.train.conftest import PREPROCESSING, config, events
 
 TRAININGS: dict[str, dict[str, Any]] = {
@@ -29,9 +30,25 @@ TRAININGS: dict[str, dict[str, Any]] = {
 }
 
 
+def keep_state(states: list[dict[str, torch.Tensor]]) -> None:
+    """From now on the objectives' state at the end of each training is appended; BatchNorm's is each process's own."""
+    run = Loop.run
+
+    def watched(loop: Loop) -> dict[str, float]:
+        means = run(loop)
+        own = ("running_mean", "running_var", "num_batches_tracked")
+        found = {name: x.clone() for name, x in loop.lesson.objectives.named_buffers() if not name.endswith(own)}
+        states.append(found)
+        return means
+
+    Loop.run = watched
+
+
 def main(folder: Path) -> None:
     """Trains several times in one process group, as a graph with several training nodes does."""
     rank = int(os.environ["RANK"])
+    states: list[dict[str, torch.Tensor]] = []
+    keep_state(states)
     for number, (objective, options) in enumerate(TRAININGS.items()):
         base = make_context(folder / str(number))
         ctx = Context(
@@ -47,6 +64,7 @@ def main(folder: Path) -> None:
             ctx,
         )
         torch.save(student.state_dict(), folder / f"{objective}-{rank}.pt")
+        torch.save(states[-1], folder / f"{objective}-state-{rank}.pt")
         losses = [event["loss"] for event in events(ctx, "progress")]
         facts = {"leads": report.leads, "loss": report.loss, "losses": losses, "steps": report.steps}
         (folder / f"{objective}-{rank}.json").write_text(json.dumps(facts))

@@ -42,6 +42,25 @@ def test_views_repeat_only_with_a_teacher() -> None:
     assert [chosen.view(epoch, teacher=False) for epoch in range(4)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("options", "views"),
+    [
+        ({"teacher_views": 3, "augment": {"flip": True, "views": 2}}, 3),
+        ({"augment": {"flip": True, "views": 2}}, 2),
+        ({"augment": {"flip": True}}, 0),
+        ({"augment": {}}, 1),
+    ],
+)
+def test_pixels_repeat_after_the_views_of_the_teacher_or_of_the_augmentation(
+    options: dict[str, Any], views: int
+) -> None:
+    chosen = config(**options)
+    assert chosen.repeated_views == views
+    assert [chosen.view(epoch, teacher=True) for epoch in range(4)] == [
+        epoch % views if views else epoch for epoch in range(4)
+    ]
+
+
 def weights(plan: LossPlan) -> tuple[float, float, int]:
     """Of the cross-entropy and of the only objective, and the epochs of its fade-in."""
     (term,) = plan.terms
@@ -116,3 +135,34 @@ def test_an_objective_that_looks_inside_takes_one_teacher() -> None:
     with pytest.raises(UserError, match=r"'at' reads the feature_map of one teacher(.|\n)*kd, dkd, dist"):
         plan_loss(config(objective="at"), teachers=2, labelled=True)
     assert plan_loss(config(objective="kd"), teachers=2, labelled=True).terms
+
+
+@pytest.mark.parametrize(
+    ("options", "labelled", "message"),
+    [
+        ({"objectives": [{"name": "kd", "weight": 0, "final_weight": 1}]}, False, "In epoch 1 of 10 the student has"),
+        ({"objectives": [{"name": "kd", "until_epoch": 5}]}, False, "In epochs 6 to 10 of 10 the student has nothing"),
+        (
+            {"objectives": [{"name": "kd", "from_epoch": 1, "until_epoch": 4}, {"name": "kd", "from_epoch": 5}]},
+            False,
+            r"In epochs 1, 5 of 10 (.|\n)*the data has no labels",
+        ),
+        ({"objective": "sp", "supervised_weight": 0}, True, "In epochs 1 to 10 of 10 nothing trains the .* classifier"),
+        (
+            {"objectives": [{"name": "soft", "until_epoch": 2}, {"name": "crd"}]},
+            True,
+            "In epochs 3 to 10 of 10 nothing trains the student's classifier: 'crd' reads features alone, and super",
+        ),
+    ],
+)
+def test_without_cross_entropy_no_epoch_may_leave_the_student_or_its_classifier_untaught(
+    options: dict[str, Any], labelled: bool, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_loss(config(epochs=10, **options), teachers=1, labelled=labelled)
+
+
+def test_hints_may_come_before_the_classes_and_a_weight_may_fade_out_to_the_end() -> None:
+    hints = [{"name": "fitnet", "until_epoch": 5}, {"name": "kd", "from_epoch": 5, "weight": 1, "final_weight": 0}]
+    assert plan_loss(config(epochs=10, supervised_weight=0, objectives=hints), teachers=1, labelled=True).terms
+    assert plan_loss(config(epochs=10, objectives=hints), teachers=1, labelled=False).terms

@@ -35,7 +35,11 @@ def test_two_processes_end_with_one_student_whose_loss_fell(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     gathered = [json.loads((tmp_path / f"gathered-{rank}.json").read_text()) for rank in range(2)]
     assert gathered == [[[0.0, 0.0]] * 3 + [[1.0, 1.0]] * 2] * 2
+    remembering = 0
     for objective, options in TRAININGS.items():
+        kept = [torch.load(tmp_path / f"{objective}-state-{rank}.pt", weights_only=True) for rank in range(2)]
+        assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0]), "no process sends its state"
+        remembering += bool(kept[0])
         states = [torch.load(tmp_path / f"{objective}-{rank}.pt", weights_only=True) for rank in range(2)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         facts = [json.loads((tmp_path / f"{objective}-{rank}.json").read_text()) for rank in range(2)]
@@ -53,3 +57,4 @@ def test_two_processes_end_with_one_student_whose_loss_fell(tmp_path: Path) -> N
             make_context(tmp_path / f"alone-{objective}"),
         )
         assert facts[0]["loss"] == pytest.approx(report.loss, rel=0.5), "batches are shared out, not repeated"
+    assert remembering == 3, "kdpp, taid and pskd"

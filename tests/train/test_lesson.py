@@ -46,7 +46,22 @@ class Looking(Objective[NoArguments]):
         return student.logits.mean()
 
 
-def lesson(*objectives: Looking) -> tuple[Lesson, list[int]]:
+class Adapting(Looking):
+    """Looks through a layer of its own with statistics."""
+
+    name = "adapting"
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+
+    def forward(self, student: Signals, teacher: Signals | None, labels: Tensor | None) -> Tensor:
+        self.shown.append(student)
+        out: Tensor = self.layer(student.logits)
+        return out.mean() + float("inf")
+
+
+def lesson(*objectives: Looking, joint: bool = False) -> tuple[Lesson, list[int]]:
     """In evaluation mode, and the sizes of the batches that its student saw."""
     seen: list[int] = []
     student = toy_cnn(seed=1)
@@ -57,7 +72,7 @@ def lesson(*objectives: Looking) -> tuple[Lesson, list[int]]:
     ]
     source = SignalSource(student, frozenset({Signal.LOGITS}), (3, 8, 8))
     seen.clear()
-    return Lesson(source, terms, 0.0).eval(), seen
+    return Lesson(source, terms, 0.0, joint=joint).eval(), seen
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -82,3 +97,17 @@ def test_views_of_an_objective_that_is_left_out_are_not_computed() -> None:
     taught(IMAGES, None, torch.arange(3), None, 0.0, [1.0, 0.0])
     assert seen == [3]
     assert not two.shown
+
+
+def test_of_several_processes_an_objective_that_is_left_out_has_gradients_of_zero_and_is_not_run() -> None:
+    adapting = Adapting()
+    taught, _ = lesson(Looking(0), adapting, joint=True)
+    loss, _ = taught.train()(IMAGES, None, torch.arange(3), None, 0.0, [1.0, 0.0])
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert not adapting.shown
+    assert adapting.layer[1].num_batches_tracked == 0
+    assert all(p.grad is not None and not p.grad.any() for p in adapting.parameters())
+    taught.forget_idle_gradients_([1.0, 0.0])
+    assert all(p.grad is None for p in adapting.parameters()), "weight decay would move what has a gradient of zero"
+    assert all(p.grad is not None for p in taught.student.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +112,25 @@ def test_emulated_bfloat16_is_warned_of(capability: str, warned: bool, monkeypat
     reporter = RecordingReporter()
     start_fabric(Execution(device="cpu"), "bf16-mixed", reporter)
     assert [event["level"] for event in reporter.events] == ["warning"] * warned
+
+
+def test_several_processes_send_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Recorded:
+        def __init__(self, **options: Any) -> None:
+            made.append(options)
+
+        def launch(self) -> None:
+            return None
+
+    monkeypatch.setattr("lightning_fabric.Fabric", Recorded)
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    start_fabric(Execution(device="cpu"), "32-true", RecordingReporter())
+    assert (made[0]["devices"], made[0]["num_nodes"]) == (2, 2)
+    assert made[0]["strategy"]._ddp_kwargs["broadcast_buffers"] is False
 
 
 def test_logits_of_a_split_come_in_order_and_leave_the_module_as_it_was(data: Dataset) -> None:

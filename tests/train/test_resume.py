@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.data.dataset import Dataset
+from edgekd.errors import BuildFailed
 from edgekd.testing.harness import make_context
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.checkpoint import FILE, Rhythm
@@ -156,3 +157,18 @@ def test_a_checkpoint_without_the_teachers_outputs_is_not_used(
     report = distil_(DropoutNet(), teacher, data, PREPROCESSING, options, ctx)
     assert report.resumed_at_step is None
     assert any("stored outputs are gone" in event["text"] for event in events(ctx, "message"))
+
+
+def test_a_training_that_starts_anew_and_diverges_does_not_name_the_checkpoint_that_it_gave_up(
+    tmp_path: Path, data: Dataset, teacher: nn.Module
+) -> None:
+    ctx = make_context(tmp_path)
+    options = config(epochs=5, teacher_views=2)
+    with pytest.raises(Interrupted):
+        distil_(DropoutNet(2), teacher, data, PREPROCESSING, options, ctx, rhythm=EVERY_STEP)
+    (ctx.scratch / "teacher-logits.f32").unlink()
+    student = DropoutNet()
+    student.body.register_forward_hook(lambda module, args, output: output * (float("nan") if module.training else 1))
+    with pytest.raises(BuildFailed) as raised:
+        distil_(student, teacher, data, PREPROCESSING, options, ctx)
+    assert FILE not in f"{raised.value.message} {raised.value.hint}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edgekd.errors import UserError
 from edgekd.train.loss_plan import plan_loss
+from edgekd.train.objective import Objective, Progress
 from edgekd.train.schedule import learning_rate
-from tests.train.conftest import config
+from tests.train.conftest import Train, config
 
 
 def rates(steps_per_epoch: int, **options: object) -> list[float]:
@@ -73,3 +76,18 @@ def test_a_term_that_begins_after_the_training_is_an_error() -> None:
     chosen = config(epochs=3, objectives=[{"name": "kd", "from_epoch": 3}])
     with pytest.raises(UserError, match="begins at epoch 3, but the training has 3"):
         plan_loss(chosen, teachers=1, labelled=True)
+
+
+def test_an_objective_hears_where_it_stands_in_its_own_epochs(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, int, float]] = []
+
+    def advance(self: Objective[Any], progress: Progress) -> None:
+        heard.append((self.name, progress.epoch, progress.share))
+
+    monkeypatch.setattr(Objective, "advance", advance)
+    terms = [{"name": "kd", "until_epoch": 2}, {"name": "dist", "from_epoch": 2, "until_epoch": 3}]
+    train(epochs=4, objectives=terms, batch_size=32)
+    assert heard == [
+        *[("kd", step // 2, step / 4) for step in range(4)],
+        *[("dist", 0, step / 2) for step in range(2)],
+    ]
