@@ -21,6 +21,7 @@ from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.search import likely_precision
 from edgekd.pipeline.sources import starts_fresh
+from edgekd.pipeline.students import MOST_ANSWERS_MIB
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Need, importances_without, needs_of
@@ -112,6 +113,7 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
         size=inputs[MODEL].model.preprocessing.size,
         images=images,
     )
+    defaults["teacher_cache_mib"] = MOST_ANSWERS_MIB
     if request.config.get("mixup") or request.config.get("cutmix"):
         defaults["teacher_views"] = 0  # images are mixed anew in each step, so there are no views to keep
     ports: dict[str, tuple[str, ...]] = {"student": (f"@{MODEL}",)}

@@ -96,7 +96,8 @@ class QatStage(Stage[QatConfig]):
                 hint="connect a quantize node: it places the quantizers and finds their first ranges",
             )
         labelled = ctx.resource("data", Dataset).labelled
-        for objective in plan_loss(self.config, teachers=int(teacher is not None), labelled=labelled).objectives():
+        taught = teacher is not None or inputs.maybe("answers") is not None
+        for objective in plan_loss(self.config, teachers=int(taught), labelled=labelled).objectives():
             _check_logits_do(objective)
         if teacher is not None and teacher.model.preprocessing != model.model.preprocessing:
             raise UserError(
