@@ -134,8 +134,8 @@ def int8_builder(
         full = _equalized(full, judge, images, said)
     refines = config.rounding == "reconstruct" or (config.bias_correction and scheme != "openvino")
     progress = partial(reporter.progress, "calibrate")
-    seen = observe(full, images, moments=refines, seed=seed, on_images=progress)
     form = _form(full, images, scheme, config)
+    seen = observe(form.full, images, moments=refines, seed=seed, on_images=progress)
     found = calibrated(form, seen, config.calib_method, judge, parts)
     builder = Int8Builder(
         form=form,

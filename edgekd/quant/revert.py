@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgekd.quant.form import hands_on
 from edgekd.quant.layers import GraphView, drop_unused_
 from edgekd.quant.ranges import Range
 
@@ -73,10 +74,11 @@ def reverted(model: onnx.ModelProto, full: onnx.ModelProto, names: Collection[st
     made.CopyFrom(model)
     view, plain = GraphView(made), GraphView(full)
     for name in names:
-        if name in view.nodes:
-            _restore_constants_(view, plain, name)
+        for constant_reader in (name, *_bias_after(plain, name)):
+            if constant_reader in view.nodes:
+                _restore_constants_(view, plain, constant_reader)
     floats = set(names) | {
-        node.name for node in full.graph.node if node.name in view.nodes and not _reads_rounded(view, node.name)
+        node.name for node in full.graph.node if node.name in view.nodes and not _reads_rounded(view, node)
     }
     drop_unused_(made)
     view = GraphView(made)
@@ -85,6 +87,12 @@ def reverted(model: onnx.ModelProto, full: onnx.ModelProto, names: Collection[st
             _drop_if_idle_(view, node, floats)
     drop_unused_(made)
     return made
+
+
+def _bias_after(plain: GraphView, name: str) -> list[str]:
+    """The Add of a matrix product's bias: bias correction may have moved the quantized graph's."""
+    readers = [node for value in plain.nodes[name].output for node in plain.readers.get(value, [])]
+    return [node.name for node in readers if node.op_type == "Add"]
 
 
 def _restore_constants_(view: GraphView, plain: GraphView, name: str) -> None:
@@ -100,19 +108,38 @@ def _restore_constants_(view: GraphView, plain: GraphView, name: str) -> None:
             node.input[slot] = restored
 
 
-def _reads_rounded(view: GraphView, name: str) -> bool:
-    makers = [view.maker.get(value) for value in view.nodes[name].input]
+def _reads_rounded(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether a node of the FP32 graph reads an 8-bit value in the other, handed on or not."""
+    makers = [_computing_maker(view, value) for value in view.nodes[node.name].input]
     return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+
+
+def _computing_maker(view: GraphView, value: str) -> onnx.NodeProto | None:
+    """What computed a value or rounded it: the first node upstream that does not only hand on."""
+    maker = view.maker.get(value)
+    while maker is not None and hands_on(maker):
+        maker = view.maker.get(maker.input[0])
+    return maker
+
+
+def _all_float(view: GraphView, value: str, floats: set[str]) -> bool:
+    """Whether what reads a value, handed on or not, computes in float; the graph's output stays as it is."""
+    if value in view.outputs:
+        return False
+    return all(
+        node.op_type == "QuantizeLinear"
+        or (all(_all_float(view, made, floats) for made in node.output) if hands_on(node) else node.name in floats)
+        for node in view.readers.get(value, [])
+    )
 
 
 def _drop_if_idle_(view: GraphView, quantize: onnx.NodeProto, floats: set[str]) -> None:
     """Lets readers read the value itself when neither its maker nor any of them computes in INT8."""
-    value, maker = quantize.input[0], view.maker.get(quantize.input[0])
-    while maker is not None and maker.op_type in ("Relu", "Clip"):  # part of the layer before
-        maker = view.maker.get(maker.input[0])
+    value, maker = quantize.input[0], _computing_maker(view, quantize.input[0])
     dequantized = [node.output[0] for node in view.readers.get(quantize.output[0], [])]
     readers = [node for name in dequantized for node in view.readers.get(name, [])]
-    if (maker is None or maker.name in floats) and all(node.name in floats for node in readers):
+    idle = all(_all_float(view, name, floats) for name in dequantized)
+    if (maker is None or maker.name in floats) and idle:
         for node in readers:
             for slot, name in enumerate(node.input):
                 if name in dequantized:
