@@ -1,4 +1,4 @@
-"""A small graph with attention, as transformers have it: LayerNorm, matrix products, Softmax, channels that stand out."""
+"""A small graph with attention, as transformers have it: LayerNorm, matrix products, Softmax, outliers."""
 
 from __future__ import annotations
 
