@@ -22,24 +22,61 @@ from edgekd.quant.ranges import Range
 def set_ranges_(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
     """Gives activation quantizers of one scale other ranges, in place.
 
-    Quantizers that had equal scales and zero points (the inputs of a concatenation) get one range, which covers those
-    of all of them. A zero point 0 of a signed quantizer stays: its range is symmetric.
+    Quantizers that shared a scale because they meet in a concatenation get one range, which covers those of all of
+    them. A zero point 0 of a signed quantizer stays: its range is symmetric.
     """
     view = GraphView(model)
-    groups: dict[tuple[float, int, str], list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in ranges:
-            before, point = view.array(node.input[1]), view.array(node.input[2])
-            if before.size == 1:
-                groups.setdefault((float(before), int(point), str(point.dtype)), []).append(node)
-    for (_, zero, dtype), nodes in groups.items():
+    changed = [
+        node
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] in ranges and view.array(node.input[1]).size == 1
+    ]
+    for nodes in _sharing(view, changed):
         low = min(ranges[node.input[0]].low for node in nodes)
         high = max(ranges[node.input[0]].high for node in nodes)
-        scale, point = grid_of(Range(low, high), dtype, symmetric=dtype == "int8" and zero == 0)
+        before = view.array(nodes[0].input[2])
+        dtype = str(before.dtype)
+        scale, point = grid_of(Range(low, high), dtype, symmetric=dtype == "int8" and not before.any())
         for node in nodes:
             shape = view.array(node.input[1]).shape
             view.write(node.input[1], scale.reshape(shape))
             view.write(node.input[2], point.reshape(shape))
+
+
+def _sharing(view: GraphView, quantizers: list[onnx.NodeProto]) -> list[list[onnx.NodeProto]]:
+    """Quantizers in groups that share a scale: on one grid, and the inputs of one concatenation or of a chain of them.
+
+    Equal numbers alone say nothing: behind ReLU6, half of a network has the scale 6 / 255.
+    """
+    groups = {node.name: [node] for node in quantizers}
+    for concat in view.model.graph.node:
+        if concat.op_type == "Concat":
+            grids: dict[tuple[float, int, str], list[onnx.NodeProto]] = {}
+            for node in _quantizers_before(view, concat):
+                point = view.array(node.input[2])
+                grid = (float(view.array(node.input[1]).item()), int(point.item()), str(point.dtype))
+                if node.name in groups:
+                    met = grids.setdefault(grid, groups[node.name])
+                    met += [other for other in groups[node.name] if other not in met]
+                    groups |= {other.name: met for other in met}
+    return list({id(group): group for group in groups.values()}.values())
+
+
+def _quantizers_before(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Quantizers of one scale each whose values a node reads, handed on or joined meanwhile or not."""
+    found: dict[str, onnx.NodeProto] = {}
+    values = list(node.input)
+    while values:
+        maker = view.maker.get(values.pop())
+        if maker is None:
+            continue
+        if maker.op_type == "QuantizeLinear":
+            found[maker.name] = maker
+        elif maker.op_type == "Concat":
+            values += maker.input
+        elif maker.op_type == "DequantizeLinear" or hands_on(maker):
+            values.append(maker.input[0])
+    return [maker for maker in found.values() if view.array(maker.input[1]).size == 1]
 
 
 def grid_of(found: Range, dtype: str, *, symmetric: bool) -> tuple[NDArray[np.float32], NDArray[Any]]:

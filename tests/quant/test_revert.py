@@ -120,18 +120,36 @@ def test_ranges_are_replaced_and_symmetric_ones_stay_so(quantized: onnx.ModelPro
     assert view.array(node.input[1]).shape == GraphView(quantized).array(node.input[1]).shape
 
 
-def test_quantizers_that_shared_a_range_share_the_wider_one() -> None:
+def test_quantizers_that_meet_in_a_concatenation_share_the_wider_range_and_equal_numbers_alone_do_not() -> None:
+    """a, b and, through a second concatenation and a pooling, c meet; d and e have the same scale by chance."""
     model = onnx.ModelProto()
     graph, helper = model.graph, onnx.helper
-    for name in ("a", "b"):
-        graph.node.append(helper.make_node("QuantizeLinear", [name, f"{name}.s", f"{name}.z"], [f"{name}.q"], name))
+    for name in "abcde":
+        for kind, source, made in (
+            ("QuantizeLinear", name, f"{name}.q"),
+            ("DequantizeLinear", f"{name}.q", f"{name}.d"),
+        ):
+            graph.node.append(helper.make_node(kind, [source, f"{name}.s", f"{name}.z"], [made], made))
         graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), f"{name}.s"))
         graph.initializer.append(onnx.numpy_helper.from_array(np.uint8(10), f"{name}.z"))
-    set_ranges_(model, {"a": Range(0.0, 5.1), "b": Range(-5.1, 0.0)})
+    graph.node.append(helper.make_node("Concat", ["a.d", "b.d"], ["ab"], "ab", axis=1))
+    graph.node.append(helper.make_node("MaxPool", ["c.d"], ["c.p"], "c.p", kernel_shape=[1, 1]))
+    graph.node.append(helper.make_node("Concat", ["ab", "c.p"], ["abc"], "abc", axis=1))
+    graph.node.append(helper.make_node("Add", ["d.d", "e.d"], ["sum"], "sum"))
+    found = {
+        "a": Range(0.0, 5.1),
+        "b": Range(-5.1, 0.0),
+        "c": Range(0.0, 1.0),
+        "d": Range(0.0, 2.55),
+        "e": Range(-1, 0),
+    }
+    set_ranges_(model, found)
     view = GraphView(model)
-    for name in ("a", "b"):
+    for name in "abc":
         assert view.array(f"{name}.s") == pytest.approx(10.2 / 255)
         assert view.array(f"{name}.z") in (127, 128)
+    assert view.array("d.s") == pytest.approx(2.55 / 255)
+    assert view.array("e.s") == pytest.approx(1 / 255)
 
 
 def test_a_grid_holds_zero_exactly_and_a_range_of_nothing_has_scale_one() -> None:
