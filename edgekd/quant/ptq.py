@@ -24,7 +24,7 @@ from edgekd.quant.calibrators import Calibrated, Parts, calibrated, parts_of
 from edgekd.quant.equalize import equalized, peaks_of
 from edgekd.quant.form import Int8Form
 from edgekd.quant.nncf import openvino_form
-from edgekd.quant.observe import Observations, observe
+from edgekd.quant.observe import MomentKind, Observations, observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
 from edgekd.quant.ranges import CalibMethod
 from edgekd.quant.reconstruct import Biases, Refined, apply_refined_, refined_layers
@@ -132,10 +132,11 @@ def int8_builder(
     images = samples.images[parts.calibrated]
     if config.equalize:
         full = _equalized(full, judge, images, said)
-    refines = config.rounding == "reconstruct" or (config.bias_correction and scheme != "openvino")
+    corrects = config.bias_correction and scheme != "openvino"
+    moments: MomentKind = "full" if config.rounding == "reconstruct" else "mean" if corrects else "none"
     progress = partial(reporter.progress, "calibrate")
     form = _form(full, images, scheme, config)
-    seen = observe(form.full, images, moments=refines, seed=seed, on_images=progress)
+    seen = observe(form.full, images, moments=moments, seed=seed, on_images=progress)
     found = calibrated(form, seen, config.calib_method, judge, parts)
     builder = Int8Builder(
         form=form,
@@ -146,7 +147,7 @@ def int8_builder(
         decisions=(*said, *found.decisions),
         metrics={"calib_method": found.method},
     )
-    return _refined(builder, seen, scheme, config, reporter) if refines else builder
+    return _refined(builder, seen, scheme, config, reporter) if moments != "none" else builder
 
 
 def _form(full: onnx.ModelProto, images: FloatArray, scheme: CalibratedScheme, config: PtqConfig) -> Int8Form:
@@ -183,7 +184,10 @@ def _refined(
     what = " and ".join(name for name, wanted in used.items() if wanted)
     said = [f"{what[:1].upper()}{what[1:]} of {len(layers)} layers: {plain.said} before, {refined.said} after."]
     if seen.without_moments:
-        said.append(f"Left as they were, by form or size: {', '.join(seen.without_moments)}.")
+        said.append(f"Left as they were, by form or because they share constants: {', '.join(seen.without_moments)}.")
+    large = [layer for layer in layers if seen.moments[layer].gram is None]
+    if config.rounding == "reconstruct" and large:
+        said.append(f"Too large to be reconstructed, rounded to the nearest: {', '.join(large)}.")
     if refined.sqnr_db < plain.sqnr_db:
         return replace(builder, decisions=(*builder.decisions, *said, "It is not better, and was left out."))
     return replace(better, decisions=(*builder.decisions, *said))
