@@ -10,14 +10,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgekd.core.events import SilentReporter
 from edgekd.errors import UserError
 from edgekd.quant.layers import GraphView, quantized_weight_of
 from edgekd.quant.observe import observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
+from edgekd.quant.ptq import PtqConfig, int8_builder
 from edgekd.quant.ranges import range_of
 from edgekd.quant.reconstruct import apply_refined_, descended, refined_layers
 from edgekd.runtimes.onnx_file import write_graph
 from edgekd.runtimes.onnxruntime import values_in_graph
+from edgekd.runtimes.samples import Samples
 from tests.quant.chains import chain, images
 
 RNG = np.random.default_rng(0)
@@ -149,6 +152,23 @@ def test_second_moments_are_gathered_for_rounding_only_and_biases_come_out_the_s
         left, right = (entry[layer].shift for entry in shifts)
         assert left is not None
         assert np.array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("count", "where"),
+    [(24, "8 held-out samples"), (8, "the 8 calibration samples themselves, too few to hold some out")],
+)
+def test_what_was_fitted_is_judged_on_other_samples_whatever_the_calibration_method(
+    tmp_path: Path, count: int, where: str
+) -> None:
+    write_graph(chain(), tmp_path / "m.onnx", made_by="test")
+    samples = Samples(images(count), None, "real")
+    config = PtqConfig(calib_method="minmax")
+    found = int8_builder(
+        tmp_path / "m.onnx", samples, "ort-u8s8", config, scratch=tmp_path, seed=0, reporter=SilentReporter()
+    )
+    said = next(sentence for sentence in found.decisions if sentence.startswith("Bias correction of 4 layers"))
+    assert said.endswith(f" after, on {where}.")
 
 
 def test_layers_that_share_a_weight_are_named_and_left_alone() -> None:
