@@ -258,6 +258,11 @@ def _equalized(full: onnx.ModelProto, judge: Judge, images: FloatArray, said: li
     return made
 
 
+def options_of(config: PtqConfig) -> PtqConfig:
+    """What a config of a stage says of calibration alone, to compare with another's."""
+    return PtqConfig.parse({name: getattr(config, name) for name in PtqConfig.model_fields}, "calibration options")
+
+
 def require_fp32(model: ModelBundle, stage: str) -> None:
     """Refuses what is quantized or halved already.
 
