@@ -76,6 +76,7 @@ class QatStage(Stage[QatConfig]):
     """
 
     name: ClassVar[str] = "qat"
+    version: ClassVar[int] = 2
     Config: ClassVar[type[StageConfig]] = QatConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
