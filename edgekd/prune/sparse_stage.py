@@ -66,9 +66,8 @@ class SparseDistillStage(Stage[SparseDistillConfig]):
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
     reads = frozenset({"data"})
-    never_before = frozenset(
-        {"distill", "prune", "quantized-distill"}
-    )  # all of them would fill the zeros, or move them
+    # All of them would fill the zeros, or move them to a level near zero.
+    never_before = frozenset({"distill", "prune", "quantized-distill", "differentiable-quantize"})
     distributed = True
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:

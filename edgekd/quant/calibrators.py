@@ -17,13 +17,13 @@ from edgekd.quant.trial import Judge, Score
 HELD_OUT = 3
 """One in so many samples is held out."""
 FEWEST = 12
-"""Samples below which none are held out: all methods are then compared on those that they were calibrated on."""
+"""Samples below which none are held out: graphs are then compared on those that they were calibrated on."""
 SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Which samples ranges are found on, and which methods are compared on."""
+    """Which samples ranges are found on, and which graphs are compared on."""
 
     calibrated: slice
     compared: slice
@@ -33,10 +33,23 @@ class Parts:
         """Whether they differ."""
         return self.calibrated != self.compared
 
+    @property
+    def where(self) -> str:
+        """What figures are taken on, for a sentence."""
+        count = self.compared.stop - self.compared.start
+        if self.held_out:
+            return f"{count} held-out samples"
+        return f"the {count} calibration samples themselves, too few to hold some out"
 
-def parts_of(samples: int, method: CalibMethod) -> Parts:
-    """The last third is held out where methods are compared and there are enough samples."""
-    if method != "auto" or samples < FEWEST:
+
+def parts_of(samples: int, *, hold_out: bool) -> Parts:
+    """The last third is held out where that is asked for and there are enough samples.
+
+    Args:
+        samples: In all.
+        hold_out: Graphs will be compared: by methods, or with and without what was fitted to the samples.
+    """
+    if not hold_out or samples < FEWEST:
         return Parts(calibrated=slice(0, samples), compared=slice(0, samples))
     cut = samples - samples // HELD_OUT
     return Parts(calibrated=slice(0, cut), compared=slice(cut, samples))
@@ -78,13 +91,8 @@ def calibrated(form: Int8Form, seen: Observations, method: CalibMethod, judge: J
     best = max(scores, key=lambda name: scores[name].sqnr_db)
     said = list(_warnings(seen))
     if method == "auto":
-        where = (
-            f"{scores[best].n} held-out samples"
-            if parts.held_out
-            else f"the {scores[best].n} calibration samples themselves, too few to hold some out"
-        )
         figures = "; ".join(f"{name} {score.said}" for name, score in scores.items())
-        said.append(f"Ranges are found by {best}, compared on {where}: {figures}.")
+        said.append(f"Ranges are found by {best}, compared on {parts.where}: {figures}.")
     return Calibrated(method=best, ranges=tried[best], scores=scores, decisions=tuple(said))
 
 

@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from edgekd.errors import BuildFailed
+from edgekd.errors import BuildFailed, UserError
 from edgekd.quant.bucket import Quantized, decode
 
+FOUR_BITS = 4
 FOUR_BIT_OPSET = 21
+FOUR_BIT_IR = 10
 _SAME = 1e-4
 """How far a weight of the graph may lie from its code times a factor, relative to the largest weight of its channel."""
 
@@ -57,9 +59,12 @@ def codebook_from_float32(model: onnx.ModelProto, coded: Mapping[str, Quantized]
 
     Raises:
         BuildFailed: A quantized weight is not in the graph, so what is stored would not be what was trained.
+        UserError: The graph has an opset that knows no 4-bit integers and cannot be converted.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
+    if any(q.bits <= FOUR_BITS for q in coded.values()):
+        made = _with_four_bits(made)
     graph = made.graph
     weights = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -74,8 +79,6 @@ def codebook_from_float32(model: onnx.ModelProto, coded: Mapping[str, Quantized]
     users = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *users])
-    if any(entry.data_type in (TensorProto.INT4, TensorProto.UINT4) for entry in graph.initializer):
-        _raise_opset_(made)
     return made
 
 
@@ -159,16 +162,24 @@ def _bucket_values(parts: _Parts, place: str, q: Quantized) -> str:
 
 def _codes(parts: _Parts, place: str, codes: NDArray[Any], bits: int, *, unsigned: bool = False) -> str:
     name = f"{place}_codes"
-    if bits > 4:
+    if bits > FOUR_BITS:
         return parts.constant(name, codes.astype(np.uint8 if unsigned else np.int8))
     kind = TensorProto.UINT4 if unsigned else TensorProto.INT4
     parts.constants.append(helper.make_tensor(name, kind, codes.shape, codes.astype(np.int8).reshape(-1)))
     return name
 
 
-def _raise_opset_(model: onnx.ModelProto) -> None:
-    """To the first opset with 4-bit integers. Of the operators of classifiers, none changed its meaning up to there."""
-    for entry in model.opset_import:
-        if not entry.domain:
-            entry.version = max(entry.version, FOUR_BIT_OPSET)
-    model.ir_version = max(model.ir_version, 10)
+def _with_four_bits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph in the first opset with 4-bit integers; on the way there operators change, as ReduceMean did at 18."""
+    opset = next((entry.version for entry in model.opset_import if not entry.domain), FOUR_BIT_OPSET)
+    if opset < FOUR_BIT_OPSET:
+        try:
+            model = version_converter.convert_version(model, FOUR_BIT_OPSET)
+        except Exception as err:  # a third-party converter: it raises what it stumbles over
+            raise UserError(
+                f"Weights of up to {FOUR_BITS} bits need opset {FOUR_BIT_OPSET}, and the graph of opset {opset} cannot "
+                f"be converted: {err}",
+                hint="export with opset=20 or above",
+            ) from err
+    model.ir_version = max(model.ir_version, FOUR_BIT_IR)
+    return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.stage import Context, Inputs, Stage, StageResult
-from edgekd.data.batches import eval_batches
+from edgekd.data.batches import epoch_order
 from edgekd.data.dataset import Dataset
+from edgekd.data.transform import preprocess
 from edgekd.quant.bucket import Bits
 from edgekd.quant.coded import deployed_form, require_equal_codes, sizes, with_codes
 from edgekd.quant.differentiable_quantization import (
@@ -76,7 +76,7 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
     reads = frozenset({"data"})
-    never_before = frozenset({"distill", "prune", "quantized-distill"})  # all would leave the levels
+    never_before = frozenset({"distill", "prune", "quantized-distill", "sparse-distill"})  # all would leave the levels
     distributed = True
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
@@ -88,7 +88,7 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
         student, before = deployed_form(branches, inputs.one("student"))
         preprocessing = before.model.preprocessing
         exclude = outer_layers(student, preprocessing.input_shape) if config.exclude is None else config.exclude
-        counts = self._counts(student, chosen_layers(student, exclude), before, data)
+        counts = self._counts(student, chosen_layers(student, exclude), before, data, ctx.seed)
         learned = learn_levels_(student, counts, bucket_size=config.bucket_size, init=config.init)
         answers = stored_answers(inputs, ctx, config)
         report = distil_(student, teacher, data, preprocessing, config, ctx, answers=answers)
@@ -111,12 +111,15 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
         require_equal_codes(result.bundle, ctx)
 
-    def _counts(self, student: nn.Module, paths: tuple[str, ...], bundle: ModelBundle, data: Dataset) -> dict[str, int]:
+    def _counts(
+        self, student: nn.Module, paths: tuple[str, ...], bundle: ModelBundle, data: Dataset, seed: int
+    ) -> dict[str, int]:
         """Number of levels by layer."""
         even = [2**self.config.bits] * len(paths)
         if not self.config.redistribute:
             return dict(zip(paths, even, strict=True))
-        norms = gradient_norms(student, paths, _first_batches(student, bundle, data, self.config.batch_size))
+        batches = _mixed_batches(student, bundle, data, self.config.batch_size, seed)
+        norms = gradient_norms(student, paths, batches)
         return dict(zip(paths, shared_points(norms, even), strict=True))
 
 
@@ -127,13 +130,19 @@ def _with_teacher(inputs: Inputs) -> Inputs:
     return Inputs({**inputs.by_port, "teacher": [("teacher", inputs.one("student"))]})
 
 
-def _first_batches(
-    student: nn.Module, bundle: ModelBundle, data: Dataset, batch_size: int
+def _mixed_batches(
+    student: nn.Module, bundle: ModelBundle, data: Dataset, batch_size: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels of the training split; without labels the student's own answers stand for them."""
-    batches = eval_batches(data.train, bundle.model.preprocessing, batch_size)
-    for images, numbers, _ in itertools.islice(batches, GRADIENT_BATCHES):
-        pixels = torch.from_numpy(images)
+    """Images and labels of the training split; without labels the student's own answers stand for them.
+
+    In the order of an epoch: folders of images are stored class by class.
+    """
+    split, preprocessing = data.train, bundle.model.preprocessing
+    order = epoch_order(len(split), seed, 0)[: GRADIENT_BATCHES * batch_size]
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        pixels = torch.from_numpy(preprocess(split.images(indices, preprocessing), preprocessing))
+        numbers = None if split.labels is None else split.labels[indices]
         if numbers is None:
             with torch.no_grad():
                 labels = student(pixels).argmax(1)

@@ -12,6 +12,8 @@ Deviations. (1) A Clip(0, c) (ReLU6) lets no factor through. The paper replaces 
 networks compute (19 % of the answers of a MobileNetV2 with Keras' weights, on 64 ImageNet images). Here it stays: a
 channel that comes near the cap on the samples keeps its scale, the others may grow only as far as they stay clear of
 it. (2) Biases that grow are not absorbed into the next layer (section 4.1.3 there): that changes what is computed.
+Instead no factor may lift a bias above the largest of its layer: a channel whose weights weight decay has all but
+removed would otherwise get a bias of thousands, and the others share the scale of its activations.
 """
 
 from __future__ import annotations
@@ -127,6 +129,10 @@ def _equalize_(
     r1, r2 = np.abs(mine).max(axis=1), np.abs(theirs).max(axis=1)
     usable = (r1 > 0) & (r2 > 0)
     factors = np.where(usable, np.sqrt(np.where(usable, r1, 1) / np.where(usable, r2, 1)), 1.0)
+    bias = first.input[2] if len(first.input) > 2 else ""
+    if bias:
+        sizes = np.abs(arrays[bias])
+        factors = np.maximum(factors, sizes / (sizes.max(initial=0.0) or 1.0))
     between = view.readers[first.output[0]][0]
     if between.op_type == "Clip":
         peak = peaks[between.output[0]]
@@ -136,8 +142,8 @@ def _equalize_(
     out /= factors.reshape(-1, *[1] * (out.ndim - 1))
     per_row = np.repeat(factors, len(into) // channels)
     into *= per_row.reshape(-1, *[1] * (into.ndim - 1))
-    if len(first.input) > 2 and first.input[2]:
-        arrays[first.input[2]] /= factors
+    if bias:
+        arrays[bias] /= factors
     return float(np.abs(factors - 1).max())
 
 

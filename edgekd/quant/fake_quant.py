@@ -2,7 +2,7 @@
 
     forward    q = clamp(round(x / s) + z, low, high),   y = (q - z) s,   halves to even, as ONNX says
     backward   dy/dx = 1 inside of the range, 0 outside
-               dy/ds = round(x / s) - x / s inside, low - z below, high - z above; times 1 / sqrt(n (high - low) / 2)
+               dy/ds = round(x / s) - x / s inside, low - z below, high - z above; times 1 / sqrt(n high)
 
 Source: learned step size quantization (Esser et al. 2020, arXiv 1902.08153), n the values per step size (and image).
 Two deviations. The zero point stays where calibration put it: a Q/DQ graph rounds it to a whole number, and where it is
@@ -66,7 +66,7 @@ def fake_quantized(
         channels = [-1 if index == axis % x.ndim else 1 for index in range(x.ndim)]
         positive, zero = positive.reshape(channels), zero.reshape(channels)
     values = x.numel() / step.numel() / (len(x) if batched else 1)
-    share = (values * (high - low) / 2) ** -0.5
+    share = (values * high) ** -0.5
     made: Tensor = _FakeQuantize.apply(x, positive, zero.to(x.dtype), low, high, share)
     return made
 

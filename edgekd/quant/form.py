@@ -43,12 +43,19 @@ class Int8Form(Protocol):
         """
 
 
+def hands_on(node: onnx.NodeProto) -> bool:
+    """Whether a node leaves the 8-bit values of its first input on their grid, as a Transpose behind Q/DQ does."""
+    return node.op_type in PASSIVE and node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+
+
 def quantized_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the nodes that compute on 8-bit values, in the graph's order; those that only hand on are left out."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    dequantized: set[str] = set()
     constants = {entry.name for entry in model.graph.initializer}
     found = []
     for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" or (hands_on(node) and node.input[0] in dequantized):
+            dequantized.update(node.output)
         # The axes of a reduction are a constant beside its input; the weight of a layer must be rounded too.
         operands = [name for name in node.input[:2] if name and (node.op_type in WEIGHTED or name not in constants)]
         if node.op_type not in PASSIVE and operands and all(name in dequantized for name in operands):

@@ -6,6 +6,8 @@ is `edgekd.quant.ranges`' affair.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +23,7 @@ class Histogram:
     """Counts of values in bins of equal width, one edge of which is zero; extremes are exact.
 
     When a value lies outside, the width doubles and neighbouring bins merge, so that earlier counts stay exact and the
-    result does not depend on a first guess. Of large arrays every n-th element is counted (n odd): the same on every
-    run.
+    result does not depend on a first guess. Of large arrays every n-th element is counted, the same on every run.
 
     Args:
         name: Of the value, for messages.
@@ -51,8 +52,7 @@ class Histogram:
                 hint="a network that overflows in FP32 cannot be quantized; check the weights and the preprocessing",
             )
         self.low, self.high = min(self.low, low), max(self.high, high)
-        step = -(-flat.size // COUNTED)
-        few = flat[:: step + (step + 1) % 2]
+        few = flat[:: _stride(values.shape)]
         zeros = few == 0
         self.zeros += int(zeros.sum())
         self._grow(max(high, -low))
@@ -87,3 +87,11 @@ class Histogram:
             self._counts[:] = 0
             self._counts[BINS // 2 : BINS // 2 + BINS] = merged
             self.width *= 2
+
+
+def _stride(shape: tuple[int, ...]) -> int:
+    """Every how manieth element is counted: coprime with all dimensions, or it would see some channels only."""
+    step = -(-math.prod(shape) // COUNTED)
+    while any(math.gcd(step, size) > 1 for size in shape):
+        step += 1
+    return step

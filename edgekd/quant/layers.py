@@ -57,6 +57,22 @@ def name_nodes_(model: onnx.ModelProto) -> None:
         seen.add(node.name)
 
 
+def own_biases_(model: onnx.ModelProto) -> None:
+    """Gives every layer a bias that nobody else reads: optimisers merge equal constants, such as biases of zeros."""
+    readers: dict[str, int] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    for node in model.graph.node:
+        name = node.input[2] if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 else ""
+        if name in constants and readers[name] > 1:
+            node.input[2] = f"{name}_of_{node.name}"
+            model.graph.initializer.add().CopyFrom(constants[name])
+            model.graph.initializer[-1].name = node.input[2]
+            readers[name] -= 1
+
+
 def weighted_layers(view: GraphView) -> tuple[str, ...]:
     """Names of convolutions and matrix products with constant float32 weights, in the graph's order."""
     return tuple(

@@ -15,6 +15,7 @@ import onnx
 from edgekd.errors import BuildFailed
 from edgekd.quant.ranges import Range
 from edgekd.quant.revert import reverted, set_ranges_
+from edgekd.quant.smoothing import smoothed
 from edgekd.runtimes.session import FloatArray
 
 Feeds: TypeAlias = dict[str, FloatArray]
@@ -24,11 +25,11 @@ Feeds: TypeAlias = dict[str, FloatArray]
 class NncfForm:
     """NNCF's graph, with other ranges and some layers in float; see `Int8Form`.
 
-    NNCF runs once. What it left in the graph stays: where quantizers stand, which of them share a scale, and its bias
-    correction.
+    NNCF runs once. What it left in the graph stays: where quantizers stand, which of them share a scale, its smoothing
+    and its bias correction.
 
     Attributes:
-        full: The FP32 graph, nodes named and types inferred.
+        full: The FP32 graph, nodes named and types inferred, with the smoothing that NNCF did.
         quantized: NNCF's.
         symmetric: False: each quantizer says of itself whether its range is.
     """
@@ -83,7 +84,7 @@ def openvino_form(
         raise BuildFailed(
             f"NNCF's quantizer failed with {type(err).__name__}: {err}", hint="use the scheme ort-u8s8"
         ) from err
-    return NncfForm(full=full, quantized=made)
+    return NncfForm(full=smoothed(full, made), quantized=made)
 
 
 def _parameters(reduce_range: bool, per_channel: bool) -> Any:

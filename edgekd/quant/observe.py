@@ -1,13 +1,15 @@
-"""The one pass over the calibration samples: histograms of values, and second moments of what enters each layer.
+"""The one pass over the calibration samples: histograms of values, and moments of what enters each layer.
 
 Ranges, rounding and bias correction are all computed from what is gathered here, without the samples. Memory is bounded
-by the graph, not by the number of samples: 32 KiB per value, and K x K numbers per layer with K inputs to an output.
+by the graph, not by the number of samples: 32 KiB per value, and per layer with K inputs to an output K numbers for its
+bias, K x K for its rounding; the latter are gathered only when they are asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ from onnx import TensorProto
 
 from edgekd.errors import UserError
 from edgekd.quant.histogram import Histogram
-from edgekd.quant.layers import GraphView, attribute, output_axis, weighted_layers
+from edgekd.quant.layers import GraphView, attribute, weighted_layers
 from edgekd.runtimes.compare import batches
 from edgekd.runtimes.onnxruntime import inner_values
 from edgekd.runtimes.session import FloatArray
@@ -26,7 +28,9 @@ BATCH = 4
 POSITIONS = 64
 """Output positions of an image whose inputs enter the moments of a convolution."""
 MAX_INPUTS = 4608
-"""Inputs to one output of a layer above which no moments are kept (K x K float64): 512 channels of 3x3."""
+"""Inputs to one output of a layer above which no second moments are kept (K x K float64): 512 channels of 3x3."""
+MomentKind = Literal["none", "mean", "full"]
+"""What is kept of a layer's inputs: nothing, the mean (for biases), or second moments too (for rounding)."""
 
 
 @dataclass(kw_only=True)
@@ -36,23 +40,24 @@ class Moments:
     Attributes:
         rows: Input vectors seen.
         total: (G, K) their sum.
-        gram: (G, K, K) the sum of their outer products.
+        gram: (G, K, K) the sum of their outer products; None where only the mean was wanted, or K is too large.
     """
 
     rows: int
     total: NDArray[np.float64]
-    gram: NDArray[np.float64]
+    gram: NDArray[np.float64] | None = None
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """(G, K)."""
         return self.total / max(self.rows, 1)
 
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """(G, K, K)."""
-        mean = self.mean
-        return self.gram / max(self.rows, 1) - mean[:, :, None] * mean[:, None, :]
+    def second(self, *, central: bool) -> NDArray[np.float64] | None:
+        """(G, K, K) mean of the outer products, about the mean or about zero; None without."""
+        if self.gram is None:
+            return None
+        raw, mean = self.gram / max(self.rows, 1), self.mean
+        return raw - mean[:, :, None] * mean[:, None, :] if central else raw
 
 
 @dataclass(kw_only=True)
@@ -62,7 +67,8 @@ class Observations:
     Attributes:
         histograms: By the names of floating-point values that a quantizer may ask for, the input included.
         moments: By layer; empty when they were not asked for.
-        without_moments: Layers of another form (1-D and 3-D convolutions, variable weights) or too many inputs.
+        without_moments: Layers of another form (1-D and 3-D convolutions, variable weights), and those that share
+            their weight or bias, which cannot suit each of them.
         samples: Images seen.
     """
 
@@ -81,7 +87,7 @@ def observe(
     model: onnx.ModelProto,
     images: FloatArray,
     *,
-    moments: bool = False,
+    moments: MomentKind = "none",
     seed: int = 0,
     on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> Observations:
@@ -90,7 +96,7 @@ def observe(
     Args:
         model: With distinct node names and inferred types; left as it was.
         images: (N, C, H, W) float32.
-        moments: Also gather what rounding and bias correction need.
+        moments: `mean`: also gather what bias correction needs; `full`: and what rounding needs.
         seed: Of the positions that are looked at.
         on_images: Called with (done, all).
 
@@ -103,7 +109,8 @@ def observe(
             hint="give at least one image; some hundred are usual",
         )
     view = GraphView(model)
-    layers = [name for name in weighted_layers(view) if moments and _readable(view, name)]
+    wanted = weighted_layers(view) if moments != "none" else ()
+    layers = [name for name in wanted if _readable(view, name) and not _shares(view, name)]
     source = model.graph.input[0].name
     watched = _watched(view)
     inputs = {name: view.nodes[name].input[0] for name in layers}
@@ -117,12 +124,13 @@ def observe(
         for name, histogram in histograms.items():
             histogram.add(every[name])
         for name in layers:
-            _add_moments(found, name, _input_rows(view, name, every[inputs[name]], places[name]))
+            rows = _input_rows(view, name, every[inputs[name]], places[name])
+            _add_moments(found, name, rows, second=moments == "full" and rows.shape[2] <= MAX_INPUTS)
         on_images(min((done + 1) * BATCH, len(images)), len(images))
     return Observations(
         histograms={name: seen for name, seen in histograms.items() if seen.seen},
         moments=found,
-        without_moments=tuple(name for name in weighted_layers(view) if moments and name not in found),
+        without_moments=tuple(name for name in wanted if name not in found),
         samples=len(images),
     )
 
@@ -150,7 +158,7 @@ def _watched(view: GraphView) -> list[str]:
 def _readable(view: GraphView, name: str) -> bool:
     node = view.nodes[name]
     shape = view.constants[node.input[1]].dims
-    if node.input[0] in view.constants or np.prod(shape) / shape[output_axis(node, len(shape))] > MAX_INPUTS:
+    if node.input[0] in view.constants:
         return False
     if node.op_type == "Conv":
         return len(shape) == 4 and attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
@@ -158,6 +166,11 @@ def _readable(view: GraphView, name: str) -> bool:
         plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
         return plain and not attribute(node, "transA", 0)
     return len(shape) == 2
+
+
+def _shares(view: GraphView, name: str) -> bool:
+    """Whether another node reads the weight or the bias of a layer."""
+    return any(len(view.readers[constant]) > 1 for constant in view.nodes[name].input[1:3] if constant)
 
 
 def _input_rows(view: GraphView, name: str, values: FloatArray, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -183,11 +196,13 @@ def _input_rows(view: GraphView, name: str, values: FloatArray, rng: np.random.G
     return split.transpose(1, 0, 3, 2, 4, 5).reshape(groups, n * len(chosen), -1).astype(np.float64)
 
 
-def _add_moments(found: dict[str, Moments], name: str, rows: NDArray[np.float64]) -> None:
-    total, gram = rows.sum(axis=1), np.matmul(rows.transpose(0, 2, 1), rows)
-    if name not in found:
+def _add_moments(found: dict[str, Moments], name: str, rows: NDArray[np.float64], *, second: bool) -> None:
+    total, gram = rows.sum(axis=1), np.matmul(rows.transpose(0, 2, 1), rows) if second else None
+    before = found.get(name)
+    if before is None:
         found[name] = Moments(rows=rows.shape[1], total=total, gram=gram)
         return
-    found[name].rows += rows.shape[1]
-    found[name].total += total
-    found[name].gram += gram
+    before.rows += rows.shape[1]
+    before.total += total
+    if before.gram is not None and gram is not None:
+        before.gram += gram

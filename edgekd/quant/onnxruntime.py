@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from edgekd.errors import BuildFailed
-from edgekd.quant.layers import GraphView, name_nodes_
+from edgekd.quant.layers import GraphView, name_nodes_, own_biases_
 from edgekd.quant.observe import only_activation
 from edgekd.quant.ranges import Range
 
@@ -151,7 +151,7 @@ def tensorrt_form(full: onnx.ModelProto, *, attention: bool, per_channel: bool =
 
 
 def prepared_graph(source: Path, scratch: Path) -> onnx.ModelProto:
-    """The FP32 graph with constants folded, types inferred and every node named, as the quantizer wants it.
+    """The FP32 graph with constants folded, types inferred, every node named and every bias a layer's own.
 
     Raises:
         BuildFailed: It cannot handle the graph.
@@ -172,6 +172,7 @@ def prepared_graph(source: Path, scratch: Path) -> onnx.ModelProto:
     finally:
         path.unlink(missing_ok=True)
     name_nodes_(model)
+    own_biases_(model)
     return model
 
 

@@ -24,7 +24,7 @@ from edgekd.quant.calibrators import Calibrated, Parts, calibrated, parts_of
 from edgekd.quant.equalize import equalized, peaks_of
 from edgekd.quant.form import Int8Form
 from edgekd.quant.nncf import openvino_form
-from edgekd.quant.observe import Observations, observe
+from edgekd.quant.observe import MomentKind, Observations, observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
 from edgekd.quant.ranges import CalibMethod
 from edgekd.quant.reconstruct import Biases, Refined, apply_refined_, refined_layers
@@ -125,17 +125,40 @@ def int8_builder(
         UserError: Values of the graph that are not finite.
         BuildFailed: A quantizer failed, all values are constant, or equalising changed what the network computes.
     """
-    parts = parts_of(len(samples.images), config.calib_method)
+    compares = config.calib_method == "auto" or config.equalize or _moments(scheme, config) != "none"
+    parts = parts_of(len(samples.images), hold_out=compares)
     judge = Judge(source, samples.images, samples.labels, scratch)
     full = prepared_graph(source, scratch)
+    builder_of = partial(_builder, judge=judge, parts=parts, scheme=scheme, config=config, seed=seed, reporter=reporter)
+    if not config.equalize:
+        return builder_of(full)
     said: list[str] = []
-    images = samples.images[parts.calibrated]
-    if config.equalize:
-        full = _equalized(full, judge, images, said)
-    refines = config.rounding == "reconstruct" or (config.bias_correction and scheme != "openvino")
+    equal = _equalized(full, judge, samples.images[parts.calibrated], said)
+    return _nearer(builder_of(full), None if equal is None else builder_of(equal), said)
+
+
+def _moments(scheme: CalibratedScheme, config: PtqConfig) -> MomentKind:
+    """What rounding and biases need to know of the inputs of layers."""
+    if config.rounding == "reconstruct":
+        return "full"
+    return "mean" if config.bias_correction and scheme != "openvino" else "none"
+
+
+def _builder(
+    full: onnx.ModelProto,
+    *,
+    judge: Judge,
+    parts: Parts,
+    scheme: CalibratedScheme,
+    config: PtqConfig,
+    seed: int,
+    reporter: Reporter,
+) -> Int8Builder:
+    """Calibrated and refined."""
+    images, moments = judge.images[parts.calibrated], _moments(scheme, config)
     progress = partial(reporter.progress, "calibrate")
-    seen = observe(full, images, moments=refines, seed=seed, on_images=progress)
     form = _form(full, images, scheme, config)
+    seen = observe(form.full, images, moments=moments, seed=seed, on_images=progress)
     found = calibrated(form, seen, config.calib_method, judge, parts)
     builder = Int8Builder(
         form=form,
@@ -143,10 +166,22 @@ def int8_builder(
         refined={},
         judge=judge,
         parts=parts,
-        decisions=(*said, *found.decisions),
+        decisions=found.decisions,
         metrics={"calib_method": found.method},
     )
-    return _refined(builder, seen, scheme, config, reporter) if refines else builder
+    return _refined(builder, seen, scheme, config, reporter) if moments != "none" else builder
+
+
+def _nearer(plain: Int8Builder, equal: Int8Builder | None, said: list[str]) -> Int8Builder:
+    """The builder whose INT8 graph comes nearer to FP32: equalising can also widen the ranges of activations."""
+    if equal is None:
+        return replace(plain, decisions=(*said, *plain.decisions))
+    part = plain.parts.compared
+    before, after = (builder.judge.score(builder.build(), part) for builder in (plain, equal))
+    figures = f"INT8 has {before.said} without equalising and {after.said} with it, on {plain.parts.where}"
+    if after.sqnr_db < before.sqnr_db:
+        return replace(plain, decisions=(*said, f"{figures}: it is not better, and was left out.", *plain.decisions))
+    return replace(equal, decisions=(*said, f"{figures}.", *equal.decisions))
 
 
 def _form(full: onnx.ModelProto, images: FloatArray, scheme: CalibratedScheme, config: PtqConfig) -> Int8Form:
@@ -164,7 +199,7 @@ def _form(full: onnx.ModelProto, images: FloatArray, scheme: CalibratedScheme, c
 def _refined(
     builder: Int8Builder, seen: Observations, scheme: CalibratedScheme, config: PtqConfig, reporter: Reporter
 ) -> Int8Builder:
-    """With better weights and biases, if they are better: judged on the held-out samples."""
+    """With better weights and biases, if they are better: judged on held-out samples where there are enough."""
     before = builder.build()
     corrects = config.bias_correction and scheme != "openvino"
     biases: Biases = "correct" if corrects else "carry" if scheme == "openvino" else "leave"
@@ -181,21 +216,27 @@ def _refined(
     plain, refined = builder.judge.score(before, part), builder.judge.score(better.build(), part)
     used = {"rounding by reconstruction": config.rounding == "reconstruct", "bias correction": corrects}
     what = " and ".join(name for name, wanted in used.items() if wanted)
-    said = [f"{what[:1].upper()}{what[1:]} of {len(layers)} layers: {plain.said} before, {refined.said} after."]
+    said = [
+        f"{what[:1].upper()}{what[1:]} of {len(layers)} layers: {plain.said} before, {refined.said} after, on "
+        f"{builder.parts.where}."
+    ]
     if seen.without_moments:
-        said.append(f"Left as they were, by form or size: {', '.join(seen.without_moments)}.")
+        said.append(f"Left as they were, by form or because they share constants: {', '.join(seen.without_moments)}.")
+    large = [layer for layer in layers if seen.moments[layer].gram is None]
+    if config.rounding == "reconstruct" and large:
+        said.append(f"Too large to be reconstructed, rounded to the nearest: {', '.join(large)}.")
     if refined.sqnr_db < plain.sqnr_db:
         return replace(builder, decisions=(*builder.decisions, *said, "It is not better, and was left out."))
     return replace(better, decisions=(*builder.decisions, *said))
 
 
-def _equalized(full: onnx.ModelProto, judge: Judge, images: FloatArray, said: list[str]) -> onnx.ModelProto:
-    """The equalised graph, proven to compute the same on all samples."""
+def _equalized(full: onnx.ModelProto, judge: Judge, images: FloatArray, said: list[str]) -> onnx.ModelProto | None:
+    """The equalised graph, proven to compute the same on all samples; None where nothing can be equalised."""
     peaks = peaks_of(full, images)
     made, pairs = equalized(full, peaks)
     if not pairs:
         said.append("Nothing is equalised: no two layers have only an activation function between them.")
-        return full
+        return None
     same = judge.compare(full, made)
     if same.sqnr_db < EQUAL_DB and peaks:
         said.append(
@@ -204,7 +245,7 @@ def _equalized(full: onnx.ModelProto, judge: Judge, images: FloatArray, said: li
         )
         pairs -= len(peaks)
         if not pairs:
-            return full
+            return None
         made, _ = equalized(full, {name: np.ones_like(peak) for name, peak in peaks.items()})
         same = judge.compare(full, made)
     if same.sqnr_db < EQUAL_DB:
@@ -215,6 +256,11 @@ def _equalized(full: onnx.ModelProto, judge: Judge, images: FloatArray, said: li
         )
     said.append(f"{pairs} pairs of layers were equalised; the FP32 logits stay the same to {same.sqnr_db:.0f} dB.")
     return made
+
+
+def options_of(config: PtqConfig) -> PtqConfig:
+    """What a config of a stage says of calibration alone, to compare with another's."""
+    return PtqConfig.parse({name: getattr(config, name) for name in PtqConfig.model_fields}, "calibration options")
 
 
 def require_fp32(model: ModelBundle, stage: str) -> None:

@@ -21,7 +21,15 @@ from edgekd.core.text import significant
 from edgekd.errors import BuildFailed, UserError
 from edgekd.quant.fallback import LARGEST_SHARE, fallback
 from edgekd.quant.form import quantized_nodes
-from edgekd.quant.ptq import CalibratedScheme, Int8Builder, PtqConfig, has_attention, int8_builder, require_fp32
+from edgekd.quant.ptq import (
+    CalibratedScheme,
+    Int8Builder,
+    PtqConfig,
+    has_attention,
+    int8_builder,
+    options_of,
+    require_fp32,
+)
 from edgekd.quant.sensitivity import SensitivityReport, sensitivity
 from edgekd.quant.trial import DropType, Score
 from edgekd.quant.weight_only import weight_only_from_float32
@@ -49,7 +57,8 @@ class QuantizeConfig(PtqConfig):
 
     Attributes:
         scheme: `ort-u8s8` for ONNX Runtime on CPUs, `openvino`, `tensorrt-s8`, or `weight-only`, which needs no
-            samples, takes none of the other options, and speeds nothing up.
+            samples, takes none of the other options, and speeds nothing up. `reduce_range` says what suits the device;
+            it is overlooked where a scheme has no use for it.
         exclude: Names of nodes of the FP32 graph that stay in float.
         revert: Keeps so many of the most sensitive layers in float; with a `sensitivity` node connected its table says
             which.
@@ -84,7 +93,7 @@ class QuantizeStage(Stage[QuantizeConfig]):
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Config: ClassVar[type[StageConfig]] = QuantizeConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
@@ -96,14 +105,23 @@ class QuantizeStage(Stage[QuantizeConfig]):
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         require_fp32(inputs.one("model"), self.name)
+        given = _given(self.config)
         if self.config.scheme == "weight-only":
-            if self.config.exclude or self.config.revert or self.config.max_drop is not None:
+            useless = [name for name in given if name not in ("scheme", "reduce_range")]
+            if useless:
                 raise UserError(
-                    "The scheme 'weight-only' rounds no activations and reverts no layers, but exclude, revert or "
-                    "max_drop is set.",
+                    "The scheme 'weight-only' rounds no activations and reverts no layers, so it has no use for "
+                    f"{', '.join(useless)}.",
                     hint="take these out, or use a calibrated scheme",
                 )
-        elif inputs.maybe("calibration") is None:
+            return
+        without_limit = [name for name in given if name in ("drop_type", "max_trials")]
+        if without_limit and self.config.max_drop is None:
+            raise UserError(
+                f"{' and '.join(without_limit)} say how max_drop is kept, but there is no max_drop.",
+                hint="set max_drop, the loss that is allowed, such as 0.01",
+            )
+        if inputs.maybe("calibration") is None:
             raise UserError(
                 f"The scheme {self.config.scheme!r} finds activation ranges on calibration samples, and none are "
                 "connected.",
@@ -162,20 +180,20 @@ class QuantizeStage(Stage[QuantizeConfig]):
     ) -> tuple[str, ...]:
         """Which nodes stay in float; adds what is to be said. Sensitivity is measured only where it is needed."""
         config, floats = self.config, self.config.exclude
+        order: tuple[str, ...] = ()  # of the layers that are in INT8 still
+        ranked = False
         if config.revert:
-            order = _order(builder, config.scheme, inputs, ctx, known)
-            floats = tuple(dict.fromkeys((*floats, *order[: config.revert])))
-            decisions.append(f"In float, the most sensitive first: {', '.join(floats)}.")
+            order, ranked = _order(builder, config, inputs, ctx, known), True
+            floats, order = (*floats, *order[: config.revert]), order[config.revert :]
+            decisions.append(f"In float, the most sensitive first: {', '.join(floats[len(config.exclude) :])}.")
         if config.max_drop is None:
             return floats
-        order = ()
         tried = 0
 
         def score_of(count: int) -> Score:
-            nonlocal order, tried
-            if count and not order:
-                found = _order(builder, config.scheme, inputs, ctx, known)
-                order = tuple(name for name in found if name not in floats)
+            nonlocal order, ranked, tried
+            if count and not ranked:
+                order, ranked = _order(builder, config, inputs, ctx, known), True
             tried += 1
             ctx.reporter.progress("precision trials", tried, config.max_trials)
             return builder.score((*floats, *order[:count]))
@@ -209,12 +227,20 @@ class QuantizeStage(Stage[QuantizeConfig]):
         return tuple(said)
 
 
-def _order(builder: Int8Builder, scheme: str, inputs: Inputs, ctx: Context, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Layers by sensitivity, from the table that is connected or from one made now.
+def _given(config: QuantizeConfig) -> list[str]:
+    """Names of the fields that do not have their default; a recipe may well spell defaults out."""
+    return [name for name, field in type(config).model_fields.items() if getattr(config, name) != field.default]
+
+
+def _order(
+    builder: Int8Builder, config: QuantizeConfig, inputs: Inputs, ctx: Context, known: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Layers that are not excluded, by sensitivity: from the table that is connected or from one made now.
 
     Raises:
-        UserError: The table is of another graph or scheme.
+        UserError: The table is of another graph or scheme, or was made with other options.
     """
+    scheme, options = config.scheme, options_of(config)
     bundle = inputs.maybe("sensitivity")
     if bundle is None:
         report = sensitivity(
@@ -222,6 +248,7 @@ def _order(builder: Int8Builder, scheme: str, inputs: Inputs, ctx: Context, know
             builder.calibration.ranges,
             builder.judge,
             scheme=scheme,
+            options=options,
             calib_method=builder.calibration.method,
             refined=builder.refined,
             part=builder.parts.compared,
@@ -235,7 +262,15 @@ def _order(builder: Int8Builder, scheme: str, inputs: Inputs, ctx: Context, know
                 f"expected {scheme}, {len(known)} layers).",
                 hint="connect the sensitivity node of the same model, with the same scheme",
             )
-    return report.worst(len(report.layers))
+        others = [name for name in PtqConfig.model_fields if getattr(report.options, name) != getattr(options, name)]
+        if others:
+            made = ", ".join(f"{name}={getattr(report.options, name)}" for name in others)
+            wanted = ", ".join(f"{name}={getattr(options, name)}" for name in others)
+            raise UserError(
+                f"The sensitivity table was made with {made}, but this graph is made with {wanted}.",
+                hint="give both nodes the same options",
+            )
+    return tuple(name for name in report.worst(len(report.layers)) if name not in config.exclude)
 
 
 def measured_loss(

@@ -64,7 +64,7 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
     reads = frozenset({"data"})
-    never_before = frozenset({"distill", "prune"})  # both would leave the grid
+    never_before = frozenset({"distill", "prune", "sparse-distill", "differentiable-quantize"})  # all leave the grid
     distributed = True
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:

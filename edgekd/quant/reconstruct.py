@@ -56,14 +56,10 @@ class Refined:
     Attributes:
         codes: Of the shape of the weight.
         shift: (O,) to be added to the bias; None leaves it.
-        error_before: Mean squared error of the layer's output on the samples, with nearest rounding.
-        error_after: The same with these weights and biases.
     """
 
     codes: NDArray[np.int64]
     shift: NDArray[np.float64] | None
-    error_before: float
-    error_after: float
 
 
 def refined_layers(
@@ -81,7 +77,7 @@ def refined_layers(
         full: The FP32 graph.
         quantized: Its INT8 twin with nearest rounding, its layers named as in `full`.
         seen: With moments.
-        rounding: Choose between the two neighbours of every weight.
+        rounding: Choose between the two neighbours of every weight, where second moments are known.
         biases: What to do with them; a layer without one always leaves it.
         on_layer: Called with (done, all).
     """
@@ -114,19 +110,16 @@ def apply_refined_(quantized: onnx.ModelProto, refined: dict[str, Refined]) -> N
 def _refined(
     weight: FloatArray, on_grid: QuantizedWeight, axis: int, moments: Moments, rounding: bool, biases: Biases
 ) -> Refined:
-    groups, raw = len(moments.total), moments.gram / max(moments.rows, 1)
+    groups = len(moments.total)
     scales = _matrix(np.broadcast_to(on_grid.scales, weight.shape), axis, groups).astype(np.float64)
     wanted = _matrix(weight, axis, groups).astype(np.float64) / scales
     nearest = _matrix(on_grid.codes, axis, groups)
-    second = raw if biases == "leave" else moments.covariance
-    codes = descended(wanted, nearest, second, on_grid.limits) if rounding else nearest
-    left = (codes - wanted) * scales
-    moved = {"correct": left, "carry": (codes - nearest) * scales, "leave": None}[biases]
+    second = moments.second(central=biases != "leave") if rounding else None
+    codes = nearest if second is None else descended(wanted, nearest, second, on_grid.limits)
+    moved = {"correct": (codes - wanted) * scales, "carry": (codes - nearest) * scales, "leave": None}[biases]
     return Refined(
         codes=_from_matrix(codes, axis, weight.shape),
         shift=None if moved is None else -np.einsum("gok,gk->go", moved, moments.mean).reshape(-1),
-        error_before=_output_error((nearest - wanted) * scales, raw if biases == "correct" else second),
-        error_after=_output_error(left, second),
     )
 
 
@@ -166,11 +159,6 @@ def descended(
             mine[moved, at] += jump
             slope[moved] += 2 * jump[:, None] * gram[at]
     return codes
-
-
-def _output_error(error: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Mean over output channels of e^T G e."""
-    return float(np.einsum("gok,gkl,gol->go", error, second, error, optimize=True).mean())
 
 
 def _matrix(values: NDArray[Any], axis: int, groups: int) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from edgekd.core.report import REPORT_SCHEMA_VERSION
 from edgekd.core.schema import Schema
 from edgekd.quant.form import Int8Form, quantized_nodes
 from edgekd.quant.layers import GraphView
+from edgekd.quant.ptq import PtqConfig
 from edgekd.quant.ranges import Range
 from edgekd.quant.reconstruct import Refined, apply_refined_
 from edgekd.quant.trial import Judge, Score
@@ -51,6 +52,7 @@ class SensitivityReport(Schema):
 
     Attributes:
         scheme: Form of INT8.
+        options: That the graphs were made with.
         calib_method: That found the ranges.
         samples: That were measured on.
         sqnr_db: With all layers in INT8.
@@ -60,6 +62,7 @@ class SensitivityReport(Schema):
 
     schema_version: int = REPORT_SCHEMA_VERSION
     scheme: str
+    options: PtqConfig
     calib_method: str
     samples: int = Field(ge=1)
     sqnr_db: float
@@ -77,6 +80,7 @@ def sensitivity(
     judge: Judge,
     *,
     scheme: str,
+    options: PtqConfig,
     calib_method: str,
     refined: Mapping[str, Refined] | None = None,
     part: slice = slice(None),
@@ -89,6 +93,7 @@ def sensitivity(
         ranges: By value name.
         judge: Knows the samples.
         scheme: For the report.
+        options: For the report.
         calib_method: For the report.
         refined: Better weights, which then count.
         part: Which samples; the first 32 of them are used.
@@ -110,6 +115,7 @@ def sensitivity(
         on_layer(done + 1, len(names))
     return SensitivityReport(
         scheme=scheme,
+        options=options,
         calib_method=calib_method,
         samples=total.n,
         sqnr_db=total.sqnr_db,

@@ -9,7 +9,7 @@ from edgekd.core.bundle import BundleKind
 from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.core.text import percent
-from edgekd.quant.ptq import CalibratedScheme, PtqConfig, int8_builder, require_fp32
+from edgekd.quant.ptq import CalibratedScheme, PtqConfig, int8_builder, options_of, require_fp32
 from edgekd.quant.sensitivity import SensitivityReport, sensitivity
 from edgekd.runtimes.onnx_file import MODEL_FILE
 from edgekd.runtimes.samples import samples_from_bundle
@@ -31,6 +31,7 @@ class SensitivityStage(Stage[SensitivityConfig]):
     """Quantizes every layer of an FP32 graph alone and reports the noise that it adds to the logits."""
 
     name: ClassVar[str] = "sensitivity"
+    version: ClassVar[int] = 2
     Config: ClassVar[type[StageConfig]] = SensitivityConfig
     ports: ClassVar[Mapping[str, Port]] = {"model": port(BundleKind.ONNX), "calibration": port(BundleKind.DATA)}
     produces: ClassVar[BundleKind] = BundleKind.REPORT
@@ -55,6 +56,7 @@ class SensitivityStage(Stage[SensitivityConfig]):
             builder.calibration.ranges,
             builder.judge,
             scheme=self.config.scheme,
+            options=options_of(self.config),
             calib_method=builder.calibration.method,
             refined=builder.refined,
             part=builder.parts.compared,

@@ -139,15 +139,15 @@ def test_a_result_that_lost_its_zeros_is_refused(tmp_path: Path) -> None:
         SparseDistillStage(SparseDistillConfig()).ensures(make_inputs(student=student), dense, ctx)
 
 
-@pytest.mark.parametrize("later", ["distill", "prune"])
+@pytest.mark.parametrize("later", ["distill", "prune", "quantized-distill", "differentiable-quantize"])
 def test_no_stage_that_would_fill_the_zeros_may_follow(later: str) -> None:
-    port = "student" if later == "distill" else "model"
+    port = "model" if later == "prune" else "student"
     nodes = (
         Node(name="sparse", stage="sparse-distill", config={}, inputs={"student": ("@student",)}),
         Node(
             name="next",
             stage=later,
-            config={} if later == "distill" else {"macs_keep": 0.5},
+            config={"macs_keep": 0.5} if later == "prune" else {},
             inputs={port: ("sparse",)},
         ),
     )

@@ -81,6 +81,29 @@ def test_codes_have_the_smallest_type_that_runtimes_read(form: str, kind: str) -
     assert made.opset_import[0].version == (17 if kind == "INT8" else 21)
 
 
+def test_a_graph_of_an_old_opset_is_converted_for_four_bits_and_not_only_renumbered(tmp_path: Path) -> None:
+    """ReduceMean has its axes as an attribute up to opset 17, and as an input from 18 on."""
+    model, coded = coded_graph("channel4")
+    pool = next(node for node in model.graph.node if node.name == "pool")
+    value, made = pool.input[0], pool.output[0]
+    pool.CopyFrom(onnx.helper.make_node("ReduceMean", [value], [made], "pool", axes=[2, 3], keepdims=1))
+    converted = codebook_from_float32(model, coded)
+    onnx.checker.check_model(converted, full_check=True)
+    expected = logits(model, tmp_path / "full.onnx")
+    found = logits(converted, tmp_path / "codes.onnx")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_graph_that_cannot_be_converted_is_refused_with_the_opset_to_export() -> None:
+    model, coded = coded_graph("channel4")
+    model.graph.node[-1].input[0] = "nowhere"
+    with pytest.raises(
+        UserError, match="Weights of up to 4 bits need opset 21, and the graph of opset 17 cannot be"
+    ) as e:
+        codebook_from_float32(model, coded)
+    assert e.value.hint == "export with opset=20 or above"
+
+
 def test_levels_are_gathered_and_even_grids_dequantized() -> None:
     for form, operator in (("levels2", "Gather"), ("channel4", "DequantizeLinear"), ("bucket4", "DequantizeLinear")):
         nodes = codebook_from_float32(*coded_graph(form)).graph.node

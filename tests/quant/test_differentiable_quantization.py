@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +19,7 @@ from edgekd.core.bundle import ModelBundle
 from edgekd.core.stage import Context, StageResult
 from edgekd.errors import UserError
 from edgekd.nn.build import WEIGHTS_FILE, module_from_bundle
+from edgekd.quant import dq_stage
 from edgekd.quant.bucket import bucketed, decode
 from edgekd.quant.codes import CODES_FILE, read_codes
 from edgekd.quant.differentiable_quantization import (
@@ -228,6 +232,32 @@ def test_sensitive_layers_get_more_levels_with_and_without_labels(tmp_path: Path
         _, coded = read_codes(ctx.path(result.bundle, CODES_FILE))
         assert len({q.steps for q in coded.values()}) > 1
         assert " to " in result.decisions[-1]
+
+
+def test_sensitivity_is_measured_on_all_classes_of_data_that_is_stored_class_by_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def recorded(student: nn.Module, paths: tuple[str, ...], batches: Iterator[tuple[Tensor, Tensor]]) -> list[float]:
+        kept = list(batches)
+        seen.extend(label for _, labels in kept for label in labels.tolist())
+        return gradient_norms(student, paths, iter(kept))
+
+    monkeypatch.setattr(dq_stage, "gradient_norms", recorded)
+    data = toy_dataset(n=160)
+    assert data.train.labels is not None
+    data = replace(data, train=data.train.subset(np.argsort(data.train.labels, kind="stable")))
+    ctx = make_context(tmp_path, resources={"data": data})
+    student = toy_bundle(ctx.blobs, ctx.scratch, seed=1)
+    config = DifferentiableQuantizeConfig(epochs=1, batch_size=8, bucket_size=64, redistribute=True)
+    run_stage(DifferentiableQuantizeStage(config), make_inputs(student=student), ctx)
+    assert len(seen) == dq_stage.GRADIENT_BATCHES * 8 < len(data.train)
+    assert set(seen) == {0, 1, 2, 3}
+
+
+def test_nothing_that_leaves_the_levels_may_come_later() -> None:
+    assert {"prune", "distill", "quantized-distill", "sparse-distill"} <= DifferentiableQuantizeStage.never_before
 
 
 def test_another_network_can_teach(tmp_path: Path) -> None:

@@ -62,6 +62,38 @@ def test_a_channel_that_reaches_its_cap_keeps_its_scale_and_none_grows_into_it()
     assert (clear <= CLEAR + 1e-4).all()
 
 
+def scaled(model: onnx.ModelProto, name: str, channel: int, factor: float) -> None:
+    """Multiplies what makes one channel, its bias aside."""
+    view = GraphView(model)
+    array = view.array(name).copy()
+    array[channel] *= factor
+    view.write(name, array)
+
+
+def test_a_channel_with_weights_of_nothing_does_not_get_the_largest_bias() -> None:
+    model = chain()
+    scaled(model, "expand.w", 0, 1e-8)
+    made, _ = equalized(model, {})
+    before, after = (np.abs(GraphView(graph).array("expand.b")) for graph in (model, made))
+    assert before[0] > 0.01
+    assert after[0] <= before.max() * (1 + 1e-6)
+    assert np.allclose(logits(made), logits(model), atol=1e-4)
+
+
+def test_equalising_that_int8_does_not_gain_from_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it had lifted one channel by a factor of 10,000: FP32 computes the same, all others round to nothing."""
+    lifted = chain()
+    scaled(lifted, "expand.w", 0, 1e4)
+    scaled(lifted, "expand.b", 0, 1e4)
+    scaled(lifted, "depth.w", 0, 1e-4)
+    monkeypatch.setattr(ptq, "equalized", lambda _model, _peaks: (lifted, 2))
+    plain = PtqConfig(calib_method="minmax", bias_correction=False)
+    found = built(tmp_path, chain(), plain.model_copy(update={"equalize": True}))
+    assert np.array_equal(GraphView(found.form.full).array("expand.w"), GraphView(chain()).array("expand.w"))
+    assert "it is not better, and was left out" in found.decisions[1]
+    assert "on 16 held-out samples" in found.decisions[1]
+
+
 def test_a_value_that_two_layers_read_is_not_scaled() -> None:
     model = chain()
     model.graph.output.append(onnx.helper.make_tensor_value_info("expand.act", onnx.TensorProto.FLOAT, None))
@@ -79,6 +111,7 @@ def test_one_scale_per_weight_collapses_and_equalising_wins_it_back(tmp_path: Pa
     # Activations have one scale in either case: there scales per channel of the weights do not help.
     assert after.score().sqnr_db > by_channel.sqnr_db
     assert after.decisions[0].startswith("2 pairs of layers were equalised; the FP32 logits stay the same to 1")
+    assert after.decisions[1].endswith("with it, on 16 held-out samples.")
 
 
 def test_caps_are_not_crossed_when_other_samples_reach_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

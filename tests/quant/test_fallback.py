@@ -21,6 +21,9 @@ from edgekd.runtimes.onnxruntime import values_in_graph
 from edgekd.runtimes.samples import Samples
 from tests.quant.chains import chain, images
 
+COLLAPSING = PtqConfig(calib_method="minmax", weight_scales="tensor", bias_correction=False)
+"""One scale for a whole weight, on a network whose channels differ by a factor of 300."""
+
 
 def losing(lost: float) -> Score:
     return Score(n=100, sqnr_db=10, agreement=0.9, top1=0.8 - lost, top1_fp32=0.8)
@@ -65,17 +68,21 @@ def test_without_labels_answers_that_differ_count() -> None:
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Int8Builder:
     folder = tmp_path_factory.mktemp("chain")
     write_graph(chain(spread=300), folder / "model.onnx", made_by="test")
-    config = PtqConfig(calib_method="minmax", weight_scales="tensor", bias_correction=False)
     samples = Samples(images(), None, "real")
     return int8_builder(
-        folder / "model.onnx", samples, "ort-u8s8", config, scratch=folder, seed=0, reporter=SilentReporter()
+        folder / "model.onnx", samples, "ort-u8s8", COLLAPSING, scratch=folder, seed=0, reporter=SilentReporter()
     )
 
 
 @pytest.fixture(scope="module")
 def report(builder: Int8Builder) -> SensitivityReport:
     return sensitivity(
-        builder.form, builder.calibration.ranges, builder.judge, scheme="ort-u8s8", calib_method="minmax"
+        builder.form,
+        builder.calibration.ranges,
+        builder.judge,
+        scheme="ort-u8s8",
+        options=COLLAPSING,
+        calib_method="minmax",
     )
 
 
@@ -108,9 +115,9 @@ def test_a_graph_with_every_layer_in_float_computes_the_fp32_logits(builder: Int
 
 
 def test_few_samples_are_not_split_and_others_by_a_third() -> None:
-    assert not parts_of(11, "auto").held_out
-    assert not parts_of(300, "mse").held_out
-    parts = parts_of(300, "auto")
+    assert not parts_of(11, hold_out=True).held_out
+    assert not parts_of(300, hold_out=False).held_out
+    parts = parts_of(300, hold_out=True)
     assert (parts.calibrated, parts.compared) == (slice(0, 200), slice(200, 300))
 
 

@@ -19,6 +19,7 @@ from edgekd.core.events import RecordingReporter
 from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import Context, StageResult
 from edgekd.errors import BuildFailed, UserError
+from edgekd.quant import ptq_stage
 from edgekd.quant.ptq import Int8Builder
 from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage, Scheme, measured_loss, quantized_share
 from edgekd.quant.sensitivity import SensitivityReport
@@ -200,23 +201,80 @@ def test_layers_are_reverted_until_the_limit_holds_and_are_named(ctx: Context, m
     )
 
 
-def test_a_sensitivity_table_of_another_scheme_is_refused(ctx: Context) -> None:
+def test_a_sensitivity_table_of_another_scheme_or_with_other_options_is_refused(ctx: Context) -> None:
     model = toy_onnx_bundle(ctx.blobs, ctx.scratch)
     data = calibration(ctx, model)
     stage = SensitivityStage(SensitivityConfig(scheme="tensorrt-s8", calib_method="minmax"))
     table = run_stage(stage, make_inputs(model=model, calibration=data), ctx).bundle
+    inputs = make_inputs(model=model, calibration=data, sensitivity=table)
     config = QuantizeConfig(scheme="ort-u8s8", revert=1)
     with pytest.raises(UserError, match=r"another graph or scheme \(tensorrt-s8, "):
-        run_stage(QuantizeStage(config), make_inputs(model=model, calibration=data, sensitivity=table), ctx)
+        run_stage(QuantizeStage(config), inputs, ctx)
+    config = QuantizeConfig(scheme="tensorrt-s8", revert=1, bias_correction=False)
+    with pytest.raises(
+        UserError,
+        match="made with calib_method=minmax, bias_correction=True, but this graph is made with calib_method=auto, "
+        "bias_correction=False",
+    ):
+        run_stage(QuantizeStage(config), inputs, ctx)
     followed = QuantizeStage(QuantizeConfig(scheme="tensorrt-s8", calib_method="minmax", revert=1))
-    result = run_stage(followed, make_inputs(model=model, calibration=data, sensitivity=table), ctx)
+    result = run_stage(followed, inputs, ctx)
     worst = report_from_bundle(table, SensitivityReport, ctx, "test").worst(1)
     assert f"In float, the most sensitive first: {worst[0]}." in result.decisions
 
 
-def test_weight_only_takes_no_layers_in_float(ctx: Context) -> None:
-    with pytest.raises(UserError, match="'weight-only' rounds no activations and reverts no layers"):
-        quantize(ctx, QuantizeConfig(scheme="weight-only", revert=1), samples=False)
+def test_excluded_layers_are_not_counted_among_those_reverted_and_layers_are_ranked_once(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked = 0
+    measured = ptq_stage.sensitivity
+
+    def counted(*args: Any, **kwargs: Any) -> SensitivityReport:
+        nonlocal ranked
+        ranked += 1
+        return measured(*args, **kwargs)
+
+    monkeypatch.setattr(ptq_stage, "sensitivity", counted)
+    monkeypatch.setattr(Int8Builder, "score", lambda *_: Score(n=100, sqnr_db=10.0, agreement=0.5))
+    plain = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", calib_method="minmax", revert=1))
+    (worst,) = (text.split(": ")[1][:-1] for text in plain.decisions if text.startswith("In float"))
+    ranked = 0
+    config = QuantizeConfig(scheme="ort-u8s8", calib_method="minmax", exclude=(worst,), revert=1, max_drop=0.1)
+    result = quantize(ctx, config)
+    assert ranked == 1
+    (said,) = (text for text in result.decisions if text.startswith("In float"))
+    assert worst not in said
+    assert number(result, "layers_in_float") >= 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("exclude", ("stem",)),
+        ("revert", 1),
+        ("max_drop", 0.1),
+        ("equalize", True),
+        ("rounding", "reconstruct"),
+        ("bias_correction", False),
+        ("calib_method", "mse"),
+        ("weight_scales", "tensor"),
+    ],
+)
+def test_weight_only_takes_no_option_that_does_nothing(ctx: Context, option: str, value: object) -> None:
+    config = QuantizeConfig.parse({"scheme": "weight-only", option: value}, "test")
+    with pytest.raises(UserError, match=f"'weight-only' rounds no activations .* has no use for {option}"):
+        quantize(ctx, config, samples=False)
+
+
+def test_weight_only_takes_defaults_that_are_spelled_out(ctx: Context) -> None:
+    config = QuantizeConfig(scheme="weight-only", rounding="nearest", equalize=False, reduce_range=False)
+    assert number(quantize(ctx, config, samples=False), "sqnr_db") > 20
+
+
+def test_how_a_limit_is_kept_needs_a_limit(ctx: Context) -> None:
+    config = QuantizeConfig(scheme="ort-u8s8", drop_type="relative", max_trials=3)
+    with pytest.raises(UserError, match="drop_type and max_trials say how max_drop is kept, but there is no max_drop"):
+        quantize(ctx, config)
 
 
 def test_weight_only_needs_no_samples_and_says_what_it_was_measured_on(ctx: Context) -> None:
@@ -266,8 +324,6 @@ def test_kernels_that_lose_more_than_rounding_are_reported(ctx: Context, monkeyp
     assert said == ()
     # A graph that computes something else stands for kernels that compute it wrongly.
     other = ctx.path(toy_onnx_bundle(ctx.blobs, ctx.scratch, seed=1), "model.onnx")
-    from edgekd.quant import ptq_stage
-
     monkeypatch.setattr(ptq_stage, "emulated", lambda _path: ptq_stage.RUNTIME.open(quantized))
     metrics, said = measured_loss(source, other, IMAGES, kernels=True)
     assert "This CPU's 8-bit kernels saturate" in said[0]

@@ -194,7 +194,7 @@ def test_gradients_are_those_of_learned_step_sizes() -> None:
     assert step.grad is not None
     assert x.grad.tolist() == [0, 1, 1, 0]
     inner = (1 - 0.6) + (2 - 1.5)
-    assert float(step.grad) == pytest.approx((-3 + inner + 7) / (4 * 5) ** 0.5)
+    assert float(step.grad) == pytest.approx((-3 + inner + 7) / (4 * 10) ** 0.5)  # the paper's Q_P is the largest code
 
 
 def test_each_channel_has_its_own_step_and_gradient() -> None:

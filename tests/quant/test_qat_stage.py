@@ -119,7 +119,7 @@ def test_a_graph_that_deploys_otherwise_than_it_trained_fails(tmp_path: Path, mo
     ctx, model, full = stages(tmp_path)
     wrong = graph_from_file(ctx.path(model, "model.onnx"))
     scale = next(entry for entry in wrong.graph.initializer if entry.name == "head.weight_scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 4, scale.name))
     monkeypatch.setattr(QatNetwork, "graph", lambda _self: wrong)
     with pytest.raises(BuildFailed, match="gives other logits than the network that was trained"):
         trained(ctx, model, full)

@@ -57,6 +57,18 @@ def test_extremes_come_from_all_elements_of_an_array_too_large_to_count() -> Non
     assert histogram.zeros < 70_000
 
 
+@pytest.mark.parametrize("shape", [(4, 197, 192), (4, 196, 96), (4, 48, 112, 112), (1, 1_000_000)])
+def test_every_channel_of_a_large_array_is_counted(shape: tuple[int, ...]) -> None:
+    """Channels last, as in transformers, or second: a stride that shares a factor with them meets some of them only."""
+    for axis in range(len(shape)):
+        channel = np.arange(shape[axis]) % 3 + 1
+        values = np.broadcast_to(channel.reshape([-1 if at == axis else 1 for at in range(len(shape))]), shape)
+        _, counts = seen(values.astype(np.float32)).bins()
+        share = np.bincount(channel, minlength=4)[1:] / len(channel)
+        assert len(counts) == np.count_nonzero(share)
+        assert np.allclose(counts / counts.sum(), share[share > 0], atol=0.02)
+
+
 def test_minmax_covers_the_extremes_and_zero() -> None:
     assert range_of(seen(NORMAL), "minmax") == (NORMAL.min(), NORMAL.max())
     assert range_of(seen(np.float32([2, 5])), "minmax") == (0, 5)

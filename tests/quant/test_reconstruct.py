@@ -10,14 +10,17 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgekd.core.events import SilentReporter
 from edgekd.errors import UserError
 from edgekd.quant.layers import GraphView, quantized_weight_of
-from edgekd.quant.observe import MAX_INPUTS, observe
+from edgekd.quant.observe import observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
+from edgekd.quant.ptq import PtqConfig, int8_builder
 from edgekd.quant.ranges import range_of
 from edgekd.quant.reconstruct import apply_refined_, descended, refined_layers
 from edgekd.runtimes.onnx_file import write_graph
 from edgekd.runtimes.onnxruntime import values_in_graph
+from edgekd.runtimes.samples import Samples
 from tests.quant.chains import chain, images
 
 RNG = np.random.default_rng(0)
@@ -73,22 +76,39 @@ def test_refined_layers_have_less_error_and_their_graph_says_the_same(tmp_path: 
         if form_of is cpu_form
         else tensorrt_form(full, attention=False)
     )
-    seen = observe(full, images(), moments=True)
+    seen = observe(full, images(), moments="full")
     made = form.build({name: range_of(found, "minmax") for name, found in seen.histograms.items()})
     refined = refined_layers(full, made, seen, rounding=True, biases="correct")
     assert set(refined) == {"expand", "depth", "project", "head"}
-    assert all(entry.error_after < entry.error_before for entry in refined.values())
+    nearest = {layer: variance_of_error(full, made, layer) for layer in refined}
     apply_refined_(made, refined)
     onnx.checker.check_model(made, full_check=True)
     for layer, entry in refined.items():
         weight = quantized_weight_of(GraphView(made), layer)
         assert weight is not None
         assert np.array_equal(weight.codes, entry.codes)
+    found = {layer: variance_of_error(full, made, layer) for layer in refined}
+    assert all(found[layer] <= nearest[layer] for layer in refined)
+    assert sum(found.values()) < 0.9 * sum(nearest.values())
+
+
+def variance_of_error(full: onnx.ModelProto, made: onnx.ModelProto, layer: str) -> float:
+    """Of the layer's output on the calibration samples: what a bias does not take away."""
+    weight = quantized_weight_of(GraphView(made), layer)
+    assert weight is not None
+    view = GraphView(full)
+    node = view.nodes[layer]
+    error = weight.values - view.array(node.input[1])
+    alone = onnx.ModelProto()
+    alone.CopyFrom(full)
+    GraphView(alone).write(node.input[1], error)
+    outputs = values_in_graph(alone, {"images": images()})[node.output[0]]
+    return float(np.moveaxis(outputs, 1, 0).reshape(outputs.shape[1], -1).var(axis=1).mean())
 
 
 def test_bias_correction_leaves_no_mean_error_in_a_layer() -> None:
     model = chain()
-    seen = observe(model, images(), moments=True)
+    seen = observe(model, images(), moments="full")
     weight = GraphView(model).array("project.w")[..., 0, 0]
     rounded = np.rint(weight * 4) / 4
     values = values_in_graph(model, {"images": images()})["depth.act"]
@@ -102,7 +122,7 @@ def test_bias_correction_leaves_no_mean_error_in_a_layer() -> None:
 def test_moments_are_those_of_the_patches_that_a_convolution_reads() -> None:
     model = chain()
     few = images(4)
-    moments = observe(model, few, moments=True).moments["depth"]
+    moments = observe(model, few, moments="full").moments["depth"]
     values = np.pad(values_in_graph(model, {"images": few})["expand.act"], ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(values, (3, 3), axis=(2, 3))
     rows = windows.transpose(1, 0, 2, 3, 4, 5).reshape(8, -1, 9)
@@ -111,14 +131,96 @@ def test_moments_are_those_of_the_patches_that_a_convolution_reads() -> None:
     assert np.allclose(moments.mean, rows.mean(axis=1), atol=0.15 * rows.std())
 
 
-def test_layers_with_too_many_inputs_are_named_and_left_alone() -> None:
-    model = chain()
-    wide = np.zeros((5, MAX_INPUTS + 1), np.float32)
-    view = GraphView(model)
-    view.constants["head.w"].CopyFrom(numpy_helper.from_array(wide, "head.w"))
-    model.graph.node[-1].input[0] = "wide"
-    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, MAX_INPUTS + 1), np.float32), "wide"))
-    assert observe(model, images(4), moments=True).without_moments == ("head",)
+def test_layers_with_too_many_inputs_keep_their_mean_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekd.quant.observe.MAX_INPUTS", 8)
+    moments = observe(chain(), images(4), moments="full").moments
+    large = {name for name, entry in moments.items() if entry.gram is None}
+    assert (set(moments), large) == ({"expand", "depth", "project", "head"}, {"depth"})
+    assert moments["depth"].mean.shape == (8, 9)
+
+
+def test_second_moments_are_gathered_for_rounding_only_and_biases_come_out_the_same(tmp_path: Path) -> None:
+    write_graph(chain(), tmp_path / "m.onnx", made_by="test")
+    full = prepared_graph(tmp_path / "m.onnx", tmp_path)
+    seen = {kind: observe(full, images(), moments=kind) for kind in ("mean", "full")}
+    assert all(entry.gram is None for entry in seen["mean"].moments.values())
+    made = cpu_form(full, reduce_range=True, attention=False).build(
+        {name: range_of(found, "minmax") for name, found in seen["mean"].histograms.items()}
+    )
+    shifts = [refined_layers(full, made, found, rounding=False, biases="correct") for found in seen.values()]
+    for layer in ("expand", "depth", "project", "head"):
+        left, right = (entry[layer].shift for entry in shifts)
+        assert left is not None
+        assert np.array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("count", "where"),
+    [(24, "8 held-out samples"), (8, "the 8 calibration samples themselves, too few to hold some out")],
+)
+def test_what_was_fitted_is_judged_on_other_samples_whatever_the_calibration_method(
+    tmp_path: Path, count: int, where: str
+) -> None:
+    write_graph(chain(), tmp_path / "m.onnx", made_by="test")
+    samples = Samples(images(count), None, "real")
+    config = PtqConfig(calib_method="minmax")
+    found = int8_builder(
+        tmp_path / "m.onnx", samples, "ort-u8s8", config, scratch=tmp_path, seed=0, reporter=SilentReporter()
+    )
+    said = next(sentence for sentence in found.decisions if sentence.startswith("Bias correction of 4 layers"))
+    assert said.endswith(f" after, on {where}.")
+
+
+def test_layers_that_share_a_weight_are_named_and_left_alone() -> None:
+    assert observe(shared("w"), images(4), moments="mean").without_moments == ("first", "second")
+
+
+def test_a_bias_that_an_optimiser_shared_is_moved_once_for_each_layer(tmp_path: Path) -> None:
+    write_graph(shared("b"), tmp_path / "m.onnx", made_by="test")
+    full = prepared_graph(tmp_path / "m.onnx", tmp_path)
+    view = GraphView(full)
+    first, second = (view.nodes[name].input[2] for name in ("first", "second"))
+    assert first != second
+    assert np.array_equal(view.array(first), view.array(second))
+    seen = observe(full, images(), moments="mean")
+    assert seen.without_moments == ()
+    made = tensorrt_form(full, attention=False).build(
+        {name: range_of(found, "minmax") for name, found in seen.histograms.items()}
+    )
+    refined = refined_layers(full, made, seen, rounding=False, biases="correct")
+    apply_refined_(made, refined)
+    for layer, constant in (("first", first), ("second", second)):
+        written = GraphView(made).array(GraphView(made).nodes[layer].input[2])
+        shift = refined[layer].shift
+        assert shift is not None
+        assert np.allclose(written, view.array(constant) + shift, atol=1e-6)
+
+
+def shared(kind: str) -> onnx.ModelProto:
+    """Two 1x1 convolutions in a row that read the same weight (`w`) or the same bias (`b`)."""
+    rng = np.random.default_rng(3)
+    sizes = {"first.w": (3, 3, 1, 1), "second.w": (3, 3, 1, 1), "first.b": (3,), "second.b": (3,)}
+    sizes.pop(f"second.{kind}")
+    constants = [numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), n) for n, size in sizes.items()]
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    reads = {
+        k: [f"{layer}.{k}" if f"{layer}.{k}" in sizes else f"first.{k}" for layer in ("first", "second")] for k in "wb"
+    }
+    graph = onnx.helper.make_graph(
+        [
+            node("Conv", ["images", reads["w"][0], reads["b"][0]], ["a"], "first"),
+            node("Relu", ["a"], ["r"], "relu"),
+            node("Conv", ["r", reads["w"][1], reads["b"][1]], ["c"], "second"),
+            node("GlobalAveragePool", ["c"], ["p"], "pool"),
+            node("Flatten", ["p"], ["logits"], "flat"),
+        ],
+        "shared",
+        [info("images", onnx.TensorProto.FLOAT, ["N", 3, 10, 10])],
+        [info("logits", onnx.TensorProto.FLOAT, ["N", 3])],
+        constants,
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def test_an_empty_calibration_set_is_refused() -> None:
