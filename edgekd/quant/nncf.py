@@ -47,9 +47,15 @@ class NncfForm:
 
 
 def openvino_form(
-    full: onnx.ModelProto, feeds: Sequence[Feeds], *, reduce_range: bool, attention: bool, per_channel: bool = True
+    full: onnx.ModelProto,
+    feeds: Sequence[Feeds],
+    *,
+    reduce_range: bool,
+    attention: bool,
+    per_channel: bool = True,
+    corrects: bool = True,
 ) -> NncfForm:
-    """A Q/DQ graph with per-tensor activations and corrected biases.
+    """A Q/DQ graph with per-tensor activations.
 
     Activations are per tensor although NNCF would quantize the inputs of depthwise convolutions per channel: outside
     OpenVINO those have no fast kernel.
@@ -60,6 +66,7 @@ def openvino_form(
         reduce_range: Weights use 7 of the 8 bits, for x86 CPUs without VNNI, whose 16-bit sums saturate.
         attention: The graph has attention: NNCF then leaves its sensitive parts alone and smooths its outliers.
         per_channel: One scale per output channel of a weight.
+        corrects: Corrects biases.
 
     Raises:
         BuildFailed: NNCF cannot handle the graph.
@@ -78,7 +85,7 @@ def openvino_form(
                 target_device=nncf.TargetDevice.CPU,
                 model_type=nncf.ModelType.TRANSFORMER if attention else None,
                 subset_size=len(feeds),
-                advanced_parameters=_parameters(reduce_range, per_channel),
+                advanced_parameters=_parameters(reduce_range, per_channel, corrects),
             )
     except Exception as err:  # a third-party converter: it raises what it stumbles over
         raise BuildFailed(
@@ -87,12 +94,13 @@ def openvino_form(
     return NncfForm(full=smoothed(full, made), quantized=made)
 
 
-def _parameters(reduce_range: bool, per_channel: bool) -> Any:
+def _parameters(reduce_range: bool, per_channel: bool, corrects: bool) -> Any:
     import nncf
     from nncf.quantization.advanced_parameters import QuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Estimators
 
     return nncf.AdvancedQuantizationParameters(
+        disable_bias_correction=not corrects,
         overflow_fix=nncf.OverflowFix.ENABLE if reduce_range else nncf.OverflowFix.DISABLE,
         activations_quantization_params=QuantizationParameters(per_channel=False),
         weights_quantization_params=QuantizationParameters(per_channel=per_channel),

@@ -49,7 +49,7 @@ class PtqConfig(StageConfig):
         weight_scales: One per output channel of a weight (`channel`), or one for all of it (`tensor`), as some
             accelerators want it; that loses much more, and equalising wins most of it back.
         equalize: Gives neighbouring layers like ranges first: see `edgekd.quant.equalize`.
-        bias_correction: Moves the mean error of each layer into its bias; NNCF (`openvino`) always does so itself.
+        bias_correction: Moves the mean error of each layer into its bias; for `openvino` NNCF does so itself.
         rounding: `nearest`, or up or down so that each layer's output changes least (`reconstruct`): see
             `edgekd.quant.reconstruct`.
     """
@@ -193,7 +193,14 @@ def _form(full: onnx.ModelProto, images: FloatArray, scheme: CalibratedScheme, c
         return cpu_form(full, reduce_range=reduce_range, attention=attention, per_channel=per_channel)
     name = full.graph.input[0].name
     feeds = [{name: image} for image in batches(images, 1)]
-    return openvino_form(full, feeds, reduce_range=reduce_range, attention=attention, per_channel=per_channel)
+    return openvino_form(
+        full,
+        feeds,
+        reduce_range=reduce_range,
+        attention=attention,
+        per_channel=per_channel,
+        corrects=config.bias_correction,
+    )
 
 
 def _refined(

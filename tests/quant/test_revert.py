@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from edgekd.quant.form import quantized_nodes
 from edgekd.quant.layers import GraphView
@@ -167,3 +168,20 @@ def test_inner_values_of_an_optimised_graph_are_those_of_the_plain_one(tmp_path:
         assert list(values) == ["depth.act", "logits"]
         assert np.allclose(values["depth.act"], plain["depth.act"], atol=1e-5)
         assert np.allclose(values["logits"], plain["logits"], atol=1e-5)
+
+
+def test_nncf_corrects_biases_only_where_it_is_asked_to(form: OrtForm) -> None:
+    """Without correction the float biases of a graph stay the same bits."""
+    name = form.full.graph.input[0].name
+    feeds = [{name: image} for image in batches(images(8), 1)]
+
+    def vectors(model: onnx.ModelProto) -> set[bytes]:
+        tensors = (numpy_helper.to_array(entry) for entry in model.graph.initializer if len(entry.dims) == 1)
+        return {tensor.tobytes() for tensor in tensors if tensor.dtype == np.float32 and len(tensor) > 1}
+
+    left, corrected = (
+        vectors(openvino_form(form.full, feeds, reduce_range=False, attention=False, corrects=corrects).quantized)
+        for corrects in (False, True)
+    )
+    assert vectors(form.full) <= left
+    assert not vectors(form.full) <= corrected
