@@ -17,7 +17,7 @@ from edgekd.core.text import significant
 from edgekd.errors import GateFailed
 
 if TYPE_CHECKING:
-    from edgekd.pipeline.search_run import SearchOutcome, SearchRun
+    from edgekd.pipeline.search_run import SearchOutcome
     from edgekd.search.report import Candidate, SearchReport
 
 MOST_ROWS = 15
@@ -71,7 +71,7 @@ def search(**flags: Any) -> int:
     for name, given in (("argument 'MODEL.PT'", flags["model"]), ("option '--target'", flags["target"])):
         if given is None:
             raise click.UsageError(f"Missing {name}.")
-    from edgekd.cli.work import live
+    from edgekd.cli.work import live, print_plan
     from edgekd.pipeline.execute import Workspace
     from edgekd.pipeline.search_run import SearchRun
 
@@ -87,23 +87,13 @@ def search(**flags: Any) -> int:
         )
         run = SearchRun(workspace, request=request, options=options)
         if flags["dry_run"]:
-            return _print_plan(run, flags["output_format"])
+            return print_plan(run.plan(), flags["output_format"])
         outcome = run.execute()
     if flags["output_format"] == "json":
         click.echo(json.dumps(outcome.report.plain(), indent=1))
     else:
         _print_outcome(outcome, flags["out"])
     return 0 if outcome.report.within_limit else GateFailed.exit_code
-
-
-def _print_plan(run: SearchRun, output_format: str) -> int:
-    plan = run.plan()
-    if output_format == "json":
-        click.echo(json.dumps(plan.plain(), indent=1))
-        return 0
-    rows = [[decision.node, decision.stage, decision.sentence] for decision in plan.decisions]
-    print_table("", ["node", "stage", "what happens and why"], rows, numeric_from=3)
-    return 0
 
 
 def _print_outcome(outcome: SearchOutcome, out: Path) -> None:

@@ -17,7 +17,7 @@ from edgekd.core.text import significant
 from edgekd.pipeline.request import absolute
 
 if TYPE_CHECKING:
-    from edgekd.pipeline.verb_run import VerbOutcome, VerbRun
+    from edgekd.pipeline.verb_run import VerbOutcome
     from edgekd.pipeline.verbs import VerbRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,7 +81,7 @@ def existing(path: str | None) -> str | None:
 
 def carry_out(request: VerbRequest, flags: dict[str, Any]) -> int:
     """Plans or runs a request, prints the result, and returns the exit code."""
-    from edgekd.cli.work import leaders, live
+    from edgekd.cli.work import leaders, live, print_plan
     from edgekd.pipeline.execute import Workspace
     from edgekd.pipeline.verb_run import VerbRun
 
@@ -95,20 +95,10 @@ def carry_out(request: VerbRequest, flags: dict[str, Any]) -> int:
         )
         run = VerbRun(workspace, request)
         if flags["dry_run"]:
-            return _print_plan(run, flags["output_format"])
+            return print_plan(run.plan(), flags["output_format"])
         outcome = run.execute()
     if outcome is not None:
         _print_outcome(outcome, flags)
-    return 0
-
-
-def _print_plan(run: VerbRun, output_format: str) -> int:
-    plan = run.plan()
-    if output_format == "json":
-        click.echo(json.dumps(plan.plain(), indent=1))
-        return 0
-    rows = [[decision.node, decision.stage, decision.sentence] for decision in plan.decisions]
-    print_table("", ["node", "stage", "what happens and why"], rows, numeric_from=3)
     return 0
 
 

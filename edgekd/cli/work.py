@@ -15,6 +15,7 @@ from edgekd.cli.console import ConsoleReporter, JsonReporter, print_table, repor
 from edgekd.cli.options import verbosity_of
 from edgekd.cli.verdict import print_verdict
 from edgekd.core.events import Reporter, SilentReporter
+from edgekd.core.plan import Plan
 from edgekd.core.stage import BoardAccess, Execution
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import Options, Request
@@ -109,9 +110,18 @@ def _print_plan(job: Job, run: Any) -> int:
         return 0
     for sentence in run.recipe.decisions:
         click.echo(f"• {sentence}")
+    print_plan(plan, "text")
+    click.echo(f"\nNothing was run. The resolved recipe: {path}  (edgekd run {path})")
+    return 0
+
+
+def print_plan(plan: Plan, output_format: str) -> int:
+    """Prints what would run and why; returns 0."""
+    if output_format == "json":
+        click.echo(json.dumps(plan.plain(), indent=1))
+        return 0
     rows = [[decision.node, decision.stage, decision.sentence] for decision in plan.decisions]
     print_table("", ["node", "stage", "what happens and why"], rows, numeric_from=3)
-    click.echo(f"\nNothing was run. The resolved recipe: {path}  (edgekd run {path})")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edgekd.core.bundle import BundleKind
 from edgekd.core.events import Reporter
 from edgekd.core.stage import BoardAccess, Resource
 from edgekd.core.store import Store
@@ -13,7 +12,7 @@ from edgekd.nn.count import count_macs
 from edgekd.pipeline.classes import with_same_classes
 from edgekd.pipeline.request import SYNTHETIC, Request
 from edgekd.pipeline.situation import Situation, runtimes_of
-from edgekd.pipeline.sources import model_from_source
+from edgekd.pipeline.sources import model_from_source, require_network
 from edgekd.targets.load import HOST, load_target
 
 
@@ -52,13 +51,7 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
         )
     dataset = None if request.data in (None, SYNTHETIC) else load_dataset(str(request.data), seed=request.seed)
     loaded = model_from_source(request.model, store, reporter, seed=request.seed)
-    if loaded.bundle.kind is not BundleKind.TORCH:
-        raise UserError(
-            f"{request.model.path} holds an {loaded.bundle.kind.upper()} graph, and a compression starts from a "
-            "PyTorch model.",
-            hint="quantize or profile the graph itself: edgekd quantize, edgekd profile",
-        )
-    teacher = loaded.bundle
+    teacher = require_network(loaded, request.model, "a compression starts from a PyTorch model")
     if dataset is not None:
         teacher, dataset = with_same_classes(teacher, dataset)
     module = module_from_bundle(teacher, store.blobs)

@@ -44,12 +44,19 @@ _FLAGS = {
 
 
 def model_from_source(source: ModelSource, store: Store, reporter: Reporter, *, seed: int) -> LoadedModel:
-    """The model that a source names, its files in the store; notes go to the reporter.
+    """As `opened`; what was assumed goes to the reporter."""
+    loaded = opened(source, store, seed=seed)
+    for note in loaded.notes:
+        reporter.message(note)
+    return loaded
+
+
+def opened(source: ModelSource, store: Store, *, seed: int) -> LoadedModel:
+    """The model that a source names, its files in the store.
 
     Args:
         source: A model file, a folder that is a package or has one in `bundle/`, a recipe (`.json`), or an `.onnx`.
         store: Takes the files.
-        reporter: Hears what was assumed.
         seed: Of the weights of a recipe, which brings none.
 
     Raises:
@@ -57,16 +64,30 @@ def model_from_source(source: ModelSource, store: Store, reporter: Reporter, *, 
     """
     path = Path(source.path)
     if path.is_dir():
-        loaded = _from_package(source, path, store)
-    elif path.suffix == RECIPE_SUFFIX and path.exists():
-        loaded = _from_recipe(source, path, store, seed)
-    elif path.suffix == ONNX_SUFFIX and path.exists():
-        loaded = _from_onnx(source, path, store)
-    else:
-        loaded = _from_file(source, path, store)
-    for note in loaded.notes:
-        reporter.message(note)
-    return loaded
+        return _from_package(source, path, store)
+    if path.suffix == RECIPE_SUFFIX and path.exists():
+        return _from_recipe(source, path, store, seed)
+    if path.suffix == ONNX_SUFFIX and path.exists():
+        return _from_onnx(source, path, store)
+    return _from_file(source, path, store)
+
+
+def require_network(loaded: LoadedModel, source: ModelSource, what: str) -> ModelBundle:
+    """The bundle, when it is a PyTorch model.
+
+    Args:
+        what: Needs one, as a clause: "a compression starts from a PyTorch model".
+
+    Raises:
+        UserError: It is a graph.
+    """
+    if loaded.bundle.kind is not BundleKind.TORCH:
+        raise UserError(
+            f"{source.path} holds an {loaded.bundle.kind.upper()} graph, and {what}.",
+            hint="give the package or the model file that the graph was exported from; a graph itself can be quantized "
+            "and profiled: edgekd quantize, edgekd profile",
+        )
+    return loaded.bundle
 
 
 def bundle_from_onnx(path: Path, blobs: Blobs) -> ModelBundle:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.events import Reporter
@@ -16,8 +14,8 @@ from edgekd.data.sources import load_dataset
 from edgekd.errors import UserError
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs, count_params
-from edgekd.nn.load import load_model
 from edgekd.pipeline.request import ModelSource
+from edgekd.pipeline.sources import opened, require_network
 from edgekd.pipeline.teacher_pilots import LABELS_ALONE, Pilots
 from edgekd.pipeline.teacher_request import TeachersReport, TeachersRequest
 from edgekd.search.teachers.advice import Pilot, advise
@@ -111,23 +109,12 @@ class Advisor:
     def _loaded(self, name: str, source: ModelSource) -> ModelBundle:
         if name == ASSISTANT:
             raise UserError(f"A teacher cannot be named {name!r}, which names a pilot of its own.", hint="rename it")
-        with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
-            loaded = load_model(
-                Path(source.path),
-                arch=source.arch,
-                arch_kwargs=source.arch_kwargs,
-                input_shape=source.input_shape,
-                preprocessing=source.preprocessing,
-                preprocessing_overrides=source.preprocessing_overrides,
-                labels=source.labels,
-                trust_pickle=source.trust_pickle,
-                blobs=self.store.blobs,
-                scratch=Path(scratch),
-            )
+        loaded = opened(source, self.store, seed=self.request.seed)
+        bundle = require_network(loaded, source, "pilots look at PyTorch models")
         for note in loaded.notes:
             self.reporter.message(f"{name}: {note}")
-        self._dataset.check_classes(int(loaded.bundle.outputs[0].shape[-1]))
-        return loaded.bundle
+        self._dataset.check_classes(int(bundle.outputs[0].shape[-1]))
+        return bundle
 
     def _facts(self, name: str, bundle: ModelBundle) -> TeacherFacts:
         module = module_from_bundle(bundle, self.store.blobs)
