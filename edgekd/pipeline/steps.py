@@ -97,6 +97,7 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
         detail=name,
         branch="teacher" if trained == TEACHER else trained.rsplit("-", 1)[0],
         parent=parent,
+        model=trained,
         accuracy=results.accuracy(name, "select", runtime or None) or results.accuracy(name, "select"),
         params_m=_number(counted.get("params_m")),
         macs_m=_number(counted.get("macs_m")),
@@ -115,17 +116,10 @@ def _against_full(step: Step, full: Step | None) -> str:
 
     A student may distil well and still quantize badly: its INT8 engine then loses more here than the teacher's.
     """
-    if full is None or step.accuracy is None or full.accuracy is None or step.branch != full.branch:
-        return ""
-    if _model_of(step) != _model_of(full):
+    if full is None or step.accuracy is None or full.accuracy is None or step.model != full.model:
         return ""
     change = step.accuracy.value - full.accuracy.value
     return ("+" if change > 0 else "") + points(change)
-
-
-def _model_of(step: Step) -> str:
-    """The name of a step without its precision."""
-    return step.name.rsplit(", ", 2 if step.name.endswith(" in float") else 1)[0]
 
 
 def _floats(metrics: Mapping[str, Json]) -> str:

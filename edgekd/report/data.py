@@ -50,6 +50,7 @@ class Step(Schema):
         branch: Steps with one branch are drawn together.
         parent: `detail` of the step that this one is compared with: a twin's FP32 engine, or the FP32 engine of the
             model that this one was made from; empty for the teacher's FP32.
+        model: Of which trained network this is an engine; the engines of one network are its precisions.
         accuracy: None when not evaluated. All steps of a report should use one split.
         size_mib: Of the model file.
         latency_ms: Median, at the thread count that was judged.
@@ -64,6 +65,7 @@ class Step(Schema):
     detail: str = ""
     branch: str = ""
     parent: str = ""
+    model: str = ""
     accuracy: Evaluation | None = None
     params_m: float | None = None
     macs_m: float | None = None

@@ -87,6 +87,13 @@ def test_a_training_that_lost_accuracy_says_so(tmp_path: Path, monkeypatch: pyte
     )
 
 
+def test_a_large_gradient_does_not_throw_a_trained_graph_away(tmp_path: Path) -> None:
+    ctx, model, full = stages(tmp_path)
+    hard: dict[str, object] = {"objective": "dkd", "lr": 0.1, "epochs": 4}
+    held, thrown = (trained(ctx, model, full, **hard, **extra) for extra in ({}, {"grad_clip": None}))
+    assert float(str(held.metrics["train_loss"])) < 10 < float(str(thrown.metrics["train_loss"])) / 10
+
+
 def test_dead_layers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx, model, full = stages(tmp_path)
     names = tuple(f"layer{index}" for index in range(7))
