@@ -50,8 +50,8 @@ class QatConfig(TrainConfig):
         epochs: A tenth of an ordinary training.
         lr: A hundredth of an ordinary training's; BatchNorm is folded, so nothing forgives large steps.
         weight_decay: 0 unless asked for: the weights are trained already.
-        grad_clip: Largest norm of the gradient. Without BatchNorm one large step throws a trained graph away: objectives
-            with a large gradient, such as `dkd`, did so at a tenth of this learning rate.
+        grad_clip: Largest norm of the gradient. Without BatchNorm one large step throws a trained graph away; with
+            objectives of a large gradient, such as `dkd`, it did so at a tenth of this learning rate.
         ranges: `learned`: the step size of every quantizer is trained too (LSQ); `calibrated`: they stay, and only
             weights and biases adapt to them.
     """
