@@ -16,7 +16,7 @@ from edgekd.report.data import Step
 
 MADE_OF = ("model", "student")
 """Ports that take the network which a stage changes; a stage without them (`pick`) starts a new one."""
-DONE = {"distill": "distilled", "recover": "pruned and recovered"}
+DONE = {"distill": "distilled", "recover": "pruned"}
 QUANTIZED = "qd"
 
 

@@ -74,7 +74,7 @@ def test_names_are_for_people() -> None:
 
 def test_bits_of_quantized_distillation_are_spelled_out() -> None:
     assert _title("student-2-qd4") == "Student 2, 4-bit weights"
-    assert _title("teacher-recover") == "Teacher, pruned and recovered"
+    assert _title("teacher-recover") == "Teacher, pruned"
 
 
 def test_the_table_says_which_metric_it_shows() -> None:
