@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edgekd.core.report import METRIC_NAMES, Budget, Choice, Evaluation, LatencyReport, PredictedLatency, ProfileReport
+from edgekd.core.rounds import ratio_interval
 from edgekd.core.text import mib, ms, percent, significant
 from edgekd.errors import UserError
 from edgekd.gate.budget import BETTER, loss_from_evaluations, loss_text
 from edgekd.gate.candidates import INT8, Candidate, Row, limit_missed, rows_from_profile
+
+FEWEST_ROUNDS = 20
+"""Rounds in common from which engines are compared round by round."""
 
 
 def choose(
@@ -63,8 +67,8 @@ def choose(
 def unfit_int8(row: Row, rows: Sequence[Row], limits: Mapping[str, str | None], budget: Budget) -> str | None:
     """Why an INT8 row must not be deployed beside its twins; None when it may, or is not INT8.
 
-    Slower means that the 95 % intervals of the medians lie apart. When they overlap, the twin goes first unless it
-    misses a limit that the INT8 engine keeps.
+    Slower and faster are meant beyond the noise (`surely_faster`). Within it, the twin goes first unless it misses a
+    limit that the INT8 engine keeps.
     """
     if row.candidate.precision != INT8:
         return None
@@ -77,9 +81,9 @@ def unfit_int8(row: Row, rows: Sequence[Row], limits: Mapping[str, str | None], 
         return None
     twin, theirs = min(twins, key=lambda pair: pair[1].p50_ms)
     pair = f"{ms(mine.p50_ms)} against {ms(theirs.p50_ms)} of its {twin.candidate.precision} twin {twin.name}"
-    if mine.median_low_ms > theirs.median_high_ms:
+    if surely_faster(theirs, mine):
         return f"INT8 is slower: {pair}"
-    if mine.median_high_ms >= theirs.median_low_ms and limits[twin.name] is None:
+    if not surely_faster(mine, theirs) and limits[twin.name] is None:
         return f"INT8 is not measurably faster: {pair}"
     return _worse_than_twin(row, [twin for twin, _ in twins], budget)
 
@@ -116,11 +120,23 @@ def _expected(row: Row) -> tuple[float, float]:
     return (row.latency.median_ms if row.latency is not None else float("inf"), row.size_mib)
 
 
+def surely_faster(one: LatencyReport, other: LatencyReport) -> bool:
+    """Whether one engine's median is below the other's with 95 % confidence.
+
+    Engines that took turns in the same rounds are compared by their ratio in each round, from which cancels what slowed
+    the whole round; others by whether the intervals of their medians lie apart.
+    """
+    mine, theirs = one.rounds_ns, other.rounds_ns
+    if len(mine) == len(theirs) >= FEWEST_ROUNDS:
+        return ratio_interval(mine, theirs).high < 1
+    return one.median_high_ms < other.median_low_ms
+
+
 def _fastest(rows: Sequence[Row]) -> Row:
-    """The fastest row; among those whose interval of the median overlaps the fastest one's, the most accurate."""
+    """The most accurate of the rows that the fastest one is not surely faster than."""
     timed = [(row, latency) for row in rows if (latency := _measured(row)) is not None]
-    ceiling = min(timed, key=lambda pair: pair[1].p50_ms)[1].median_high_ms
-    near = [(row, latency) for row, latency in timed if latency.median_low_ms <= ceiling]
+    fastest = min(timed, key=lambda pair: pair[1].p50_ms)[1]
+    near = [(row, latency) for row, latency in timed if not surely_faster(fastest, latency)]
     return max(near, key=lambda pair: (pair[0].value, -pair[1].p50_ms))[0]
 
 
@@ -167,7 +183,7 @@ def _why_not(row: Row, winner: Row) -> str:
     pair = f"{ms(row.latency.median_ms)} against {ms(winner.latency.median_ms)}"
     if isinstance(row.latency, PredictedLatency) or isinstance(winner.latency, PredictedLatency):
         return f"predicted to be slower: {pair}"
-    if row.latency.median_low_ms > winner.latency.median_high_ms:
+    if surely_faster(winner.latency, row.latency):
         return f"slower: {pair}"
     return f"not measurably faster ({pair}), and not {_better(winner)}"
 

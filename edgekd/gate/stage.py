@@ -43,7 +43,7 @@ class SelectStage(Stage[SelectConfig]):
     """
 
     name = "select"
-    version = 2
+    version = 3
     Config = SelectConfig
     ports: ClassVar = {
         "candidates": port(*DEPLOYABLE, many=True),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekd.core.packing import packed
 from edgekd.core.report import Budget, Choice, Evaluation, ProfileReport
 from edgekd.errors import UserError
 from edgekd.gate.choose import choose
@@ -97,6 +98,28 @@ def test_within_the_noise_of_the_fastest_the_more_accurate_engine_wins() -> None
     choice = chosen(report, evaluations)
     assert choice.candidate == "b-fp32"
     assert "as fast as the fastest of them within the noise and more accurate" in choice.reason
+
+
+def in_turns(medians: dict[str, float], *, disturbed: int = 0) -> ProfileReport:
+    """Engines in 60 common rounds, of which some are twice as slow for all of them; so wide are their intervals."""
+    entries = []
+    for name, median in medians.items():
+        rounds = [[round(1e6 * median * (2 if at < disturbed else 1) * (1 + 0.001 * (at % 5)))] for at in range(60)]
+        made = entry(name, median, noise=0.3)
+        assert made.latency is not None
+        timed = made.latency.model_copy(update={"rounds_packed": packed(rounds)})
+        entries.append(made.model_copy(update={"latency": timed}))
+    return profile(*entries)
+
+
+def test_engines_that_took_turns_are_compared_round_by_round_so_a_noisy_machine_hides_no_difference() -> None:
+    evaluations = [accuracy("teacher-fp32", 0.9), accuracy("a-fp32", 0.895), accuracy("b-fp32", 0.899)]
+    report = in_turns({"teacher-fp32": 3.0, "a-fp32": 1.0, "b-fp32": 1.1}, disturbed=20)
+    choice = chosen(report, evaluations)
+    assert choice.candidate == "a-fp32"
+    assert choice.rejected["b-fp32@onnxruntime"].startswith("slower")
+    same = in_turns({"teacher-fp32": 3.0, "a-fp32": 1.0, "b-fp32": 1.0}, disturbed=20)
+    assert chosen(same, evaluations).candidate == "b-fp32"
 
 
 def test_an_engine_that_was_not_evaluated_in_its_runtime_is_not_trusted() -> None:
