@@ -39,7 +39,6 @@ TRAINED_SLOTS: Mapping[str, tuple[int, ...]] = {
 @dataclass(frozen=True, kw_only=True)
 class _Step:
     run: Operator
-    node: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     done_with: tuple[str, ...]
@@ -122,10 +121,7 @@ class OnnxModule(nn.Module):
         values[self._input] = images
         for step in self._steps:
             given = [values[name] if name else None for name in step.inputs]
-            try:
-                made = step.run(*given)
-            except NotImplementedError as err:
-                raise BuildFailed(f"The node {step.node!r} cannot be computed in torch: {err}.") from err
+            made = step.run(*given)
             for name, value in zip(step.outputs, made if isinstance(made, tuple) else (made,), strict=False):
                 values[name] = value
                 if watch is not None and name:
@@ -198,7 +194,6 @@ def _steps(graph: onnx.GraphProto, operators: Mapping[str, Maker], keep: set[str
     return tuple(
         _Step(
             run=operators[node.op_type if not node.domain else f"{node.domain}.{node.op_type}"](attributes_of(node)),
-            node=node.name or node.output[0],
             inputs=tuple(node.input),
             outputs=tuple(node.output),
             done_with=tuple(ending.get(index, ())),

@@ -83,17 +83,23 @@ def _pool(a: Attributes, *, mean: bool) -> Operator:
         axes = len(kernel)
         pads = _pads(a, x, kernel, stride, dilation)
         counted = bool(a.get("count_include_pad", 0))
+        ceil, whole = bool(a.get("ceil_mode", 0)), x
         if pads[:axes] != pads[axes:]:
-            if mean and not counted:
-                raise NotImplementedError("AveragePool with uneven padding that is not counted")
             x = F.pad(x, _torch_pads(pads), value=0.0 if mean else float("-inf"))
-            pads = [0] * 2 * axes
-        ceil = bool(a.get("ceil_mode", 0))
+            even = [0] * axes
+        else:
+            even = pads[:axes]
         if mean:
             average: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[axes - 1]
-            return average(x, kernel, stride, pads[:axes], ceil, counted)  # type: ignore[no-any-return]
+            found: Tensor = average(x, kernel, stride, even, ceil, counted)
+            if x is whole or counted:
+                return found
+            # Torch pads alike on both sides only: what was padded by hand is taken out of the mean again.
+            real = F.pad(torch.ones_like(whole[:1, :1]), _torch_pads(pads))
+            share: Tensor = average(real, kernel, stride, even, ceil, counted)
+            return found / share
         largest: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1]
-        return largest(x, kernel, stride, pads[:axes], dilation, ceil)  # type: ignore[no-any-return]
+        return largest(x, kernel, stride, even, dilation, ceil)  # type: ignore[no-any-return]
 
     return run
 
@@ -159,12 +165,14 @@ def _slice(_a: Attributes) -> Operator:
     def run(x: Tensor, starts: Tensor, ends: Tensor, axes: Value = None, steps: Value = None) -> Tensor:
         chosen = list(range(len(starts))) if axes is None else axes.tolist()
         pace = [1] * len(chosen) if steps is None else steps.tolist()
-        if min(pace) < 1:
-            raise NotImplementedError("Slice with negative steps")
         index = [slice(None)] * x.ndim
         for axis, start, end, step in zip(chosen, starts.tolist(), ends.tolist(), pace, strict=True):
-            size = x.shape[axis]  # Exporters write the largest integer for the end, and the smallest for the start.
-            index[axis] = slice(max(min(start, size), -size), max(min(end, size), -size), step)
+            # Exporters write the largest integer for the end and the smallest for the start; ranges cut both.
+            rows = range(x.shape[axis])[slice(start, end, step)]
+            if step < 0:  # torch has no views that run backwards
+                x = x.index_select(axis, torch.tensor(list(rows), device=x.device))
+            else:
+                index[axis] = slice(rows.start, rows.stop, rows.step)
         return x[tuple(index)]
 
     return run
@@ -218,10 +226,14 @@ def _layer_norm(a: Attributes) -> Operator:
 
 def _pad(a: Attributes) -> Operator:
     def run(x: Tensor, pads: Tensor, value: Value = None, axes: Value = None) -> Tensor:
+        mode, given = a.get("mode", "constant"), pads.tolist()
         if axes is not None:
-            raise NotImplementedError("Pad with axes")
-        mode = a.get("mode", "constant")
-        amounts = _torch_pads(pads.tolist())
+            every = [0] * 2 * x.ndim
+            for place, axis in enumerate(axes.tolist()):
+                every[axis % x.ndim] = given[place]
+                every[x.ndim + axis % x.ndim] = given[len(given) // 2 + place]
+            given = every
+        amounts = _torch_pads(given)
         if mode == "constant":
             return F.pad(x, amounts, value=0.0 if value is None else value.item())
         while len(amounts) > 2 and amounts[-2:] == [0, 0]:

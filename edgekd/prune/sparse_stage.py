@@ -15,18 +15,20 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.count import layer_costs
-from edgekd.nn.reparam import FUSE, fusable_blocks, reparameterised
+from edgekd.nn.reparam import fusable_blocks
 from edgekd.prune.sparsity import SparseWeights, follows_pattern
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
 from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
+    deployed_form,
     networks,
     stored_answers,
     trained_bundle,
     training_metrics,
 )
+from edgekd.train.teachers import teacher_decisions
 
 WHO_USES_IT = (
     "Zeros alone make nothing faster. TensorRT may choose kernels for 2:4 on GPUs since Ampere, when its builder is "
@@ -76,9 +78,7 @@ class SparseDistillStage(Stage[SparseDistillConfig]):
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         config, before = self.config, inputs.one("student")
         branches, teacher = networks(inputs, ctx)
-        student = reparameterised(branches)
-        if student is not branches:
-            before = before.model_copy(update={"recipe": before.model.with_edit(FUSE)})
+        student, before = deployed_form(branches, before)
         preprocessing, weights = before.model.preprocessing, config.weights
         data, answers = ctx.resource("data", Dataset), stored_answers(inputs, ctx, config)
         report = distil_(student, teacher, data, preprocessing, config, ctx, projection=weights, answers=answers)
@@ -97,7 +97,7 @@ class SparseDistillStage(Stage[SparseDistillConfig]):
         return StageResult(
             bundle=bundle,
             metrics=training_metrics(student, teacher, bundle, report, ctx) | shares,
-            decisions=(*report.decisions, said, WHO_USES_IT),
+            decisions=(*report.decisions, *teacher_decisions(inputs), said, WHO_USES_IT),
         )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:

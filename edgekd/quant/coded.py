@@ -12,19 +12,10 @@ from edgekd.core.digest import Json
 from edgekd.core.stage import Context
 from edgekd.errors import BuildFailed
 from edgekd.nn.build import module_from_bundle
-from edgekd.nn.reparam import FUSE, reparameterised
 from edgekd.quant.bucket import Quantized
 from edgekd.quant.codes import CODES_FILE, code_counts, huffman_bits, packed_bytes, read_codes, write_codes
 
 _MIB = 1 << 20
-
-
-def deployed_form(module: nn.Module, bundle: ModelBundle) -> tuple[nn.Module, ModelBundle]:
-    """A student without branches to fuse, and a bundle whose recipe builds it; sums of grids would lie on no grid."""
-    fused = reparameterised(module)
-    if fused is module:
-        return module, bundle
-    return fused, bundle.model_copy(update={"recipe": bundle.model.with_edit(FUSE)})
 
 
 def with_codes(bundle: ModelBundle, student: nn.Module, coded: Mapping[str, Quantized], ctx: Context) -> ModelBundle:

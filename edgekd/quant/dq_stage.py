@@ -15,7 +15,7 @@ from edgekd.data.batches import epoch_order
 from edgekd.data.dataset import Dataset
 from edgekd.data.transform import preprocess
 from edgekd.quant.bucket import Bits
-from edgekd.quant.coded import deployed_form, require_equal_codes, sizes, with_codes
+from edgekd.quant.coded import require_equal_codes, sizes, with_codes
 from edgekd.quant.differentiable_quantization import (
     Init,
     chosen_layers,
@@ -30,11 +30,13 @@ from edgekd.train.fit import distil_
 from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
+    deployed_form,
     networks,
     stored_answers,
     trained_bundle,
     training_metrics,
 )
+from edgekd.train.teachers import teacher_decisions
 
 GRADIENT_BATCHES = 5
 
@@ -105,7 +107,7 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
         return StageResult(
             bundle=bundle,
             metrics=training_metrics(student, teacher, bundle, report, ctx) | sizes(bundle, student, coded, ctx),
-            decisions=(*report.decisions, said),
+            decisions=(*report.decisions, *teacher_decisions(inputs), said),
         )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:

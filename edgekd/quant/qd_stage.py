@@ -11,13 +11,14 @@ from edgekd.core.stage import Context, Inputs, Stage, StageResult
 from edgekd.data.dataset import Dataset
 from edgekd.nn.reparam import fusable_blocks
 from edgekd.quant.bucket import Bits, Granularity, Rounding, WeightGrid
-from edgekd.quant.coded import deployed_form, require_equal_codes, sizes, with_codes
+from edgekd.quant.coded import require_equal_codes, sizes, with_codes
 from edgekd.quant.quantized_distillation import QuantizedWeights, outer_layers
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
 from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
+    deployed_form,
     networks,
     stored_answers,
     trained_bundle,

@@ -12,7 +12,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
 from edgekd.nn.count import count_macs, count_params
-from edgekd.nn.reparam import reparameterised
+from edgekd.nn.reparam import FUSE, reparameterised
 from edgekd.nn.save import bundle_from_module
 from edgekd.train.answers import Answers, answers_from_bundle, answers_spec
 from edgekd.train.config import TrainConfig
@@ -56,6 +56,17 @@ def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers
     p, dataset = inputs.one("student").model.preprocessing, ctx.resource("data", Dataset)
     teacher = next((teacher for _, teacher in teacher_bundles(inputs)), None)
     return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed, teacher), ctx.blobs)
+
+
+def deployed_form(module: nn.Module, bundle: ModelBundle) -> tuple[nn.Module, ModelBundle]:
+    """A student without branches to fuse, and a bundle whose recipe builds it.
+
+    What is asked of single weights (a grid, zeros) does not hold for their sums.
+    """
+    fused = reparameterised(module)
+    if fused is module:
+        return module, bundle
+    return fused, bundle.model_copy(update={"recipe": bundle.model.with_edit(FUSE)})
 
 
 def trained_bundle(

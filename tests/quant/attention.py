@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from edgekd.quant.layers import name_nodes_
+from tests.quant.chains import classifier
 
 WIDTH = 8
 
@@ -56,13 +56,4 @@ def attention(*, outlier: float = 30.0, seed: int = 0) -> onnx.ModelProto:
         node("ReduceMean", ["last", "axes"], ["pooled"], "pool", keepdims=0),
         node("MatMul", ["pooled", "head.w"], ["logits"], "head"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "attention",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 10, 10])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    name_nodes_(model)
-    return onnx.shape_inference.infer_shapes(model)
+    return classifier(nodes, constants)

@@ -53,9 +53,14 @@ def chain(*, cap: float | None = None, spread: float = 1.0, seed: int = 0) -> on
         helper.make_node("ReduceMean", ["project", "axes"], ["pooled"], "pool", keepdims=0),
         helper.make_node("Gemm", ["pooled", "head.w", "head.b"], ["logits"], "head", transB=1),
     ]
+    return classifier(nodes, constants)
+
+
+def classifier(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> onnx.ModelProto:
+    """Nodes from `images` (N, 3, 10, 10) to `logits` (N, 5) as a model, named and with inferred types."""
     graph = helper.make_graph(
         nodes,
-        "chain",
+        "classifier",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 10, 10])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])],
         constants,
