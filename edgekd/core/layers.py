@@ -42,6 +42,20 @@ class LayerTime(Schema):
     median_ms: float = Field(ge=0)
 
 
+class LayerKind(Schema):
+    """All layers of one operator that computed in the same arithmetic.
+
+    Attributes:
+        count: How many they are.
+        total_ms: Sum of their medians.
+    """
+
+    op: str
+    arithmetic: Arithmetic
+    count: int = Field(ge=1)
+    total_ms: float = Field(ge=0)
+
+
 class LayerReport(Schema):
     """The layers of one engine, in the order they ran.
 
@@ -51,6 +65,10 @@ class LayerReport(Schema):
         share_by_arithmetic: Share of `total_ms`, in [0, 1].
         nodes_by_provider: Number of layers that each provider ran.
         fell_back: Layers that did not run as asked, each with the reason.
+        kinds: Counts and times by operator and arithmetic, the slowest first; kept where `layers` are not. Empty in
+            reports of earlier versions.
+        float_between: Layers in float that ran after the first and before the last one in int8: each is an island that
+            values leave and enter int8 for.
     """
 
     source: str
@@ -59,6 +77,8 @@ class LayerReport(Schema):
     share_by_arithmetic: dict[Arithmetic, float]
     nodes_by_provider: dict[str, int]
     fell_back: tuple[str, ...] = ()
+    kinds: tuple[LayerKind, ...] = ()
+    float_between: int = 0
     layers: tuple[LayerTime, ...] = ()
 
 
@@ -91,5 +111,25 @@ def layer_report(
         share_by_arithmetic=shares,
         nodes_by_provider=nodes,
         fell_back=tuple(fell),
+        kinds=_kinds(layers),
+        float_between=_float_between(layers),
         layers=tuple(layers),
     )
+
+
+def _kinds(layers: Sequence[LayerTime]) -> tuple[LayerKind, ...]:
+    grouped: dict[tuple[str, Arithmetic], list[float]] = {}
+    for layer in layers:
+        grouped.setdefault((layer.op, layer.arithmetic), []).append(layer.median_ms)
+    found = [
+        LayerKind(op=op, arithmetic=arithmetic, count=len(times), total_ms=sum(times))
+        for (op, arithmetic), times in grouped.items()
+    ]
+    return tuple(sorted(found, key=lambda kind: (-kind.total_ms, kind.op)))
+
+
+def _float_between(layers: Sequence[LayerTime]) -> int:
+    places = [place for place, layer in enumerate(layers) if layer.arithmetic == "int8"]
+    if not places:
+        return 0
+    return sum(layer.arithmetic == "float" for layer in layers[places[0] : places[-1]])

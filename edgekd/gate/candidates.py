@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgekd.core.layers import LayerReport
 from edgekd.core.report import Budget, CandidateLatency, Evaluation, Latency, ProfileReport
 from edgekd.core.text import mib
 from edgekd.gate.budget import Loss, amount_text, evaluation_of, loss_from_evaluations, loss_text
 
-INT8 = "int8"
+FP32, INT8 = "fp32", "int8"
 DECIDES_ON = "select"
 """The split that choices are made on; the verdict is given on `test`."""
 
@@ -37,6 +38,7 @@ class Row:
         latency: At the first thread count of the profile; None where it could be neither measured nor predicted.
         accuracy: On the `select` split, in this runtime if it was measured, in any otherwise; None if not evaluated.
         loss: Against the reference.
+        layers: Times of its layers, where its runtime told them.
     """
 
     candidate: Candidate
@@ -45,6 +47,7 @@ class Row:
     latency: Latency | None
     accuracy: Evaluation | None
     loss: Loss | None
+    layers: LayerReport | None = None
 
     @property
     def name(self) -> str:
@@ -83,6 +86,7 @@ def rows_from_profile(
             latency=entry.known,
             accuracy=accuracy,
             loss=None if accuracy is None else loss_from_evaluations(accuracy, teacher, budget),
+            layers=entry.layers,
         )
 
     entries = [entry for entry in profile.entries if entry.candidate in known]

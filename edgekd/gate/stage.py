@@ -43,7 +43,7 @@ class SelectStage(Stage[SelectConfig]):
     """
 
     name = "select"
-    version = 3
+    version = 4
     Config = SelectConfig
     ports: ClassVar = {
         "candidates": port(*DEPLOYABLE, many=True),

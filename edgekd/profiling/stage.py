@@ -105,7 +105,7 @@ class ProfileStage(Stage[ProfileConfig]):
     """
 
     name = "profile"
-    version = 2
+    version = 3
     Config = ProfileConfig
     ports: ClassVar = {"candidates": port(BundleKind.ONNX, BundleKind.ENGINE, BundleKind.TORCH, many=True)}
     produces = BundleKind.REPORT
