@@ -13,10 +13,14 @@ from edgekd.core.schema import Schema
 REPORT_SCHEMA_VERSION = 2
 
 Origin = Literal["measured", "predicted"]
-Metric = Literal["top1", "agreement"]
+Metric = Literal["top1", "agreement", "outputs"]
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
-METRIC_NAMES: dict[Metric, str] = {"top1": "top-1 accuracy", "agreement": "agreement with the teacher"}
+METRIC_NAMES: dict[Metric, str] = {
+    "top1": "top-1 accuracy",
+    "agreement": "agreement with the teacher",
+    "outputs": "images whose outputs stay near the reference's",
+}
 """Metrics as people call them; agreement must never be read as accuracy."""
 
 
@@ -258,7 +262,8 @@ class Evaluation(Schema):
     """Accuracy of one candidate in one runtime on one split, with its 95 % Wilson interval.
 
     Attributes:
-        metric: `top1` against labels, or `agreement` with the teacher's top-1 where there are no labels.
+        metric: `top1` against labels; `agreement` with the teacher's top-1 where there are no labels; `outputs` where
+            the model is no classifier: see `edgekd.runtimes.compare.NEAR_DB`.
         split: `select` (decisions are taken on it) or `test` (the verdict; nothing was chosen on it).
         value: In [0, 1].
         synthetic: Obtained on images generated from BatchNorm statistics, not on real ones.

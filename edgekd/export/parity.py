@@ -13,35 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekd.core.schema import Schema
 from edgekd.errors import BuildFailed
 from edgekd.nn.mode import evaluating
 from edgekd.nn.onnx import INPUT_NAME
-from edgekd.runtimes.compare import Comparison, batches, compare_logits, logits_of
+from edgekd.runtimes.compare import Comparison, Tolerance, batches, compare_logits, logits_of
 from edgekd.runtimes.onnx_file import graph_from_file
 from edgekd.runtimes.onnxruntime import RUNTIME, values_in_graph
 from edgekd.runtimes.session import FloatArray
 
 DIAGNOSED_IMAGES = 2
 """Enough to tell layers apart; all inner values are in memory at once."""
-
-
-class Tolerance(Schema):
-    """How far values may lie apart: |a - ref| <= atol * std(ref) + rtol * |ref|, element by element.
-
-    Attributes:
-        atol: Relative to the spread of the reference, so that one value serves logits of any scale.
-        rtol: Relative to each element.
-    """
-
-    atol: float
-    rtol: float
-
-    def holds(self, reference: FloatArray, other: FloatArray) -> bool:
-        """Whether all elements are finite and near; the shapes must hold the same number of elements."""
-        ref, got = reference.ravel(), other.ravel()
-        allowed = self.atol * float(ref.std()) + self.rtol * np.abs(ref)
-        return bool(np.isfinite(got).all() and (np.abs(got - ref) <= allowed).all())
 
 
 def require_parity(module: nn.Module, path: Path, images: FloatArray, tolerance: Tolerance) -> Comparison:

@@ -14,12 +14,12 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Json
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.errors import BuildFailed
-from edgekd.export.parity import Tolerance, require_parity
+from edgekd.export.parity import require_parity
 from edgekd.nn.build import PROGRAM_FILE, module_from_bundle
 from edgekd.nn.count import count_macs, count_params
 from edgekd.nn.onnx import onnx_from_module
 from edgekd.nn.reparam import fusable_blocks, reparameterised
-from edgekd.runtimes.compare import Comparison
+from edgekd.runtimes.compare import Comparison, Tolerance
 from edgekd.runtimes.onnx_file import (
     MODEL_FILE,
     bundle_from_graph,

@@ -9,7 +9,11 @@ from edgekd.core.report import Budget, Evaluation, Metric
 from edgekd.core.schema import Schema
 from edgekd.core.text import percent, points
 
-BETTER: dict[Metric, str] = {"top1": "more accurate", "agreement": "in better agreement with the teacher"}
+BETTER: dict[Metric, str] = {
+    "top1": "more accurate",
+    "agreement": "in better agreement with the teacher",
+    "outputs": "nearer to the reference",
+}
 """What a candidate with a larger value is called."""
 ROUNDING = 1e-9
 """Accuracies are ratios of counts: 299/300 less 296/300 is one point, and a little more in floating point."""
@@ -41,12 +45,12 @@ def loss_from_evaluations(candidate: Evaluation, reference: Evaluation | None, b
 
     Args:
         candidate: The engine that is judged.
-        reference: The teacher on the same split. Agreement needs none: the teacher always agrees with itself.
+        reference: The teacher on the same split. Only accuracy needs one: the teacher always agrees with itself.
         budget: Decides between absolute and relative.
     """
     if reference is not None and (reference.metric, reference.split) == (candidate.metric, candidate.split):
         top, top_low, top_high = reference.value, reference.low, reference.high
-    elif candidate.metric == "agreement":
+    elif candidate.metric != "top1":
         top = top_low = top_high = 1.0
     else:
         return None

@@ -34,6 +34,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "build": "edgekd.export.engine:BuildStage",
         "evaluate": "edgekd.evaluate.stage:EvaluateStage",
         "profile": "edgekd.profiling.stage:ProfileStage",
+        "answers": "edgekd.profiling.answers_stage:AnswersStage",
         "select": "edgekd.gate.stage:SelectStage",
         "gate": "edgekd.gate.stage:GateStage",
     },

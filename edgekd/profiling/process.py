@@ -179,6 +179,7 @@ def _words(do: str) -> str:
         "open": "load the model",
         "warm_up": "warm up",
         "turn": "run the model",
+        "answers": "answer the images",
         "energy": "measure the energy",
         "offline": "run all samples",
         "layers": "record the layers",

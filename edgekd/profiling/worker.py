@@ -71,6 +71,7 @@ class Worker:
         session = self._sessions.enter_context(self._opened(request["batch"]))
         load_ms = (time.perf_counter() - start) * 1000
         feeds = self._feeds
+        self._session = session
         self._timer = CallTimer(lambda: session.infer(feeds))
         return {"load_ms": load_ms, "session": session.environment()}
 
@@ -85,6 +86,20 @@ class Worker:
         found = self._timer.turn(request["calls"])
         settle()
         return found
+
+    def answers(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Runs the images of a `.npy` file one by one, as they are timed; file names of the outputs by their names.
+
+        `images` is (N, C, H, W) float32, `folder` takes an (N, ...) `.npy` for each output.
+        """
+        (name,) = self._feeds
+        images = np.load(request["images"], mmap_mode="r")
+        found = [self._session.infer({name: np.ascontiguousarray(image[None])}) for image in images]
+        paths = {}
+        for index, output in enumerate(found[0]):
+            paths[output] = str(Path(request["folder"]) / f"{index}.npy")
+            np.save(paths[output], np.concatenate([part[output] for part in found]))
+        return paths
 
     def memory(self, request: Mapping[str, Any]) -> float | None:
         """Highest resident MiB since just before the model was loaded, less what was resident then."""

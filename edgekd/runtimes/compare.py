@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from edgekd.core.schema import Schema
+from edgekd.errors import UserError
 from edgekd.runtimes.session import FloatArray, Session
 
 MAX_SQNR_DB = 200.0
 """Stands for "no noise at all", which has no finite value in decibels."""
+NEAR_DB = 20.0
+"""Signal to noise from which an image's outputs count as near the reference's: an error of a tenth of their size."""
 
 
 class Comparison(Schema):
@@ -55,6 +60,86 @@ def compare_logits(reference: FloatArray, other: FloatArray) -> Comparison:
         sqnr_db=sqnr_db,
         agreement=float((ref.argmax(axis=1) == got.argmax(axis=1)).mean()),
     )
+
+
+class Tolerance(Schema):
+    """How far values may lie apart: |a - ref| <= atol * std(ref) + rtol * |ref|, element by element.
+
+    Attributes:
+        atol: Relative to the spread of the reference, so that one value serves logits of any scale.
+        rtol: Relative to each element.
+    """
+
+    atol: float
+    rtol: float
+
+    def holds(self, reference: FloatArray, other: FloatArray) -> bool:
+        """Whether all elements are finite and near; the shapes must hold the same number of elements."""
+        ref, got = reference.ravel(), other.ravel()
+        allowed = self.atol * float(ref.std()) + self.rtol * np.abs(ref)
+        return bool(np.isfinite(got).all() and (np.abs(got - ref) <= allowed).all())
+
+
+class OutputComparison(Schema):
+    """All outputs of a model for the same images, against the reference's; the worst output counts.
+
+    Attributes:
+        n: Images compared.
+        max_error: Largest absolute difference, in standard deviations of the reference's output.
+        sqnr_db: Signal to noise in decibels, as in `Comparison`.
+        alike: Share of images answered as the reference does, in [0, 1].
+        alike_means: `top1`: the same class of a classifier. `outputs`: every output of the image within `NEAR_DB`.
+    """
+
+    n: int = Field(ge=1)
+    max_error: float
+    sqnr_db: float
+    alike: float = Field(ge=0, le=1)
+    alike_means: Literal["top1", "outputs"]
+
+
+def compare_outputs(
+    reference: Mapping[str, NDArray[np.floating]], other: Mapping[str, NDArray[np.floating]]
+) -> OutputComparison:
+    """The comparison of two sets of finite outputs, (N, ...) each, matched in their order: engines rename outputs.
+
+    Raises:
+        UserError: Another number of outputs, or another shape.
+    """
+    pairs = list(zip(reference.items(), other.items(), strict=False))
+    if len(reference) != len(other) or any(ref.shape != got.shape for (_, ref), (_, got) in pairs):
+        shapes = [", ".join(f"{name} {value.shape}" for name, value in side.items()) for side in (reference, other)]
+        raise UserError(f"The outputs differ in number or shape: the reference gives {shapes[0]}, this {shapes[1]}.")
+    n = len(next(iter(reference.values())))
+    flat = [
+        (ref.astype(np.float64).reshape(n, -1), got.astype(np.float64).reshape(n, -1)) for (_, ref), (_, got) in pairs
+    ]
+    classes = is_classification(reference)
+    if classes:
+        ((ref, got),) = flat
+        alike = ref.argmax(axis=1) == got.argmax(axis=1)
+    else:
+        alike = np.all([_sqnr_db(ref, got, axis=1) >= NEAR_DB for ref, got in flat], axis=0)
+    return OutputComparison(
+        n=n,
+        max_error=max(float(np.abs(got - ref).max() / (ref.std() or 1.0)) for ref, got in flat),
+        sqnr_db=min(float(_sqnr_db(ref, got, axis=None)) for ref, got in flat),
+        alike=float(alike.mean()),
+        alike_means="top1" if classes else "outputs",
+    )
+
+
+def is_classification(outputs: Mapping[str, NDArray[np.floating]]) -> bool:
+    """Whether outputs are logits (N, K) of a classifier: one output, two axes, K >= 2."""
+    shapes = [value.shape for value in outputs.values()]
+    return len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] >= 2
+
+
+def _sqnr_db(ref: NDArray[np.float64], got: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    signal, noise = (ref**2).sum(axis=axis), ((got - ref) ** 2).sum(axis=axis)
+    with np.errstate(divide="ignore"):
+        found = 10 * np.log10(np.maximum(signal, 1e-300) / np.maximum(noise, 1e-300))
+    return np.where(noise > 0, np.minimum(found, MAX_SQNR_DB), MAX_SQNR_DB)
 
 
 def logits_of(session: Session, images: FloatArray, *, batch: int = 32) -> FloatArray:

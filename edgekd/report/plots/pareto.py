@@ -103,7 +103,7 @@ def _floor(data: ReportData, points: Sequence[Point], budget: Budget) -> float |
     if budget.max_drop is None:
         return None
     values = [point.accuracy for point in points if point.reference]
-    if not values and points[0].accuracy.metric != "agreement":
+    if not values and points[0].accuracy.metric == "top1":
         return None
     top = max((value.value for value in values), default=1.0)
     return top * (1 - budget.max_drop) if budget.drop_type == "relative" else top - budget.max_drop

@@ -1,0 +1,209 @@
+"""The `answers` node: what one engine answers, in a process of its own, held against the reference and the labels.
+
+It answers one image at a time, with the threads it is timed with: that is the engine a latency belongs to. A runtime
+that crashes or hangs makes this node fail, and no other. Accuracy of a finished run is the business of `evaluate`,
+which takes whole splits; here a few hundred images must tell a right engine from a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import load_file, save_file
+
+from edgekd.core.agreement import Agreement, AnswersReport
+from edgekd.core.blobs import disk_errors
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.report import Evaluation
+from edgekd.core.report_io import bundle_from_report, report_from_bundle
+from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
+from edgekd.data.batches import eval_batches
+from edgekd.data.dataset import Dataset
+from edgekd.profiling.isolated import Engine
+from edgekd.profiling.process import LIMIT_S, WorkerProcess
+from edgekd.runtimes.compare import Tolerance, compare_outputs, is_classification
+from edgekd.runtimes.samples import random_images, samples_from_bundle
+from edgekd.runtimes.session import RUNTIMES
+from edgekd.tasks.classification import predictions, wilson_interval
+
+OUTPUTS_FILE = "outputs.safetensors"
+CHUNK = 32
+"""Images for each request to the process: what progress is told in, and what a time limit is for."""
+TOLERANCES = {"fp32": Tolerance(atol=1e-3, rtol=1e-3), "fp16": Tolerance(atol=0.05, rtol=0.05)}
+"""What a right engine of a precision keeps to: FP32 differs by the order of its sums, FP16 by its 11 bits in every
+layer; a wrong layer is far beyond both. INT8 is judged by what it loses."""
+
+Outputs = dict[str, NDArray[np.float32]]
+
+
+class AnswersConfig(StageConfig):
+    """Which engine, and how many images.
+
+    Attributes:
+        candidate: Name under which it is reported.
+        runtime: Registry name.
+        threads: CPU threads.
+        images: Of the data's `select` split, or of the samples, or of noise where there is neither; at most.
+        dataset: Whether there are data; without, the samples that are connected, or noise.
+        keep: Whether the outputs are kept, so that other engines can be compared with them.
+        version: Of the runtime: another one may answer differently.
+        limit_s: Time after which a process that does not answer counts as hung.
+    """
+
+    candidate: str
+    runtime: str
+    threads: int = Field(default=1, ge=1)
+    images: int = Field(default=256, ge=1)
+    dataset: bool = False
+    keep: bool = False
+    version: str = ""
+    limit_s: float = Field(default=LIMIT_S, gt=0)
+
+
+class _Images(NamedTuple):
+    """Preprocessed images (N, C, H, W), their labels and where they come from."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+    origin: Any
+
+
+class AnswersStage(Stage[AnswersConfig]):
+    """Reports how near an engine's outputs are to the reference's, and its accuracy where there are labels."""
+
+    name = "answers"
+    Config = AnswersConfig
+    ports: ClassVar = {
+        "model": port(BundleKind.ONNX, BundleKind.ENGINE, BundleKind.TORCH),
+        "samples": port(BundleKind.DATA, optional=True),
+        "reference": port(BundleKind.REPORT, optional=True),
+    }
+    produces = BundleKind.REPORT
+    reads = frozenset({"target", "data"})
+
+    def resources_read(self) -> frozenset[str]:
+        return self.reads if self.config.dataset else frozenset({"target"})
+
+    def run(self, inputs: Inputs, ctx: Context) -> StageResult:
+        model = inputs.one("model")
+        shown = self._images(model, inputs.maybe("samples"), ctx)
+        outputs = self._answered(model, shown.images, ctx)
+        finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
+        agreement = self._agreement(model, outputs, inputs.maybe("reference"), ctx) if finite else None
+        report = AnswersReport(
+            candidate=self.config.candidate,
+            runtime=self.config.runtime,
+            images=len(shown.images),
+            origin=shown.origin,
+            finite=finite,
+            agreement=agreement,
+            evaluation=self._evaluation(outputs, shown, agreement) if finite else None,
+        )
+        bundle = bundle_from_report(report, ctx)
+        if self.config.keep and finite:
+            path = ctx.scratch / OUTPUTS_FILE
+            with disk_errors(path):
+                # Names are numbered, because what is read back comes in the order of its names.
+                save_file({f"{i:03d} {name}": value for i, (name, value) in enumerate(outputs.items())}, path)
+            bundle = bundle.model_copy(update={"files": {**bundle.files, OUTPUTS_FILE: ctx.blobs.add(path)}})
+        metrics = {"images": len(shown.images), "finite": finite}
+        if agreement is not None:
+            metrics |= agreement.model_dump(include={"max_error", "sqnr_db", "alike"})
+        return StageResult(bundle=bundle, metrics=metrics)
+
+    def _images(self, model: ModelBundle, samples: ModelBundle | None, ctx: Context) -> _Images:
+        preprocessing, most = model.model.preprocessing, self.config.images
+        if self.config.dataset:
+            split = ctx.resource("data", Dataset).select
+            split = split.subset(range(min(most, len(split))))
+            (batch,) = eval_batches(split, preprocessing, len(split))
+            return _Images(batch.images, batch.labels, "real")
+        if samples is not None:
+            found = samples_from_bundle(samples, ctx.blobs, preprocessing=preprocessing)
+            return _Images(found.images[:most], None, found.origin)
+        return _Images(random_images(preprocessing.input_shape, samples=most, seed=ctx.seed), None, "random")
+
+    def _answered(self, model: ModelBundle, images: NDArray[np.float32], ctx: Context) -> Outputs:
+        config = self.config
+        engine = Engine(bundle=model, runtime=config.runtime, threads=config.threads)
+        label, path = f"{config.candidate}@{config.runtime}", ctx.scratch / "images.npy"
+        parts: list[Outputs] = []
+        done = 0
+        with WorkerProcess(label, config.runtime, limit_s=config.limit_s) as worker:
+            worker.ask("open", engine.request(ctx.blobs, ctx.seed))
+            for part in _chunks(images):
+                with disk_errors(path):
+                    np.save(path, part)
+                found = worker.ask("answers", {"images": str(path), "folder": str(ctx.scratch)})
+                parts.append({name: np.load(place) for name, place in found.items()})
+                done += len(part)
+                ctx.reporter.progress(f"answers of {label}", done, len(images))
+        return {name: np.concatenate([part[name] for part in parts]).astype(np.float32) for name in parts[0]}
+
+    def _agreement(
+        self, model: ModelBundle, outputs: Outputs, reference: ModelBundle | None, ctx: Context
+    ) -> Agreement | None:
+        if reference is None:
+            return None
+        of = report_from_bundle(reference, AnswersReport, ctx, "reference")
+        expected = outputs_of(ctx.path(reference, OUTPUTS_FILE))
+        found = compare_outputs(expected, outputs)
+        tolerance = TOLERANCES.get(str(model.tags.get("precision", "fp32")))
+        within = None
+        if tolerance is not None:
+            pairs = zip(expected.values(), outputs.values(), strict=True)
+            within = all(tolerance.holds(ref, got) for ref, got in pairs)
+        return Agreement(
+            reference=f"{of.candidate}@{of.runtime}",
+            max_error=found.max_error,
+            sqnr_db=found.sqnr_db,
+            alike=found.alike,
+            alike_means=found.alike_means,
+            within_tolerance=within,
+        )
+
+    def _evaluation(self, outputs: Outputs, shown: _Images, agreement: Agreement | None) -> Evaluation | None:
+        """Top-1 with labels; without, what agreed with the reference, which agrees with itself. Real images only."""
+        if shown.origin != "real":
+            return None
+        n = len(shown.images)
+        if shown.labels is not None and is_classification(outputs):
+            metric, hits = "top1", int((predictions(next(iter(outputs.values()))) == shown.labels).sum())
+        else:
+            alike = 1.0 if agreement is None else agreement.alike
+            metric = "agreement" if is_classification(outputs) else "outputs"
+            hits = round(alike * n)
+        low, high = wilson_interval(hits, n)
+        return Evaluation.model_validate(
+            {
+                "candidate": self.config.candidate,
+                "runtime": self.config.runtime,
+                "split": "select",
+                "metric": metric,
+                "value": hits / n,
+                "low": low,
+                "high": high,
+                "n": n,
+            }
+        )
+
+
+def outputs_of(path: Path) -> Mapping[str, NDArray[np.float32]]:
+    """The outputs that a node kept, by name, in the order of the graph."""
+    found = load_file(path)
+    return {name.partition(" ")[2]: found[name] for name in sorted(found)}
+
+
+def version_of(runtime: str) -> str:
+    """Of an installed runtime's library; empty where it is not known."""
+    return RUNTIMES.get(runtime).availability().version or ""
+
+
+def _chunks(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(images), CHUNK):
+        yield images[start : start + CHUNK]
