@@ -26,6 +26,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "prune": "edgekd.prune.stage:PruneStage",
         "sparse-distill": "edgekd.prune.sparse_stage:SparseDistillStage",
         "export": "edgekd.export.stage:ExportStage",
+        "conform": "edgekd.export.conform:ConformStage",
         "fp16": "edgekd.export.precision:Fp16Stage",
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",
         "qat": "edgekd.quant.qat_stage:QatStage",
