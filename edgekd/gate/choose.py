@@ -183,27 +183,30 @@ def slowdown(row: Row, rows: Sequence[Row]) -> str | None:
     `INT8 takes 1.4 times as long as FP32 in onnxruntime: 11 of 52 convolutions run in float ...`; None where there is
     no such twin, or where it is surely slower than the row.
     """
-    mine = _measured(row)
-    twin = next(
-        (
-            other
-            for other in rows
-            if (other.candidate.family, other.candidate.precision, other.runtime)
-            == (row.candidate.family, FP32, row.runtime)
-        ),
-        None,
-    )
-    theirs = _measured(twin) if twin is not None and row.candidate.precision != FP32 else None
-    if mine is None or twin is None or theirs is None or surely_faster(mine, theirs):
+    mine, twin = _measured(row), twin_of(row, rows)
+    theirs = None if twin is None else _measured(twin)
+    ratio = ratio_to_twin(row, rows)
+    if mine is None or twin is None or theirs is None or ratio is None or surely_faster(mine, theirs):
         return None
-    ratio = significant(_ratio(mine, theirs), 2)
     name = row.candidate.precision.upper()
     told = why_from_layers(row.layers, twin.layers)
-    return f"{name} takes {ratio} times as long as FP32 in {row.runtime}: {told}"
+    return f"{name} takes {significant(ratio, 2)} times as long as FP32 in {row.runtime}: {told}"
 
 
-def _ratio(one: LatencyReport, other: LatencyReport) -> float:
-    """How many times the other's latency: by rounds, where both took part in the same ones."""
+def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The FP32 row of the same model in the same runtime; None for FP32 itself, and where there is none."""
+    wanted = (row.candidate.family, FP32, row.runtime)
+    if row.candidate.precision == FP32:
+        return None
+    return next((r for r in rows if (r.candidate.family, r.candidate.precision, r.runtime) == wanted), None)
+
+
+def ratio_to_twin(row: Row, rows: Sequence[Row]) -> float | None:
+    """The row's time divided by its FP32 twin's: by rounds, where both took part in the same ones."""
+    twin = twin_of(row, rows)
+    one, other = _measured(row), None if twin is None else _measured(twin)
+    if one is None or other is None:
+        return None
     mine, theirs = one.rounds_ns, other.rounds_ns
     if len(mine) == len(theirs) >= FEWEST_ROUNDS:
         return ratio_interval(mine, theirs).middle

@@ -36,6 +36,7 @@ class ProfileConfig(StageConfig):
     Attributes:
         runtimes: Registry names; each candidate is measured in all of them that take its kind and are installed. Empty
             means all that the target's card lists.
+        pairs: The runtimes of each candidate by its name, where it is not to be measured in all that take it.
         threads: CPU thread counts; decisions are taken at the first one.
         warmup_s: Untimed running of each engine.
         duration_s: Timed running of each engine, at most; a steady machine needs less.
@@ -49,6 +50,7 @@ class ProfileConfig(StageConfig):
     """
 
     runtimes: tuple[str, ...] = ()
+    pairs: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     threads: tuple[int, ...] = Field(default=(1,), min_length=1)
     warmup_s: float = Field(default=0.3, ge=0)
     duration_s: float = Field(default=3.0, gt=0)
@@ -136,7 +138,7 @@ class ProfileStage(Stage[ProfileConfig]):
                 _Trial(candidate=name, bundle=bundle, runtime=runtime, threads=threads, size_mib=size_mib)
                 for name, bundle, size_mib in candidates
                 for runtime in runtimes
-                if RUNTIMES.get(runtime).takes(bundle)
+                if RUNTIMES.get(runtime).takes(bundle) and runtime in self.config.pairs.get(name, runtimes)
             ]
             found, warnings = self._measured(trials, ctx)
             entries += found

@@ -1,0 +1,312 @@
+"""One benchmark in a workspace: opened and drawn as a graph, planned, or carried out and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd.core.agreement import AnswersReport
+from edgekd.core.benchmark import BenchmarkReport
+from edgekd.core.blobs import disk_errors
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.digest import Digest
+from edgekd.core.graph import Graph, Node
+from edgekd.core.plan import NodeReport, Plan
+from edgekd.core.report import Budget, ProfileReport
+from edgekd.core.report_io import REPORT_FILE, schema_from_json
+from edgekd.core.runner import Runner, RunSettings
+from edgekd.core.stage import Resource
+from edgekd.core.store import LocalStore
+from edgekd.data.dataset import Dataset
+from edgekd.data.sources import load_dataset
+from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
+from edgekd.export.package import read_package
+from edgekd.pipeline.benchmark.draft import MODEL, PROFILE, Contest, classifies, contest_of
+from edgekd.pipeline.benchmark.each import Outcomes, run_each
+from edgekd.pipeline.benchmark.request import BenchmarkRequest
+from edgekd.pipeline.benchmark.rows import Findings, choice_of, rows_of
+from edgekd.pipeline.classes import with_same_classes
+from edgekd.pipeline.deliver import versions_here
+from edgekd.pipeline.execute import Workspace, check_writable
+from edgekd.pipeline.request import SYNTHETIC
+from edgekd.pipeline.sources import opened
+from edgekd.pipeline.stages import STAGES
+from edgekd.profiling.environment import fingerprint, machine
+from edgekd.targets.load import load_target
+
+BENCHMARK_FILE = "benchmark.json"
+PAGE_FILE = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOutcome:
+    """What a benchmark left behind.
+
+    Attributes:
+        report: All numbers; the file leaves out single timings that `rounds_packed` repeats.
+        file: The JSON.
+    """
+
+    report: BenchmarkReport
+    file: Path
+
+
+class BenchmarkRun:
+    """One request in a workspace, opened and drawn: look at its plan, then execute it.
+
+    Args:
+        workspace: Where; its `out` takes the JSON and the page.
+        request: What was asked.
+
+    Raises:
+        UserError: A model, data, target or runtime that cannot be used, or an output folder that holds other things.
+        DeviceUnavailable: The target is not this machine: there is nothing to measure on.
+    """
+
+    def __init__(self, workspace: Workspace, request: BenchmarkRequest) -> None:
+        self.workspace, self.request = workspace, request
+        check_benchmark_output(workspace.out)
+        check_writable(workspace.out, workspace.store)
+        self.store = LocalStore(workspace.store)
+        self.target = load_target(request.target)
+        if not self.target.measured_here:
+            raise DeviceUnavailable(
+                f"A benchmark measures, and this machine is not {self.target.name}.",
+                hint="run it on the device itself; --target host measures this machine, and `edgekd compress --device "
+                "ssh://USER@HOST` measures engines on a board",
+            )
+        self._notes: list[str] = []
+        self.model = self._opened()
+        self._dataset = self._data()
+        self.contest: Contest = contest_of(request, self.model, self._dataset, self.target)
+
+    def plan(self) -> Plan:
+        """What `execute` would do, and why; changes nothing. The latencies come last and are always measured anew."""
+        graph = self.contest.graph
+        candidates = tuple(dict.fromkeys(contestant.node for contestant in self.contest.contestants))
+        nodes = graph.nodes
+        if candidates:
+            nodes = (*nodes, self._profile_node(candidates, self._pairs({})))
+        whole = Graph(inputs=graph.inputs, nodes=nodes)
+        return self._runner().plan(whole, {MODEL: self.model}, self._settings())
+
+    def execute(self) -> BenchmarkOutcome:
+        """Makes the engines, lets them answer, measures them, and writes both files.
+
+        An engine that cannot be made, fails or is wrong is a row with the reason; everything that was finished before
+        an interruption is reused by the next call.
+
+        Raises:
+            UserError: The store is in use, or the files cannot be written.
+        """
+        with self.store.lock():
+            pass  # found out now, and not in every row
+        outcomes = run_each(self._runner(), self.contest.graph, {MODEL: self.model}, self._settings())
+        answers = self._answers(outcomes)
+        profile, unmeasured, notes = self._profile(outcomes, answers)
+        found = Findings(
+            contest=self.contest,
+            outcomes=outcomes,
+            answers=answers,
+            profile=profile,
+            unmeasured=unmeasured,
+            threads=self.request.threads,
+            budget=Budget(max_drop=self.request.max_drop),
+        )
+        choice, no_choice = choice_of(found)
+        report = BenchmarkReport(
+            model=self._described(),
+            target=f"{self.target.name}: {self.target.description}",
+            device=profile.device if profile is not None else fingerprint(machine(), {}),
+            data=self._data_described(),
+            reference=self._reference(),
+            threads=self.request.threads,
+            max_drop=self.request.max_drop,
+            seed=self.request.seed,
+            versions=versions_here(),
+            rows=rows_of(found, choice),
+            choice=choice,
+            no_choice=no_choice,
+            decisions=(*self._notes, *self.contest.decisions, *_said(outcomes)),
+            notes=notes,
+            profile=profile,
+            answers=tuple(answers.values()),
+        )
+        return BenchmarkOutcome(report=report, file=write_json(report, self.workspace.out / BENCHMARK_FILE))
+
+    def _opened(self) -> ModelBundle:
+        path = Path(self.request.model.path)
+        folder = path / "bundle" if (path / "bundle").is_dir() else path
+        if folder.is_dir():
+            bundle, files = read_package(folder)
+            if bundle.kind is BundleKind.ENGINE:
+                for digest in bundle.files.values():
+                    self.store.blobs.add(files.path(Digest(digest)))
+                return bundle
+        loaded = opened(self.request.model, self.store, seed=self.request.seed)
+        self._notes += loaded.notes
+        return loaded.bundle
+
+    def _data(self) -> Dataset | None:
+        if self.request.data in (None, SYNTHETIC):
+            return None
+        dataset = load_dataset(str(self.request.data), seed=self.request.seed)
+        self._notes += dataset.decisions
+        if classifies(self.model):
+            self.model, dataset = with_same_classes(self.model, dataset)
+        elif dataset.labelled:
+            self._notes.append("The model does not classify, so the labels are not used: outputs are compared.")
+        return dataset
+
+    def _answers(self, outcomes: Outcomes) -> dict[tuple[str, str], AnswersReport]:
+        found = {}
+        for contestant in self.contest.contestants:
+            for runtime in contestant.runtimes:
+                report = outcomes.get(contestant.answers(runtime))
+                if isinstance(report, NodeReport):
+                    path = self.store.blobs.path(report.bundle.file(REPORT_FILE))
+                    found[contestant.name, runtime] = schema_from_json(path, AnswersReport, report.name)
+        return found
+
+    def _profile(
+        self, outcomes: Outcomes, answers: Mapping[tuple[str, str], AnswersReport]
+    ) -> tuple[ProfileReport | None, str, tuple[str, ...]]:
+        """The latencies, why there are none, and what disturbed them. An engine that cannot answer is not timed."""
+        pairs = self._pairs(answers) if answers else {}
+        bundles = {}
+        for contestant in self.contest.contestants:
+            if contestant.name in pairs:
+                made = outcomes.get(contestant.node)
+                bundles[contestant.name] = made.bundle if isinstance(made, NodeReport) else self.model
+        if not bundles:
+            return None, "no engine could be made that answers", ()
+        node = self._profile_node(tuple(f"@{name}" for name in bundles), pairs)
+        graph = Graph(inputs={name: bundle.kind for name, bundle in bundles.items()}, nodes=(node,))
+        try:
+            report = self._runner().run(graph, bundles, self._settings(rebuild=False)).node(PROFILE)
+        except EdgekdError as err:
+            return None, f"nothing could be measured: {err.message}", ()
+        path = self.store.blobs.path(report.bundle.file(REPORT_FILE))
+        return schema_from_json(path, ProfileReport, PROFILE), "", report.decisions
+
+    def _pairs(self, answers: Mapping[tuple[str, str], AnswersReport]) -> dict[str, tuple[str, ...]]:
+        """The runtimes of each engine; with answers, only those in which it answered."""
+        pairs = {
+            c.name: tuple(name for name in c.runtimes if not answers or (c.name, name) in answers)
+            for c in self.contest.contestants
+        }
+        return {name: runtimes for name, runtimes in pairs.items() if runtimes}
+
+    def _profile_node(self, sources: tuple[str, ...], pairs: Mapping[str, tuple[str, ...]]) -> Node:
+        request = self.request
+        runtimes = dict.fromkeys(name for names in pairs.values() for name in names)
+        return Node(
+            name=PROFILE,
+            stage="profile",
+            config={
+                "runtimes": list(runtimes),
+                "pairs": {name: list(names) for name, names in pairs.items()},
+                "threads": list(request.threads),
+                "warmup_s": request.warmup_s,
+                "duration_s": request.duration_s,
+                "precision": request.precision,
+                "limit_s": request.limit_s,
+            },
+            inputs={"candidates": sources},
+        )
+
+    def _described(self) -> str:
+        tags, name = self.model.tags, Path(self.request.model.path).name
+        precision = "" if self.model.kind is BundleKind.TORCH else f", {tags.get('precision', 'fp32')}"
+        return f"{name} ({self.model.format}{precision})"
+
+    def _data_described(self) -> str:
+        if self._dataset is not None:
+            kind = f"{len(self._dataset.classes)} classes" if self._dataset.labelled else "no labels"
+            shown = min(self.request.images, len(self._dataset.select))
+            return f"{self._dataset.name} ({kind}): {shown} images of its select split are answered by every engine"
+        if self.request.data == SYNTHETIC:
+            return "images made from the model's BatchNorm statistics: they say nothing of accuracy"
+        return "noise: it shows whether engines compute the same function, and says nothing of accuracy"
+
+    def _reference(self) -> str:
+        if self.contest.reference is None:
+            return ""
+        contestant, runtime = self.contest.reference
+        return f"{contestant.name}@{runtime}"
+
+    def _runner(self) -> Runner:
+        return Runner(STAGES, self.store)
+
+    def _settings(self, *, rebuild: bool = True) -> RunSettings:
+        resources: dict[str, Resource] = {"target": self.target}
+        if self._dataset is not None:
+            resources["data"] = self._dataset
+        return RunSettings(
+            seed=self.request.seed,
+            resources=resources,
+            execution=self.workspace.execution,
+            reporter=self.workspace.reporter,
+            rebuild=self.workspace.rebuild if rebuild else frozenset(),
+        )
+
+
+def write_json(report: BenchmarkReport, path: Path) -> Path:
+    """Writes the report without the thinned samples, which its packed rounds hold in full; returns the path.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(slim(report).plain(), indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def slim(report: BenchmarkReport) -> BenchmarkReport:
+    """The report without single timings by call."""
+    if report.profile is None:
+        return report
+    entries = tuple(
+        entry
+        if entry.latency is None
+        else entry.model_copy(update={"latency": entry.latency.model_copy(update={"samples_ms": ()})})
+        for entry in report.profile.entries
+    )
+    return report.model_copy(update={"profile": report.profile.model_copy(update={"entries": entries})})
+
+
+def check_benchmark_output(out: Path) -> None:
+    """Refuses a folder whose files of these names no benchmark wrote; changes nothing.
+
+    Raises:
+        UserError: There are such files, or `out` is a file.
+    """
+    if out.is_file():
+        raise UserError(f"{out} is a file, and the results are a folder.", hint="choose another folder with -o")
+    taken = [name for name in (BENCHMARK_FILE, PAGE_FILE) if (out / name).exists()]
+    if taken and not _is_benchmark(out / BENCHMARK_FILE):
+        raise UserError(
+            f"{out / taken[0]} was not written by a benchmark; it is left as it is.",
+            hint="choose another folder with -o",
+        )
+
+
+def _is_benchmark(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"schema_version", "rows", "reference"} <= found.keys()
+
+
+def _said(outcomes: Outcomes) -> tuple[str, ...]:
+    """What the nodes decided, each with its name; what failed has a row of its own."""
+    return tuple(
+        f"{name}: {sentence}"
+        for name, report in outcomes.items()
+        if isinstance(report, NodeReport)
+        for sentence in report.decisions
+    )
