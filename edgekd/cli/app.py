@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("edgekd.cli.export:export", "Write a network as an ONNX graph."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
     "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles, here or on boards."),
+    "benchmark": ("edgekd.cli.benchmark:benchmark", "Compare runtimes and precisions of one model in one table."),
     "compare": ("edgekd.cli.compare:compare", "Say which of several bundles is faster, and how sure that is."),
     "gate": ("edgekd.cli.gate:gate", "Judge a run or a bundle against limits; the exit code is the verdict."),
     "baseline": ("edgekd.cli.baseline:baseline", "Accept a result, so that later ones are held to it."),

@@ -59,6 +59,7 @@ class BenchmarkRow(Schema):
         fastest: Of the right engines at this thread count.
         pareto: See `RowStatus`.
         reason: Why it has this status; for failures what to do.
+        inconclusive: Why its latency is known less well than asked; empty when it is.
         why: For low precision that does not pay: what its layers say, counted and timed.
     """
 
@@ -85,6 +86,7 @@ class BenchmarkRow(Schema):
     fastest: bool = False
     pareto: bool = False
     reason: str = ""
+    inconclusive: str = ""
     why: str = ""
 
 

@@ -190,6 +190,10 @@ def slowdown(row: Row, rows: Sequence[Row]) -> str | None:
         return None
     name = row.candidate.precision.upper()
     told = why_from_layers(row.layers, twin.layers)
+    if ratio < 1:
+        return (
+            f"{name} is not surely faster than FP32 in {row.runtime} ({significant(ratio, 2)} times its time): {told}"
+        )
     return f"{name} takes {significant(ratio, 2)} times as long as FP32 in {row.runtime}: {told}"
 
 

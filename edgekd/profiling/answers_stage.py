@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from edgekd.core.agreement import Agreement, AnswersReport
 from edgekd.core.blobs import disk_errors
 from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.preprocess import Preprocessing
 from edgekd.core.report import Evaluation
 from edgekd.core.report_io import bundle_from_report, report_from_bundle
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
@@ -48,7 +49,7 @@ class AnswersConfig(StageConfig):
         candidate: Name under which it is reported.
         runtime: Registry name.
         threads: CPU threads.
-        images: Of the data's `select` split, or of the samples, or of noise where there is neither; at most.
+        images: Held-out ones of the data (`held_out`), or samples, or noise where there is neither; at most.
         dataset: Whether there are data; without, the samples that are connected, or noise.
         keep: Whether the outputs are kept, so that other engines can be compared with them.
         version: Of the runtime: another one may answer differently.
@@ -119,10 +120,7 @@ class AnswersStage(Stage[AnswersConfig]):
     def _images(self, model: ModelBundle, samples: ModelBundle | None, ctx: Context) -> _Images:
         preprocessing, most = model.model.preprocessing, self.config.images
         if self.config.dataset:
-            split = ctx.resource("data", Dataset).select
-            split = split.subset(range(min(most, len(split))))
-            (batch,) = eval_batches(split, preprocessing, len(split))
-            return _Images(batch.images, batch.labels, "real")
+            return _Images(*held_out(ctx.resource("data", Dataset), preprocessing, most), "real")
         if samples is not None:
             found = samples_from_bundle(samples, ctx.blobs, preprocessing=preprocessing)
             return _Images(found.images[:most], None, found.origin)
@@ -191,6 +189,23 @@ class AnswersStage(Stage[AnswersConfig]):
                 "n": n,
             }
         )
+
+
+def held_out(
+    dataset: Dataset, preprocessing: Preprocessing, most: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """Images that nothing was calibrated on, and their labels: the `select` split, and `test` where it is too small.
+
+    Args:
+        most: How many at most.
+    """
+    first = min(most, len(dataset.select))
+    parts = [(dataset.select, first), (dataset.test, min(most - first, len(dataset.test)))]
+    found = [
+        next(eval_batches(split.subset(range(count)), preprocessing, count)) for split, count in parts if count > 0
+    ]
+    labels = [batch.labels for batch in found if batch.labels is not None]
+    return np.concatenate([batch.images for batch in found]), np.concatenate(labels) if labels else None
 
 
 def outputs_of(path: Path) -> Mapping[str, NDArray[np.float32]]:

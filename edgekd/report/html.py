@@ -10,6 +10,7 @@ from markupsafe import Markup
 from pydantic import JsonValue
 
 from edgekd.core.blobs import disk_errors
+from edgekd.core.report import ProfileReport
 from edgekd.report.data import ReportData
 from edgekd.report.plots.graph import graph_picture
 from edgekd.report.plots.latency import latencies
@@ -26,6 +27,28 @@ REPORT_FILE = "report.html"
 
 def html_from_report(data: ReportData) -> str:
     """The whole page. Everything that comes from the run is escaped; only our own drawings are markup."""
+    environment, style = page_environment()
+    return environment.get_template("report.html").render(
+        data=data,
+        style=style,
+        created=readable(data.created),
+        tiles=tiles(data),
+        steps=step_rows(data),
+        students=_markup(students(data.search)),
+        student_rows=student_rows(data.search),
+        pareto=_markup(pareto(data)),
+        latencies=_markup(latencies(data)),
+        graph=_markup(graph_picture(data)),
+        keys=keys_of(data.profile),
+        engines=engine_rows(data),
+        decided=bool(data.decisions) or any(node.decisions for node in data.graph),
+        sources=sources(data),
+        environment=flattened({**circumstances(data.profile), **data.environment}),
+    )
+
+
+def page_environment() -> tuple[Environment, Markup]:
+    """Where templates are, everything escaped, and the style sheet that all pages share."""
     environment = Environment(
         loader=PackageLoader("edgekd.report"),
         autoescape=True,
@@ -34,23 +57,7 @@ def html_from_report(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     style, _, _ = environment.loader.get_source(environment, "report.css") if environment.loader else ("", None, None)
-    return environment.get_template("report.html").render(
-        data=data,
-        style=Markup(style),
-        created=_readable(data.created),
-        tiles=tiles(data),
-        steps=step_rows(data),
-        students=_markup(students(data.search)),
-        student_rows=student_rows(data.search),
-        pareto=_markup(pareto(data)),
-        latencies=_markup(latencies(data)),
-        graph=_markup(graph_picture(data)),
-        keys=_keys(data),
-        engines=engine_rows(data),
-        decided=bool(data.decisions) or any(node.decisions for node in data.graph),
-        sources=sources(data),
-        environment=flattened({**_circumstances(data), **data.environment}),
-    )
+    return environment, Markup(style)
 
 
 def write_report(data: ReportData, path: Path) -> None:
@@ -69,16 +76,16 @@ def _markup(svg: str | None) -> Markup | None:
     return None if svg is None else Markup(svg)
 
 
-def _circumstances(data: ReportData) -> dict[str, JsonValue]:
+def circumstances(profile: ProfileReport | None) -> dict[str, JsonValue]:
     """What the profiler noted of the machine, the same beside every engine of a thread count."""
-    for entry in data.profile.entries if data.profile is not None else ():
+    for entry in profile.entries if profile is not None else ():
         if entry.latency is not None:
             noted = entry.latency.environment
             return {name: noted[name] for name in ("machine", "before", "after") if name in noted}
     return {}
 
 
-def _readable(created: str) -> str:
+def readable(created: str) -> str:
     """`2 March 2026, 14:05 UTC`; a text that is no date stays as it is."""
     try:
         moment = datetime.fromisoformat(created)
@@ -87,9 +94,9 @@ def _readable(created: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M %Z}".strip()
 
 
-def _keys(data: ReportData) -> list[tuple[Markup, str]]:
+def keys_of(profile: ProfileReport | None) -> list[tuple[Markup, str]]:
     """The legend: a (drawn mark, name) for each precision and each runtime that occurs."""
-    entries = data.profile.entries if data.profile is not None else ()
+    entries = profile.entries if profile is not None else ()
     precisions = {entry.precision for entry in entries}
     runtimes = dict.fromkeys(entry.runtime for entry in entries)
     drawn = [

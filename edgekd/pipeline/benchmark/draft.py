@@ -239,7 +239,8 @@ def contest_of(request: BenchmarkRequest, model: ModelBundle, dataset: Dataset |
     Raises:
         UserError: A runtime that no edgekd knows, or data that the model cannot use.
     """
-    wanted = request.runtimes or tuple(RUNTIMES)
+    # PyTorch is a reference for its own models; nobody looks for it beside a graph.
+    wanted = request.runtimes or tuple(name for name in RUNTIMES if name != TORCH or model.kind is BundleKind.TORCH)
     states = {name: RUNTIMES.get(name).availability() for name in wanted}
     drawing = _Drawing(request, model, dataset, target, [name for name, state in states.items() if state.ok])
     drawing.engines()

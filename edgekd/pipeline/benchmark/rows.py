@@ -175,6 +175,7 @@ def _row(
     latency, answers = _time(row), found.answers.get((row.candidate.name, row.runtime))
     agreement = answers.agreement if answers is not None else None
     metric = agreement.alike_means if agreement is not None else None
+    why = slowdown(row, rows) or ""
     return BenchmarkRow(
         engine=row.candidate.name,
         runtime=row.runtime,
@@ -198,8 +199,9 @@ def _row(
         status=status,
         fastest=best,
         pareto=front,
-        reason=reason,
-        why=slowdown(row, rows) or "",
+        reason=reason.replace(f". {why}", "") if why else reason,
+        inconclusive=latency.inconclusive or "",
+        why=why,
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from edgekd import __version__
 from edgekd.core.agreement import AnswersReport
 from edgekd.core.benchmark import BenchmarkReport
 from edgekd.core.blobs import disk_errors
@@ -21,7 +23,7 @@ from edgekd.core.stage import Resource
 from edgekd.core.store import LocalStore
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
-from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
+from edgekd.errors import DeviceUnavailable, EdgekdError, GateFailed, Inconclusive, UserError
 from edgekd.export.package import read_package
 from edgekd.pipeline.benchmark.draft import MODEL, PROFILE, Contest, classifies, contest_of
 from edgekd.pipeline.benchmark.each import Outcomes, run_each
@@ -34,6 +36,7 @@ from edgekd.pipeline.request import SYNTHETIC
 from edgekd.pipeline.sources import opened
 from edgekd.pipeline.stages import STAGES
 from edgekd.profiling.environment import fingerprint, machine
+from edgekd.report.benchmark import write_benchmark
 from edgekd.targets.load import load_target
 
 BENCHMARK_FILE = "benchmark.json"
@@ -47,10 +50,12 @@ class BenchmarkOutcome:
     Attributes:
         report: All numbers; the file leaves out single timings that `rounds_packed` repeats.
         file: The JSON.
+        page: The HTML.
     """
 
     report: BenchmarkReport
     file: Path
+    page: Path
 
 
 class BenchmarkRun:
@@ -134,7 +139,10 @@ class BenchmarkRun:
             profile=profile,
             answers=tuple(answers.values()),
         )
-        return BenchmarkOutcome(report=report, file=write_json(report, self.workspace.out / BENCHMARK_FILE))
+        file, page = self.workspace.out / BENCHMARK_FILE, self.workspace.out / PAGE_FILE
+        write_json(report, file)
+        write_benchmark(report, page, created=datetime.now(UTC).isoformat(timespec="seconds"), version=__version__)
+        return BenchmarkOutcome(report=report, file=file, page=page)
 
     def _opened(self) -> ModelBundle:
         path = Path(self.request.model.path)
@@ -225,8 +233,9 @@ class BenchmarkRun:
     def _data_described(self) -> str:
         if self._dataset is not None:
             kind = f"{len(self._dataset.classes)} classes" if self._dataset.labelled else "no labels"
-            shown = min(self.request.images, len(self._dataset.select))
-            return f"{self._dataset.name} ({kind}): {shown} images of its select split are answered by every engine"
+            held = len(self._dataset.select) + len(self._dataset.test)
+            shown = min(self.request.images, held)
+            return f"{self._dataset.name} ({kind}): {shown} of {held} held-out images are answered by every engine"
         if self.request.data == SYNTHETIC:
             return "images made from the model's BatchNorm statistics: they say nothing of accuracy"
         return "noise: it shows whether engines compute the same function, and says nothing of accuracy"
@@ -253,8 +262,18 @@ class BenchmarkRun:
         )
 
 
-def write_json(report: BenchmarkReport, path: Path) -> Path:
-    """Writes the report without the thinned samples, which its packed rounds hold in full; returns the path.
+def exit_code_of(report: BenchmarkReport) -> int:
+    """0 measured as precisely as asked, 5 less precisely, 1 when no engine is right, 3 without a latency."""
+    timed = [row for row in report.rows if row.p50_ms is not None and row.status != "reference"]
+    if not timed:
+        return DeviceUnavailable.exit_code
+    if all(row.status in ("wrong", "failed") for row in timed):
+        return GateFailed.exit_code
+    return Inconclusive.exit_code if any(row.inconclusive for row in timed) else 0
+
+
+def write_json(report: BenchmarkReport, path: Path) -> None:
+    """Writes the report without the thinned samples, which its packed rounds hold in full.
 
     Raises:
         UserError: The disk is full or the folder cannot be written.
@@ -262,7 +281,6 @@ def write_json(report: BenchmarkReport, path: Path) -> Path:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(slim(report).plain(), indent=1) + "\n", encoding="utf-8")
-    return path
 
 
 def slim(report: BenchmarkReport) -> BenchmarkReport:
