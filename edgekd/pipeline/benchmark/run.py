@@ -51,11 +51,13 @@ class BenchmarkOutcome:
         report: All numbers; the file leaves out single timings that `rounds_packed` repeats.
         file: The JSON.
         page: The HTML.
+        engines: Those that could be made, by name, with their files in the store.
     """
 
     report: BenchmarkReport
     file: Path
     page: Path
+    engines: Mapping[str, ModelBundle]
 
 
 class BenchmarkRun:
@@ -142,7 +144,7 @@ class BenchmarkRun:
         file, page = self.workspace.out / BENCHMARK_FILE, self.workspace.out / PAGE_FILE
         write_json(report, file)
         write_benchmark(report, page, created=datetime.now(UTC).isoformat(timespec="seconds"), version=__version__)
-        return BenchmarkOutcome(report=report, file=file, page=page)
+        return BenchmarkOutcome(report=report, file=file, page=page, engines=self._engines(outcomes))
 
     def _opened(self) -> ModelBundle:
         path = Path(self.request.model.path)
@@ -183,11 +185,7 @@ class BenchmarkRun:
     ) -> tuple[ProfileReport | None, str, tuple[str, ...]]:
         """The latencies, why there are none, and what disturbed them. An engine that cannot answer is not timed."""
         pairs = self._pairs(answers) if answers else {}
-        bundles = {}
-        for contestant in self.contest.contestants:
-            if contestant.name in pairs:
-                made = outcomes.get(contestant.node)
-                bundles[contestant.name] = made.bundle if isinstance(made, NodeReport) else self.model
+        bundles = {name: bundle for name, bundle in self._engines(outcomes).items() if name in pairs}
         if not bundles:
             return None, "no engine could be made that answers", ()
         node = self._profile_node(tuple(f"@{name}" for name in bundles), pairs)
@@ -198,6 +196,17 @@ class BenchmarkRun:
             return None, f"nothing could be measured: {err.message}", ()
         path = self.store.blobs.path(report.bundle.file(REPORT_FILE))
         return schema_from_json(path, ProfileReport, PROFILE), "", report.decisions
+
+    def _engines(self, outcomes: Outcomes) -> dict[str, ModelBundle]:
+        """Those that were made, and the model itself where it takes part as it is."""
+        found = {}
+        for contestant in self.contest.contestants:
+            made = outcomes.get(contestant.node)
+            if isinstance(made, NodeReport):
+                found[contestant.name] = made.bundle
+            elif contestant.node == f"@{MODEL}":
+                found[contestant.name] = self.model
+        return found
 
     def _pairs(self, answers: Mapping[tuple[str, str], AnswersReport]) -> dict[str, tuple[str, ...]]:
         """The runtimes of each engine; with answers, only those in which it answered."""
