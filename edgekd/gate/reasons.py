@@ -12,6 +12,8 @@ from edgekd.core.text import significant
 
 WORTH_TELLING = 0.01
 """Share of the recorded time below which conversions are not the reason for anything."""
+WORTH_COMPARING = 0.05
+"""Share of the twin's recorded time below which a ratio of a few microseconds would be told as a finding."""
 SHOWN_OPS = 3
 CONVOLUTIONS, PRODUCTS = "convolutions", "matrix products"
 _NOT_CONVOLUTION = "convert"
@@ -92,7 +94,7 @@ def _same_work(low: LayerReport, full: LayerReport | None) -> list[str]:
     said = []
     for family in (CONVOLUTIONS, PRODUCTS):
         mine, theirs = (sum(kind.total_ms for kind in _of_family(side, family)) for side in (low, full))
-        if mine and theirs > WORTH_TELLING * full.total_ms:
+        if mine and theirs > WORTH_COMPARING * full.total_ms:
             said.append(f"its {family} take {significant(mine / theirs, 2)} times as long as those of FP32")
     return said
 

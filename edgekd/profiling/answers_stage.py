@@ -25,6 +25,7 @@ from edgekd.core.report_io import bundle_from_report, report_from_bundle
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
 from edgekd.data.batches import eval_batches
 from edgekd.data.dataset import Dataset
+from edgekd.errors import BuildFailed
 from edgekd.profiling.isolated import Engine
 from edgekd.profiling.process import LIMIT_S, WorkerProcess
 from edgekd.runtimes.compare import Tolerance, compare_outputs, is_classification
@@ -90,6 +91,9 @@ class AnswersStage(Stage[AnswersConfig]):
     def resources_read(self) -> frozenset[str]:
         return self.reads if self.config.dataset else frozenset({"target"})
 
+    def requires(self, inputs: Inputs, ctx: Context) -> None:
+        RUNTIMES.get(self.config.runtime)
+
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         model = inputs.one("model")
         shown = self._images(model, inputs.maybe("samples"), ctx)
@@ -149,6 +153,11 @@ class AnswersStage(Stage[AnswersConfig]):
         if reference is None:
             return None
         of = report_from_bundle(reference, AnswersReport, ctx, "reference")
+        if OUTPUTS_FILE not in reference.files:
+            raise BuildFailed(
+                f"{of.candidate} in {of.runtime}, the reference, gave NaN or infinite outputs: nothing is comparable.",
+                hint="check the model itself: `edgekd evaluate` on a few images",
+            )
         expected = outputs_of(ctx.path(reference, OUTPUTS_FILE))
         found = compare_outputs(expected, outputs)
         tolerance = TOLERANCES.get(str(model.tags.get("precision", "fp32")))

@@ -35,3 +35,20 @@ def test_a_convolution_in_float_inside_an_int8_engine_has_fallen_back_and_an_add
 def test_float_is_no_fallback_where_nothing_else_was_asked() -> None:
     found = layer_report(LAYERS[2:4], source="test", calls=3, provider="CPU", quantized=False)
     assert found.fell_back == ()
+
+
+def test_kinds_count_and_sum_layers_by_operator_and_arithmetic_the_slowest_first() -> None:
+    found = layer_report([*LAYERS, LAYERS[1]], source="test", calls=3, provider="CPU", quantized=True)
+    assert [(kind.op, kind.arithmetic, kind.count, kind.total_ms) for kind in found.kinds] == [
+        ("Conv", "float", 1, 5.0),
+        ("QLinearConv", "int8", 2, 4.0),
+        ("Add", "float", 1, 1.0),
+        ("QuantizeLinear", "conversion", 1, 1.0),
+        ("Softmax", "float", 1, 1.0),
+    ]
+
+
+def test_float_layers_count_as_islands_only_between_two_layers_in_int8() -> None:
+    closed = layer_report([*LAYERS, LAYERS[1]], source="test", calls=3, provider="CPU", quantized=True)
+    opened = layer_report(LAYERS, source="test", calls=3, provider="CPU", quantized=True)
+    assert (closed.float_between, opened.float_between) == (3, 0)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgekd.runtimes.compare import MAX_SQNR_DB, batches, compare_logits
+from edgekd.errors import UserError
+from edgekd.runtimes.compare import MAX_SQNR_DB, NEAR_DB, Tolerance, batches, compare_logits, compare_outputs
 
 LOGITS = arrays(np.float32, (6, 4), elements=st.floats(-100, 100, width=32))
 
@@ -42,3 +43,36 @@ def test_batches_cover_all_images_in_order() -> None:
     parts = list(batches(images, 3))
     assert [len(part) for part in parts] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(parts), images)
+
+
+def test_a_classifier_agrees_by_class_and_anything_else_by_the_noise_of_each_images_outputs() -> None:
+    logits = np.array([[3.0, 1.0], [0.0, 2.0]], np.float32)
+    found = compare_outputs({"logits": logits}, {"renamed": logits[:, ::-1] * np.array([[1.0], [-1.0]])})
+    assert (found.alike_means, found.alike, found.n) == ("top1", 0.5, 2)
+    boxes = np.ones((2, 5, 4), np.float32)
+    noisy = boxes + np.array([0.05, 0.2], np.float32)[:, None, None]  # 26 dB and 14 dB
+    found = compare_outputs({"boxes": boxes, "scores": boxes}, {"boxes": boxes, "scores": noisy})
+    assert (found.alike_means, found.alike) == ("outputs", 0.5)
+    assert found.sqnr_db == pytest.approx(10 * np.log10(2 / (0.05**2 + 0.2**2)), rel=1e-4)
+    assert 10 * np.log10(1 / 0.2**2) < NEAR_DB < 10 * np.log10(1 / 0.05**2)
+
+
+def test_the_largest_difference_is_told_in_spreads_of_the_reference() -> None:
+    reference = np.array([[0.0, 0.0, 2.0, 2.0]], np.float32)[..., None]
+    assert compare_outputs({"a": reference}, {"a": reference + np.float32(0.5)}).max_error == pytest.approx(0.5)
+
+
+def test_outputs_of_another_number_or_shape_are_refused_by_name() -> None:
+    one = np.zeros((2, 3), np.float32)
+    with pytest.raises(UserError, match=r"the reference gives logits \(2, 3\), this logits \(2, 4\)"):
+        compare_outputs({"logits": one}, {"logits": np.zeros((2, 4), np.float32)})
+    with pytest.raises(UserError, match="differ in number or shape"):
+        compare_outputs({"logits": one}, {"logits": one, "more": one})
+
+
+def test_a_tolerance_is_relative_to_the_spread_and_to_each_element_and_never_holds_for_nan() -> None:
+    reference = np.array([0.0, 2.0], np.float32)
+    tolerance = Tolerance(atol=0.1, rtol=0.1)
+    assert tolerance.holds(reference, np.array([0.1, 2.3], np.float32))
+    assert not tolerance.holds(reference, np.array([0.11, 2.0], np.float32))
+    assert not tolerance.holds(reference, np.array([0.0, np.nan], np.float32))

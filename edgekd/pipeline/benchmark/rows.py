@@ -133,7 +133,7 @@ def _why_wrong(answers: AnswersReport | None) -> str:
 
 
 def _why_worse(row: Row, found: Findings) -> str:
-    """Whether the loss of an INT8 engine is that of quantization or of this machine's kernels; both were measured."""
+    """What an INT8 engine loses to this machine's kernels beside what rounding takes; both were measured."""
     node = next(c.node for c in found.contest.contestants if c.name == row.candidate.name)
     report = found.outcomes.get(node)
     metrics = report.metrics if isinstance(report, NodeReport) else {}
@@ -145,7 +145,7 @@ def _why_worse(row: Row, found: Findings) -> str:
     )
     if here < exact - SATURATION_DB:
         return f". This CPU's 8-bit kernels saturate: {numbers}"
-    return f". Rounding itself loses it, not this CPU's kernels: {numbers}"
+    return f". Nothing is lost to this CPU's 8-bit kernels: {numbers}"
 
 
 def _failure_of_answers(row: Row, found: Findings) -> str:
