@@ -16,10 +16,10 @@ from edgekd.core.digest import Json
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError, UserError
 from edgekd.export.convert import CONVERTERS, Conversion, Converted, Converter
-from edgekd.export.parity import Tolerance, module_logits
+from edgekd.export.parity import module_logits
 from edgekd.export.stage import model_tags, parity_images, parity_metrics
 from edgekd.nn.build import module_from_bundle
-from edgekd.runtimes.compare import Comparison, compare_logits, logits_of
+from edgekd.runtimes.compare import Comparison, Tolerance, compare_logits, logits_of
 from edgekd.runtimes.formats import MODEL_FILES, model_size_mib
 from edgekd.runtimes.onnx_file import MODEL_FILE
 from edgekd.runtimes.onnxruntime import emulated
