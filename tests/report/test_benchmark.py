@@ -45,10 +45,20 @@ PROFILE = ProfileReport(
 
 def report(*rows: BenchmarkRow, profile: ProfileReport | None = PROFILE, **fields: object) -> BenchmarkReport:
     choice = Choice(candidate="fp32", runtime="onnxruntime", precision="fp32", reason="it", within_budget=True)
-    given = {
-        "model": "<script>.onnx", "target": "host", "device": "a desk", "data": "noise",
-        "reference": "fp32@onnxruntime", "threads": (1,), "max_drop": 0.01, "seed": 0, "rows": rows, "choice": choice, "profile": profile, **fields,
-    }  # fmt: skip
+    given: dict[str, object] = {
+        "model": "<script>.onnx",
+        "target": "host",
+        "device": "a desk",
+        "data": "noise",
+        "reference": "fp32@onnxruntime",
+        "threads": (1,),
+        "max_drop": 0.01,
+        "seed": 0,
+        "rows": rows,
+        "choice": choice,
+        "profile": profile,
+    }
+    given |= fields
     return BenchmarkReport.model_validate(given)
 
 
