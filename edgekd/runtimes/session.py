@@ -58,6 +58,34 @@ class Session(Protocol):
     ) -> None: ...
 
 
+class Timer(Protocol):
+    """Timed calls of an engine that runs in another process, with the inputs it was given."""
+
+    def warm_up(self, seconds: float) -> tuple[int, int]:
+        """Calls for so long, three times at least; (calls, nanoseconds of the fastest one)."""
+
+    def turn(self, calls: int) -> list[int]:
+        """Nanoseconds of each of `calls` calls, made after one that is not timed."""
+
+
+@runtime_checkable
+class OwnClock(Protocol):
+    """What a session adds whose engine runs in another process: figures taken there, free of the way between the two.
+
+    Such a session says in its `environment()` what was timed, as `timed_region`.
+    """
+
+    @property
+    def load_ms(self) -> float:
+        """Time that opening the model took, the start of its process left out."""
+
+    def timer(self, feeds: Mapping[str, FloatArray]) -> Timer:
+        """Times calls with these inputs, which are sent once."""
+
+    def memory_peak_mib(self) -> float | None:
+        """Most resident MiB since just before the model was loaded, less what was resident then; None if unknown."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Availability:
     """Whether a runtime can work on this machine.
@@ -144,6 +172,8 @@ RUNTIMES: Registry[Runtime] = Registry(
         "openvino": "edgekd.runtimes.openvino:RUNTIME",
         "torch": "edgekd.runtimes.torch:RUNTIME",
         "tensorrt": "edgekd.runtimes.tensorrt:RUNTIME",
+        "ort-web-node": "edgekd.runtimes.onnxruntime_web:NODE",
+        "ort-web-browser": "edgekd.runtimes.onnxruntime_web:BROWSER",
     },
 )
 
