@@ -26,7 +26,20 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
 )
 ROOT_MODULES = {"__init__", "__main__", "errors"}
-ONLY_IN_FILES_NAMED_FOR_THEM = ("tensorrt", "onnxruntime", "openvino", "nncf", "timm", "ray", "torch_pruning")
+ONLY_IN_FILES_NAMED_FOR_THEM = (
+    "tensorrt",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "timm",
+    "ray",
+    "torch_pruning",
+    "executorch",
+    "ncnn",
+    "pnnx",
+    "ai_edge_litert",
+    "litert_torch",
+)
 NO_TENSORS = ("errors", "core", "gate", "targets")
 MAX_LINES = 400
 

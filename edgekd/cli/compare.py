@@ -71,14 +71,17 @@ def _common_runtime(bundles: Any) -> str:
     Raises:
         UserError: There is none.
     """
-    from edgekd.runtimes.session import RUNTIMES
+    from edgekd.runtimes.session import RUNTIMES, described
 
-    kinds = {bundle.kind for bundle in bundles.values()}
     for name in RUNTIMES:
-        if kinds <= RUNTIMES.get(name).accepts and RUNTIMES.get(name).availability().ok:
+        if (
+            all(RUNTIMES.get(name).takes(bundle) for bundle in bundles.values())
+            and RUNTIMES.get(name).availability().ok
+        ):
             return name
+    kinds = {described(bundle) for bundle in bundles.values()}
     raise UserError(
-        f"No installed runtime takes all of these bundles: they are {' and '.join(sorted(kinds))} bundles.",
+        f"No installed runtime takes all of these bundles: they are {' and '.join(sorted(kinds))}.",
         hint="compare bundles of one kind; edgekd doctor lists what is installed",
     )
 

@@ -201,14 +201,16 @@ def _candidates(bench: Any) -> list[Candidate]:
         UserError: A bundle of another kind.
     """
     from edgekd.profiling.remote.request import FILES, Candidate
+    from edgekd.runtimes.session import described
 
     for name, bundle in bench.bundles.items():
-        if bundle.kind not in FILES:
+        if bundle.format not in FILES:
             raise UserError(
-                f"{name} is a {bundle.kind} bundle, and boards run ONNX graphs and engines.", hint="export it first"
+                f"{name} is {described(bundle)}, and boards run ONNX graphs and TensorRT engines.",
+                hint="export it first",
             )
     return [
-        Candidate(name=name, bundle=bundle, path=bench.store.blobs.path(bundle.file(FILES[bundle.kind])))
+        Candidate(name=name, bundle=bundle, path=bench.store.blobs.path(bundle.file(FILES[bundle.format])))
         for name, bundle in bench.bundles.items()
     ]
 

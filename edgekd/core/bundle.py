@@ -18,6 +18,8 @@ from edgekd.core.schema import Schema
 from edgekd.errors import UserError
 
 BUNDLE_SCHEMA_VERSION = 1
+FORMAT_TAG = "format"
+"""Tag of an ENGINE: the format of its files, which has the name of the runtime that reads it."""
 
 
 class BundleKind(StrEnum):
@@ -28,7 +30,7 @@ class BundleKind(StrEnum):
     ONNX = "onnx"
     """`model.onnx`, self-contained."""
     ENGINE = "engine"
-    """`model.engine`, bound to one device and runtime."""
+    """Files in the format of one runtime, named by the tag `format`; some are bound to one device too."""
     DATA = "data"
     """Preprocessed samples in `samples.safetensors` (a calibration set)."""
     REPORT = "report"
@@ -59,7 +61,8 @@ class ModelBundle(Schema):
         files: Blob digests by file name.
         recipe: Architecture, edits, preprocessing and labels; carried along to ONNX and ENGINE as provenance.
         tags: Facts about the content, such as `{"precision": "int8", "scheme": "ort-u8s8"}`.
-        bound_to: ENGINE only: fingerprint of the device and runtime it was built for.
+        bound_to: ENGINE only: fingerprint of the device and runtime it was built for; None for one that runs wherever
+            its runtime does.
     """
 
     kind: BundleKind
@@ -74,6 +77,14 @@ class ModelBundle(Schema):
     def content(self) -> Digest:
         """What the keys of later stages depend on: equal content means that nothing downstream needs to run again."""
         return digest("bundle", self.plain())
+
+    @property
+    def format(self) -> str:
+        """What its files are: the kind, or for an ENGINE the format that its tag names.
+
+        An engine without the tag is TensorRT's, whose engines were the first and do not carry it.
+        """
+        return str(self.tags.get(FORMAT_TAG, "tensorrt")) if self.kind is BundleKind.ENGINE else str(self.kind)
 
     @property
     def model(self) -> ModelRecipe:

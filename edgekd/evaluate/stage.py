@@ -22,11 +22,12 @@ from edgekd.data.batches import eval_batches
 from edgekd.data.dataset import Dataset, Split
 from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
 from edgekd.runtimes.onnxruntime import emulated
-from edgekd.runtimes.session import RUNTIMES, Session, open_bundle
+from edgekd.runtimes.session import RUNTIMES, Session, noun, open_bundle
 from edgekd.tasks.classification import predictions, wilson_interval
 
 SplitName = Literal["select", "test"]
-USUAL_RUNTIME = {BundleKind.TORCH: "torch", BundleKind.ONNX: "onnxruntime", BundleKind.ENGINE: "tensorrt"}
+USUAL_RUNTIME = {"torch": "torch", "onnx": "onnxruntime"}
+"""By format; an engine's has the name of its runtime."""
 
 
 class EvaluateConfig(StageConfig):
@@ -99,13 +100,13 @@ class EvaluateStage(Stage[EvaluateConfig]):
 
     def _default_runtime(self, model: ModelBundle) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Where to run when nothing was asked for, and the decision to say it when that is not what `select` chose."""
-        usual = USUAL_RUNTIME[model.kind]
+        usual = USUAL_RUNTIME.get(model.format, model.format)
         tagged = str(model.tags.get("runtime", usual))
         chosen = RUNTIMES.get(tagged)
         found = chosen.availability()
-        if tagged == usual or (model.kind in chosen.accepts and found.ok):
+        if tagged == usual or (chosen.takes(model) and found.ok):
             return (tagged,), ()
-        why = found.reason if model.kind in chosen.accepts else f"that takes no {model.kind} bundles"
+        why = found.reason if chosen.takes(model) else f"that takes no {noun(model)}s"
         return (usual,), (f"{self.config.candidate} is evaluated in {usual}, not in the chosen {tagged}: {why}.",)
 
     def _truth(self, split: Split, teacher: ModelBundle | None, ctx: Context) -> NDArray[np.int64]:

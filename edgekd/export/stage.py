@@ -80,7 +80,7 @@ class ExportStage(Stage[ExportConfig]):
         path, comparison, decisions = self._written(module, raw, images, ctx.scratch)
         if fused := len(fusable_blocks(module)):
             decisions += (f"The branches of {fused} blocks became one convolution each.",)
-        bundle = bundle_from_graph(path, carry=model, tags=_tags(model), blobs=ctx.blobs)
+        bundle = bundle_from_graph(path, carry=model, tags=model_tags(model), blobs=ctx.blobs)
         metrics = {
             "params_m": count_params(deployed) / 1e6,
             "macs_m": count_macs(deployed, shape) / 1e6,
@@ -112,7 +112,8 @@ class ExportStage(Stage[ExportConfig]):
         return path, require_parity(module, path, images, tolerance), decisions
 
 
-def _tags(model: ModelBundle) -> dict[str, JsonValue]:
+def model_tags(model: ModelBundle) -> dict[str, JsonValue]:
+    """The tags of what is made from a TORCH bundle in full precision, and of every engine made from that."""
     tags: dict[str, JsonValue] = {"precision": "fp32", "scheme": "", "model": model.content}
     if "sparsity" in model.tags:
         tags["sparsity"] = model.tags["sparsity"]

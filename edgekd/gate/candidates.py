@@ -22,11 +22,13 @@ class Candidate:
         name: Of the node that made it.
         precision: `fp32`, `fp16` or `int8`.
         family: Equal for the precisions of one trained model, and for nothing else: these are each other's twins.
+        runtime: The only one that runs it, for an engine; None for a graph, which several runtimes read.
     """
 
     name: str
     precision: str
     family: str
+    runtime: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +90,9 @@ def rows_from_profile(
     entries = [entry for entry in profile.entries if entry.candidate in known]
     if not profile.measured:
         # Engines cannot run here, so accuracy comes from the runtime that this machine has for the same graph.
-        able = [entry for entry in entries if known[entry.candidate].precision in runtimes]
-        return [row(entry, runtimes[known[entry.candidate].precision], None) for entry in able]
+        named = [(entry, known[entry.candidate]) for entry in entries]
+        places = [(entry, candidate.runtime or runtimes.get(candidate.precision)) for entry, candidate in named]
+        return [row(entry, place, None) for entry, place in places if place is not None]
     timed = [entry for entry in entries if entry.latency and entry.latency.threads == profile.threads[0]]
     # A board ran the same graphs, and their accuracy was counted on this machine.
     return [row(entry, entry.runtime, None if profile.board else entry.runtime) for entry in timed]

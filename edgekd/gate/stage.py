@@ -135,6 +135,7 @@ def _candidate(name: str, bundle: ModelBundle) -> Candidate:
         precision=str(bundle.tags.get("precision", "fp32")),
         # Models of one architecture share a recipe; the tag that `export` sets tells their weights apart too.
         family=str(bundle.tags.get("model", recipe)),
+        runtime=bundle.format if bundle.kind is BundleKind.ENGINE else None,
     )
 
 

@@ -123,7 +123,10 @@ def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     folder = path / "bundle" if (path / "bundle").is_dir() else path
     bundle, files = read_package(folder)
     if bundle.kind is BundleKind.ENGINE:
-        raise UserError(f"{folder} holds an engine of one device, which nothing can be made from.")
+        raise UserError(
+            f"{folder} holds a finished {bundle.format} engine, which nothing can be made from.",
+            hint="give the package or the model file that it was made from; an engine can be profiled and evaluated",
+        )
     for digest in bundle.files.values():
         store.blobs.add(files.path(Digest(digest)))
     trainable = bundle.kind is BundleKind.TORCH and is_trainable(bundle.model)

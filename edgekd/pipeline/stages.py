@@ -31,6 +31,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "qat": "edgekd.quant.qat_stage:QatStage",
         "codebook": "edgekd.quant.codebook_stage:CodebookStage",
         "sensitivity": "edgekd.quant.sensitivity_stage:SensitivityStage",
+        "convert": "edgekd.export.convert_stage:ConvertStage",
         "build": "edgekd.export.engine:BuildStage",
         "evaluate": "edgekd.evaluate.stage:EvaluateStage",
         "profile": "edgekd.profiling.stage:ProfileStage",

@@ -21,10 +21,9 @@ from edgekd.profiling.predict.candidates import predicted_latency
 from edgekd.profiling.process import LIMIT_S
 from edgekd.profiling.remote.for_target import profile_for_target
 from edgekd.profiling.remote.request import FILES, BoardPlan, Candidate
+from edgekd.runtimes.formats import model_size_mib
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Target
-
-MODEL_FILE = {BundleKind.ONNX: "model.onnx", BundleKind.ENGINE: "model.engine", BundleKind.TORCH: "weights.safetensors"}
 
 MOSTLY = 0.5
 """Share of the time in float above which an int8 engine is worth a sentence."""
@@ -122,7 +121,7 @@ class ProfileStage(Stage[ProfileConfig]):
         target = ctx.resource("target", Target)
         if ctx.execution.board is not None:
             return self._on_board(ctx.execution.board, target, inputs, ctx)
-        candidates = [(name, bundle, _size_mib(bundle, ctx)) for name, bundle in inputs.all("candidates")]
+        candidates = [(name, bundle, model_size_mib(bundle, ctx.blobs)) for name, bundle in inputs.all("candidates")]
         if not target.measured_here:
             return _predicted(candidates, target, self.config.threads, ctx)
         runtimes, decisions = _installed(self.config.runtimes or tuple(s.runtime for s in target.runtimes))
@@ -137,7 +136,7 @@ class ProfileStage(Stage[ProfileConfig]):
                 _Trial(candidate=name, bundle=bundle, runtime=runtime, threads=threads, size_mib=size_mib)
                 for name, bundle, size_mib in candidates
                 for runtime in runtimes
-                if bundle.kind in RUNTIMES.get(runtime).accepts
+                if RUNTIMES.get(runtime).takes(bundle)
             ]
             found, warnings = self._measured(trials, ctx)
             entries += found
@@ -162,14 +161,19 @@ class ProfileStage(Stage[ProfileConfig]):
             layers=config.layers != "none",
         )
         candidates = [
-            Candidate(name=name, bundle=bundle, path=ctx.path(bundle, MODEL_FILE[bundle.kind]))
+            Candidate(name=name, bundle=bundle, path=ctx.path(bundle, FILES[bundle.format]))
             for name, bundle in inputs.all("candidates")
-            if bundle.kind in FILES
+            if bundle.format in FILES
         ]
         found = profile_for_target(access, target, candidates, plan, ctx.reporter)
         where = f"Latencies were measured on {found.report.board}; accuracies were counted on this machine."
+        left_out = [
+            f"{name} is not measured: the agent on a board does not run {bundle.format} engines yet."
+            for name, bundle in inputs.all("candidates")
+            if bundle.kind is BundleKind.ENGINE and bundle.format not in FILES
+        ]
         entries = tuple(_with_layers(entry, config.layers) for entry in found.report.entries)
-        return _result(found.report.model_copy(update={"entries": entries}), [where, *found.decisions], ctx)
+        return _result(found.report.model_copy(update={"entries": entries}), [where, *left_out, *found.decisions], ctx)
 
     def _measured(self, trials: Sequence[_Trial], ctx: Context) -> tuple[list[CandidateLatency], list[str]]:
         """Entries of one thread count, and what may have disturbed them."""
@@ -223,9 +227,9 @@ def _predicted(
 ) -> StageResult:
     entries = []
     for name, bundle, size_mib in candidates:
-        trial = _Trial(
-            candidate=name, bundle=bundle, runtime=target.runtimes[0].runtime, threads=threads[0], size_mib=size_mib
-        )
+        # An engine runs in its own runtime; a graph in the one that the card prefers.
+        runtime = bundle.format if bundle.kind is BundleKind.ENGINE else target.runtimes[0].runtime
+        trial = _Trial(candidate=name, bundle=bundle, runtime=runtime, threads=threads[0], size_mib=size_mib)
         found = predicted_latency(bundle, target, ctx.blobs, trial.precision, trial.runtime, trial.threads)
         entries.append(trial.entry(found))
     report = ProfileReport(device=target.name, measured=False, threads=threads, entries=tuple(entries))
@@ -265,8 +269,3 @@ def _first(layers: LayerReport) -> str:
     shown = "; ".join(layers.fell_back[:SHOWN])
     more = len(layers.fell_back) - SHOWN
     return f"{shown}; and {more} more" if more > 0 else shown
-
-
-def _size_mib(bundle: ModelBundle, ctx: Context) -> float:
-    """Size of the model's own file."""
-    return float(ctx.path(bundle, MODEL_FILE[bundle.kind]).stat().st_size / 2**20)

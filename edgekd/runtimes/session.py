@@ -109,12 +109,18 @@ class Runtime(ABC):
     Attributes:
         name: Registry key.
         accepts: Kinds of bundle it can open.
+        formats: Of ENGINE bundles, the formats that it can open: an engine is written for one runtime.
         model_file: The file of such a bundle that `open` takes.
     """
 
     name: ClassVar[str]
     accepts: ClassVar[frozenset[BundleKind]]
+    formats: ClassVar[frozenset[str]] = frozenset()
     model_file: ClassVar[str]
+
+    def takes(self, bundle: ModelBundle) -> bool:
+        """Whether it can open the bundle, by its kind and, for an ENGINE, its format."""
+        return bundle.kind in self.accepts and (bundle.kind is not BundleKind.ENGINE or bundle.format in self.formats)
 
     @abstractmethod
     def availability(self) -> Availability:
@@ -184,22 +190,21 @@ def open_bundle(
     """A session of the named runtime on a bundle.
 
     Args:
-        bundle: TORCH, ONNX or ENGINE.
+        bundle: TORCH, ONNX or ENGINE; an ENGINE opens in the runtime of its format only.
         blobs: Finds its files.
         runtime: Registry name.
         threads: CPU threads; None leaves the library's default.
         batch: Fixes the batch; None keeps it dynamic.
 
     Raises:
-        UserError: No such runtime, or one that does not take this kind of bundle.
+        UserError: No such runtime, or one that does not take this kind of bundle or this format of engine.
         DeviceUnavailable: The runtime does not work here, or the engine was built for another device.
     """
     chosen = RUNTIMES.get(runtime)
-    if bundle.kind not in chosen.accepts:
-        takes = " and ".join(sorted(chosen.accepts))
-        able = ", ".join(name for name in RUNTIMES if bundle.kind in RUNTIMES.get(name).accepts) or "no runtime"
+    if not chosen.takes(bundle):
+        able = ", ".join(name for name in RUNTIMES if RUNTIMES.get(name).takes(bundle)) or "no runtime"
         raise UserError(
-            f"The runtime {runtime!r} runs {takes} bundles, but this is a {bundle.kind} bundle.",
+            f"The runtime {runtime!r} runs {_taken(chosen)}, but this is {described(bundle)}.",
             hint=f"{able} can run it",
         )
     found = chosen.availability()
@@ -208,6 +213,22 @@ def open_bundle(
             f"The runtime {runtime!r} cannot work here: {found.reason}.", hint=found.install or None
         )
     return chosen.open_bundle(bundle, blobs, threads=threads, batch=batch)
+
+
+def noun(bundle: ModelBundle) -> str:
+    """`onnx bundle`, or `tensorrt engine`: what a sentence calls it."""
+    return f"{bundle.format} engine" if bundle.kind is BundleKind.ENGINE else f"{bundle.kind} bundle"
+
+
+def described(bundle: ModelBundle) -> str:
+    """The noun with its article: `an onnx bundle`."""
+    return f"{'an' if noun(bundle)[0] in 'aeio' else 'a'} {noun(bundle)}"
+
+
+def _taken(runtime: Runtime) -> str:
+    """`onnx bundles`, `executorch engines`: what a runtime runs, in a sentence."""
+    kinds = [f"{kind} bundles" for kind in sorted(runtime.accepts - {BundleKind.ENGINE})]
+    return " and ".join([*kinds, *(f"{name} engines" for name in sorted(runtime.formats))])
 
 
 def computes_in_int8(bundle: ModelBundle) -> bool:

@@ -111,6 +111,7 @@ class TensorRt(Runtime):
 
     name: ClassVar[str] = "tensorrt"
     accepts: ClassVar[frozenset[BundleKind]] = frozenset({BundleKind.ENGINE})
+    formats: ClassVar[frozenset[str]] = frozenset({"tensorrt"})
     model_file: ClassVar[str] = "model.engine"
 
     def availability(self) -> Availability:

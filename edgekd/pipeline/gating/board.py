@@ -30,6 +30,7 @@ from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.link import Link
 from edgekd.profiling.remote.request import FILES, BoardPlan, Trial, fits, unit_job_for, usable_runtimes
 from edgekd.profiling.remote.results import board_fingerprint
+from edgekd.runtimes.session import described
 from edgekd.targets.schema import Target
 
 FIRST_S, LONGEST_S = 3.0, 20.0
@@ -86,12 +87,12 @@ def board_bench(
     """
     board, paths = board_from_access(access), {}
     for name, bundle in bench.bundles.items():
-        if bundle.kind not in FILES:
+        if bundle.format not in FILES:
             raise UserError(
-                f"The {name} is a {bundle.kind} bundle, and boards run ONNX graphs and engines.",
+                f"The {name} is {described(bundle)}, and boards run ONNX graphs and TensorRT engines.",
                 hint="export it first",
             )
-        paths[bundle.file(FILES[bundle.kind])] = bench.store.blobs.path(bundle.file(FILES[bundle.kind]))
+        paths[bundle.file(FILES[bundle.format])] = bench.store.blobs.path(bundle.file(FILES[bundle.format]))
     known = board.hello(*paths)
     able: tuple[str, ...] = ()
     if target is not None:
@@ -103,7 +104,7 @@ def board_bench(
             bundle=bundle,
             runtime=_runtime(bundle, able, asked, board, known["runtimes"]),
             threads=threads,
-            size_mib=paths[bundle.file(FILES[bundle.kind])].stat().st_size / 2**20,
+            size_mib=paths[bundle.file(FILES[bundle.format])].stat().st_size / 2**20,
         )
         for name, bundle in bench.bundles.items()
     }
@@ -221,6 +222,6 @@ def _runtime(
         if fits(bundle, name):
             return name
     raise UserError(
-        f"{' and '.join(ordered)} on the board do not run a {bundle.kind} bundle of this form.",
+        f"{' and '.join(ordered)} on the board do not run {described(bundle)} of this form.",
         hint="export to ONNX first; quantized graphs must have the form that the runtime reads",
     )

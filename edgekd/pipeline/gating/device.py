@@ -9,7 +9,7 @@ import yaml
 from edgekd.core.bundle import ModelBundle
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.environment import fingerprint, machine
-from edgekd.runtimes.session import RUNTIMES
+from edgekd.runtimes.session import RUNTIMES, described
 from edgekd.targets.host import completed, host_facts, is_host
 from edgekd.targets.load import load_target
 from edgekd.targets.schema import Target
@@ -54,10 +54,10 @@ def runtime_of(bundle: ModelBundle, target: Target, asked: str | None) -> str:
         return name
     for support in target.runtimes:
         runtime = RUNTIMES.get(support.runtime)
-        if bundle.kind in runtime.accepts and runtime.availability().ok:
+        if runtime.takes(bundle) and runtime.availability().ok:
             return support.runtime
     names = ", ".join(support.runtime for support in target.runtimes)
-    raise DeviceUnavailable(f"No runtime of {target.name} that runs {bundle.kind} bundles works here ({names}).")
+    raise DeviceUnavailable(f"No runtime of {target.name} that runs {described(bundle)} works here ({names}).")
 
 
 def host_fingerprint(target: Target) -> str:
@@ -77,10 +77,10 @@ def runtime_here(bundle: ModelBundle, target: Target, asked: str | None) -> str:
     own = str(asked or bundle.tags.get("runtime") or "")
     names: list[str] = [own, *(support.runtime for support in target.runtimes), *RUNTIMES]
     for name in (name for name in names if name in RUNTIMES):
-        if bundle.kind in RUNTIMES.get(name).accepts and RUNTIMES.get(name).availability().ok:
+        if RUNTIMES.get(name).takes(bundle) and RUNTIMES.get(name).availability().ok:
             return name
     raise DeviceUnavailable(
-        f"The accuracy of a bundle on a board is counted on this machine, which cannot run {bundle.kind} bundles.",
+        f"The accuracy of a bundle on a board is counted on this machine, which cannot run {described(bundle)}.",
         hint="leave --data out, or gate the ONNX bundle: its engine is built on the board",
     )
 

@@ -32,7 +32,7 @@ from edgekd.pipeline.single import Workbench, data_for, workbench
 from edgekd.profiling.agent.facts import throttled
 from edgekd.profiling.environment import state, warnings_from_states
 from edgekd.profiling.isolated import Engine
-from edgekd.profiling.stage import MODEL_FILE
+from edgekd.runtimes.formats import model_size_mib
 from edgekd.targets.schema import Target
 
 LIMIT_TIME_S = 5.0
@@ -62,8 +62,7 @@ class _Case:
 
     @property
     def size_mib(self) -> float:
-        bundle = self.bench.bundles[CANDIDATE]
-        return float(self.bench.store.blobs.path(bundle.file(MODEL_FILE[bundle.kind])).stat().st_size / 2**20)
+        return model_size_mib(self.bench.bundles[CANDIDATE], self.bench.store.blobs)
 
 
 def gate_bundle(

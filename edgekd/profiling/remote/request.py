@@ -21,11 +21,10 @@ from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.remote.archive import agent_archive
 
-FILES = {BundleKind.ONNX: "model.onnx", BundleKind.ENGINE: "model.engine"}
-TAKES: Mapping[str, tuple[BundleKind, ...]] = {
-    "onnxruntime": (BundleKind.ONNX,),
-    "tensorrt": (BundleKind.ONNX, BundleKind.ENGINE),
-}
+FILES = {"onnx": "model.onnx", "tensorrt": "model.engine"}
+"""The file of each format that goes to a board; its agent knows the runtimes of no other format."""
+TAKES: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("onnx",), "tensorrt": ("onnx", "tensorrt")}
+"""Formats by runtime of the board."""
 RESERVE_MIB = 256
 """Memory of the board that is left free when several engines are open at once."""
 TENSORRT_SCHEMES = ("", "tensorrt-s8")
@@ -81,7 +80,7 @@ class Trial:
     @property
     def file(self) -> Digest:
         """Of the model."""
-        return self.bundle.file(FILES[self.bundle.kind])
+        return self.bundle.file(FILES[self.bundle.format])
 
     def plain(self) -> dict[str, Any]:
         """As the agent reads it."""
@@ -110,7 +109,7 @@ class Candidate:
     @property
     def file(self) -> Digest:
         """Of the model."""
-        return self.bundle.file(FILES[self.bundle.kind])
+        return self.bundle.file(FILES[self.bundle.format])
 
 
 def usable_runtimes(board: str, python: str, login: str, plan: BoardPlan, offers: Mapping[str, Any]) -> list[str]:
@@ -167,7 +166,7 @@ def trials_for(candidates: Sequence[Candidate], runtimes: Sequence[str], plan: B
         if fits(candidate.bundle, runtime) and (runtime != "tensorrt" or threads == plan.threads[0])
     ]
     if not trials:
-        kinds = ", ".join(sorted({str(candidate.bundle.kind) for candidate in candidates}))
+        kinds = ", ".join(sorted({candidate.bundle.format for candidate in candidates}))
         raise UserError(
             f"Nothing can be measured: {' and '.join(runtimes)} on the board do not run {kinds} bundles of this form.",
             hint="export to ONNX first; quantized graphs must have the form that the runtime reads",
@@ -224,7 +223,7 @@ def unit_job_for(
 
 def fits(bundle: ModelBundle, runtime: str) -> bool:
     """Whether a board's runtime takes the bundle: its kind, and for TensorRT its form of INT8."""
-    if bundle.kind not in TAKES[runtime]:
+    if bundle.format not in TAKES[runtime]:
         return False
     return runtime != "tensorrt" or bundle.kind is BundleKind.ENGINE or _scheme(bundle) in TENSORRT_SCHEMES
 
