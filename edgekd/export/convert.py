@@ -93,7 +93,12 @@ class Converter(ABC):
         """
 
 
-CONVERTERS: Registry[Converter] = Registry("converter", {})
+CONVERTERS: Registry[Converter] = Registry(
+    "converter",
+    {
+        "litert": "edgekd.export.litert:CONVERTER",
+    },
+)
 
 
 def unsupported(converter: str, *, operator: str, where: str, opset: str, message: str) -> BuildFailed:

@@ -178,6 +178,7 @@ RUNTIMES: Registry[Runtime] = Registry(
         "openvino": "edgekd.runtimes.openvino:RUNTIME",
         "torch": "edgekd.runtimes.torch:RUNTIME",
         "tensorrt": "edgekd.runtimes.tensorrt:RUNTIME",
+        "litert": "edgekd.runtimes.litert:RUNTIME",
         "ort-web-node": "edgekd.runtimes.onnxruntime_web:NODE",
         "ort-web-browser": "edgekd.runtimes.onnxruntime_web:BROWSER",
     },
