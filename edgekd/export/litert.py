@@ -73,9 +73,7 @@ class LiteRtConverter(Converter):
             files={name: job.scratch / name},
             scheme=SCHEME if job.precision == "int8" else "",
             metrics=metrics if job.precision == "int8" else {},
-            decisions=(
-                f"Converted by litert-torch {answer['version']} with PyTorch {answer['torch']}, apart from here.",
-            ),
+            decisions=(f"litert-torch {answer['version']} converted it, with its own PyTorch {answer['torch']}.",),
         )
 
 
