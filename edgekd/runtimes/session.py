@@ -7,7 +7,7 @@ imports a runtime's library, so asking what is installed is cheap, and a missing
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -171,7 +171,23 @@ class Runtime(ABC):
         return None
 
 
-RUNTIMES: Registry[Runtime] = Registry(
+class RuntimeRegistry(Registry[Runtime]):
+    """Runtimes by name. Those with a colon, a library on a certain device, are had by name and not listed: nothing is
+    measured, tried or proposed on a device that nobody named."""
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in super().__iter__() if ":" not in name)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def on_devices(self) -> tuple[str, ...]:
+        """The names that are not listed."""
+        return tuple(name for name in super().__iter__() if ":" in name)
+
+
+RUNTIMES = RuntimeRegistry(
     "runtime",
     {
         "onnxruntime": "edgekd.runtimes.onnxruntime:RUNTIME",
@@ -181,6 +197,17 @@ RUNTIMES: Registry[Runtime] = Registry(
         "litert": "edgekd.runtimes.litert:RUNTIME",
         "ort-web-node": "edgekd.runtimes.onnxruntime_web:NODE",
         "ort-web-browser": "edgekd.runtimes.onnxruntime_web:BROWSER",
+        "onnxruntime:cuda": "edgekd.runtimes.onnxruntime_providers:CUDA",
+        "onnxruntime:tensorrt": "edgekd.runtimes.onnxruntime_providers:TENSORRT",
+        "onnxruntime:qnn": "edgekd.runtimes.onnxruntime_providers:QNN",
+        "onnxruntime:nnapi": "edgekd.runtimes.onnxruntime_providers:NNAPI",
+        "onnxruntime:coreml": "edgekd.runtimes.onnxruntime_providers:COREML",
+        "onnxruntime:xnnpack": "edgekd.runtimes.onnxruntime_providers:XNNPACK",
+        "onnxruntime:directml": "edgekd.runtimes.onnxruntime_providers:DIRECTML",
+        "onnxruntime:openvino": "edgekd.runtimes.onnxruntime_providers:OPENVINO",
+        "openvino:gpu": "edgekd.runtimes.openvino:GPU",
+        "openvino:npu": "edgekd.runtimes.openvino:NPU",
+        "openvino:auto": "edgekd.runtimes.openvino:AUTO",
     },
 )
 
