@@ -150,6 +150,8 @@ RUNTIMES: Registry[Runtime] = Registry(
         "openvino": "edgekd.runtimes.openvino:RUNTIME",
         "torch": "edgekd.runtimes.torch:RUNTIME",
         "tensorrt": "edgekd.runtimes.tensorrt:RUNTIME",
+        "executorch": "edgekd.runtimes.executorch:RUNTIME",
+        "ncnn": "edgekd.runtimes.ncnn:RUNTIME",
     },
 )
 
