@@ -39,6 +39,7 @@ class LiteRtConverter(Converter):
     """TORCH to .tflite; see the module."""
 
     name: ClassVar[str] = "litert"
+    tool: ClassVar[str] = "litert-torch"
     takes: ClassVar[BundleKind] = BundleKind.TORCH
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
 
@@ -52,7 +53,7 @@ class LiteRtConverter(Converter):
         (name,) = MODEL_FILES["litert"]
         images, request = job.scratch / "images.npy", job.scratch / "request.json"
         np.save(images, job.images[:CALIBRATION_IMAGES])
-        asked = {
+        asked: dict[str, Any] = {
             "package": str(Path(edgekd.__file__).parent),
             "bundle": job.source.to_json(),
             "files": {digest: str(job.blobs.path(digest)) for digest in job.source.files.values()},

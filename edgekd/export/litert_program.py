@@ -52,9 +52,10 @@ def convert(asked: dict[str, Any]) -> None:
 
     from edgekd.core.bundle import ModelBundle
     from edgekd.nn.build import module_from_bundle
+    from edgekd.nn.reparam import reparameterised
 
     bundle = ModelBundle.from_json(asked["bundle"])
-    module = module_from_bundle(bundle, Files(asked["files"])).eval()
+    module = reparameterised(module_from_bundle(bundle, Files(asked["files"]))).eval()
     images = np.load(asked["images"])
     out = Path(asked["out"])
     whole = out if asked["precision"] == "fp32" else Path(asked["scratch"]) / "float.tflite"

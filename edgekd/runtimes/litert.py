@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import UserError
+from edgekd.runtimes.native_output import native_stderr
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
 
 INSTALL = "pip install 'edgekd[litert]'"
@@ -55,6 +56,7 @@ class LiteRtSession:
             "version": _version(),
             "provider": "XNNPACK" if delegates else "built-in kernels",
             "threads": self._threads,
+            "images_per_run": 1,
             "operators": len(operators) - delegates,
             # One part when XNNPACK runs the whole graph without a break; with more, other kernels run in between.
             "xnnpack_parts": delegates,
@@ -121,7 +123,8 @@ def quantized(value: FloatArray, told: Mapping[str, Any]) -> np.typing.NDArray[A
     scale, zero = told["quantization"]
     limits = np.iinfo(told["dtype"])
     steps = np.rint(value / np.float32(scale)) + np.float32(zero)
-    return np.clip(steps, limits.min, limits.max).astype(told["dtype"])
+    found: np.typing.NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(told["dtype"])
+    return found
 
 
 def dequantized(value: np.typing.NDArray[Any], told: Mapping[str, Any]) -> FloatArray:
@@ -137,11 +140,15 @@ def _session(
 ) -> LiteRtSession:
     from ai_edge_litert.interpreter import Interpreter
 
-    try:
-        interpreter = Interpreter(model_path=str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as err:
-        raise UserError(f"LiteRT {_version()} cannot load {path}: {err}") from err
+    failure: Exception | None = None
+    with native_stderr() as said:  # it narrates which delegate it created
+        try:
+            interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as err:
+            failure = err
+    if failure is not None:
+        raise UserError(f"LiteRT {_version()} cannot load {path}: {failure or said.last}") from failure
     for told in interpreter.get_input_details():
         if len(told["shape"]) == 0 or told["shape"][0] != 1:
             raise UserError(

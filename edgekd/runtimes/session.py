@@ -194,6 +194,8 @@ RUNTIMES = RuntimeRegistry(
         "openvino": "edgekd.runtimes.openvino:RUNTIME",
         "torch": "edgekd.runtimes.torch:RUNTIME",
         "tensorrt": "edgekd.runtimes.tensorrt:RUNTIME",
+        "executorch": "edgekd.runtimes.executorch:RUNTIME",
+        "ncnn": "edgekd.runtimes.ncnn:RUNTIME",
         "litert": "edgekd.runtimes.litert:RUNTIME",
         "ort-web-node": "edgekd.runtimes.onnxruntime_web:NODE",
         "ort-web-browser": "edgekd.runtimes.onnxruntime_web:BROWSER",

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -113,7 +112,7 @@ class HostProcess:
         self._folder.cleanup()
 
 
-def _browser_command(program: str, address: str, profile: str) -> Sequence[str]:
+def _browser_command(program: str, address: str, profile: str) -> list[str]:
     # A browser's sandbox does not work for root; the only page it opens is ours.
     unboxed = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     return [program, *_BROWSER_FLAGS, *unboxed, f"--user-data-dir={profile}", f"{address}/page.html"]
