@@ -11,8 +11,11 @@ from edgekd.cli.options import SectionedCommand
 
 @click.command(cls=SectionedCommand, short_help="Say what this machine can do and what is missing.")
 @click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text", help="Output.")
-def doctor(output_format: str) -> int:
+@click.option("--install", metavar="NAME", help="Install a part that pip cannot add here; the list names them.")
+def doctor(output_format: str, install: str | None) -> int:
     """Show runtimes, devices, clocks and what is missing, with the command that installs it."""
+    if install is not None:
+        return _install(install, output_format)
     from edgekd.pipeline.health import examine
 
     findings = examine()
@@ -25,4 +28,19 @@ def doctor(output_format: str) -> int:
         click.echo(f"{click.style(mark, fg=colour)} {finding.name:<{width}}  {finding.detail}")
         if finding.fix:
             click.echo(f"  {'':<{width}}  → {finding.fix}")
+    return 0
+
+
+def _install(name: str, output_format: str) -> int:
+    """Runs the commands of an addon, each shown before it runs."""
+    from edgekd.runtimes.addons import addon, install
+
+    part, told = addon(name), output_format == "text"
+    if told:
+        click.echo(f"{part.what}; about {part.size}, in {part.folder}")
+    folder = install(part, on_command=lambda command: click.echo(f"$ {command}") if told else None)
+    if told:
+        click.echo(f"{part.name} is installed.")
+    else:
+        click.echo(json.dumps({"installed": part.name, "folder": str(folder)}))
     return 0

@@ -35,7 +35,10 @@ def measuring(*, warmup_s: float, duration_s: float) -> tuple[Callable[[F], F], 
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @section(
     "Main",
-    click.option("--runtime", "runtimes", multiple=True, help="Where to run; default: all installed."),
+    click.option("--target", default="host", show_default=True, help="Device: `host`, or `web` for browsers here."),
+    click.option("--runtime", "runtimes", multiple=True,
+                 help="Where to run; default: all of the target that are installed. A colon names a device: "
+                      "onnxruntime:cuda, openvino:gpu."),
     click.option("--threads", default="1", show_default=True, metavar="LIST", help="CPU threads, 1 or 1,2."),
     *measuring(warmup_s=1.0, duration_s=5.0),
     click.option("--layers", is_flag=True, help="Show the times of layers, in float and in int8, and what fell back."),
@@ -52,11 +55,14 @@ def profile(**flags: Any) -> int:
     p90 is the latency of MLPerf Inference's SingleStream scenario. Exit codes: 0 measured as precisely as asked, 5
     measured less precisely (inconclusive), 3 nothing could be measured.
     """
+    from edgekd.targets.load import HOST, load_target
+
     if boards_wanted(flags):
+        if flags["target"] != HOST:
+            raise click.UsageError("--target is for this machine; a board is measured in the runtimes it has.")
         return profile_boards(flags)
     from edgekd.core.report import ProfileReport
     from edgekd.pipeline.single import workbench
-    from edgekd.targets.load import load_target
 
     reporter = reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))
     same = ("warmup_s", "duration_s", "precision", "limit_s", "offline_samples", "offline_batch")
@@ -65,7 +71,7 @@ def profile(**flags: Any) -> int:
     with workbench(names_for(flags["models"])) as bench:
         report, node = bench.run(
             list(bench.bundles), "profile", config, "candidates", ProfileReport,
-            resources={"target": load_target("host")}, reporter=reporter,
+            resources={"target": load_target(flags["target"])}, reporter=reporter,
         )  # fmt: skip
     if flags["output_format"] == "json":
         click.echo(json.dumps(report.plain(), indent=2))

@@ -18,7 +18,8 @@ Arithmetic = Literal["int8", "float", "conversion", "other"]
 _HEAVY_ONNX = ("Conv", "ConvTranspose", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _HEAVY_OPENVINO = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected")
 _HEAVY_TENSORRT = ("MatrixMultiply", "CaskConvolution", "CaskGemmConvolution", "CaskGemmMatrixMultiply", "conv", "gemm")
-HEAVY = frozenset((*_HEAVY_ONNX, *_HEAVY_OPENVINO, *_HEAVY_TENSORRT))
+_HEAVY_XNNPACK = ("Deconvolution", "Fully Connected", "Batch Matrix Multiply")
+HEAVY = frozenset((*_HEAVY_ONNX, *_HEAVY_OPENVINO, *_HEAVY_TENSORRT, *_HEAVY_XNNPACK))
 """Operators that quantization is for; one of them in float inside a quantized graph has fallen back."""
 
 

@@ -67,12 +67,14 @@ class Converter(ABC):
 
     Attributes:
         name: Registry key: the format it writes, and the runtime that reads it.
+        tool: What does the work, in texts; its version is the one that `availability` gives.
         takes: Kind of bundle that it converts.
         precisions: What it can write.
         calibrated: Those of them that need images of the task, real or synthetic; noise would give wrong ranges.
     """
 
     name: ClassVar[str]
+    tool: ClassVar[str]
     takes: ClassVar[BundleKind]
     precisions: ClassVar[tuple[Precision, ...]]
     calibrated: ClassVar[frozenset[Precision]] = frozenset({"int8"})
@@ -93,7 +95,14 @@ class Converter(ABC):
         """
 
 
-CONVERTERS: Registry[Converter] = Registry("converter", {})
+CONVERTERS: Registry[Converter] = Registry(
+    "converter",
+    {
+        "executorch": "edgekd.export.executorch:CONVERTER",
+        "ncnn": "edgekd.export.ncnn:CONVERTER",
+        "litert": "edgekd.export.litert:CONVERTER",
+    },
+)
 
 
 def unsupported(converter: str, *, operator: str, where: str, opset: str, message: str) -> BuildFailed:

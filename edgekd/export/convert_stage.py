@@ -124,12 +124,11 @@ class ConvertStage(Stage[ConvertConfig]):
         tags: dict[str, JsonValue] = {name: value for name, value in model.tags.items() if name not in FRESH_TAGS}
         if model.kind is BundleKind.TORCH:
             tags |= model_tags(model)
-        version = converter.availability().version
         own: dict[str, JsonValue] = {
             FORMAT_TAG: converter.name,
             "precision": self.config.precision,
             "scheme": made.scheme,
-            "converter": f"{converter.name} {version}",
+            "converter": f"{converter.tool} {converter.availability().version}",
         }
         return ModelBundle(
             kind=BundleKind.ENGINE,

@@ -46,8 +46,8 @@ def draft_samples(draft: Draft, request: Request, options: Options, situation: S
     if situation.dataset is None:
         draft.say(
             "No data was given, so only what needs none is done: export, FP16 where the target runs it, weight-only "
-            "INT8 on CPU targets. Images would add calibrated INT8, distillation, pruning and an accuracy verdict: "
-            "pass --data FOLDER_OR_NPZ, or --data synthetic for calibration images made from the model itself."
+            "INT8 on CPU and web targets. Images would add calibrated INT8, distillation, pruning and an accuracy "
+            "verdict: pass --data FOLDER_OR_NPZ, or --data synthetic for calibration images made from the model itself."
         )
         return None
     config = sampling(situation.dataset, options.calib_samples)
@@ -110,7 +110,7 @@ def _draft_int8(
 ) -> list[Candidate]:
     runtimes = _runtimes_with(situation, "int8")
     if samples is None:
-        if situation.target.kind != "cpu":
+        if situation.target.kind == "gpu":
             return []
         name = draft.add(f"{label}-int8-weights", "quantize", {"scheme": "weight-only"}, {"model": exported})
         return [Candidate(node=name, runtimes=runtimes)]

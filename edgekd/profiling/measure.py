@@ -24,8 +24,8 @@ from edgekd.core.rounds import Interval
 from edgekd.core.schema import Schema
 from edgekd.core.stats import quantile, thinned
 from edgekd.errors import EdgekdError
-from edgekd.profiling.agent.loop import CallTimer, Plan, Samples, TurnFailed, sample
-from edgekd.runtimes.session import Session
+from edgekd.profiling.agent.loop import CallTimer, Plan, Samples, Timer, TurnFailed, sample
+from edgekd.runtimes.session import OwnClock, Session
 
 KEPT_SAMPLES = 2000
 REGION = (
@@ -112,7 +112,7 @@ class Profiler:
             seed: Of the order within rounds.
             on_round: Called after each round with the fraction of the work that is done, in [0, 1].
         """
-        timers = {name: CallTimer(_call(subject), self._clock_ns) for name, subject in subjects.items()}
+        timers = {name: _timer(subject, self._clock_ns) for name, subject in subjects.items()}
         with _no_collection():
             found = sample(timers, plan.loop, seed=seed, clock_ns=self._clock_ns, on_round=on_round)
         outcomes: dict[str, LatencyReport | EdgekdError] = {}
@@ -162,7 +162,7 @@ def latency_report(
         precision=precision,
         threads=threads,
         batch=batch,
-        region=REGION,
+        region=str(session.get("timed_region", REGION)),
         n=len(values),
         warmup_n=samples.warmup_n,
         mean_ms=mean,
@@ -212,6 +212,32 @@ def why_inconclusive(found: Interval, asked: float, rounds: int) -> str | None:
     return (
         f"The 95 % interval of the median is {found.width:.1%} wide after {rounds} rounds, {asked:.1%} was asked{few}."
     )
+
+
+def _timer(subject: Subject, clock_ns: Callable[[], int]) -> Timer:
+    """Of this process's clock, or of the engine's own where it runs elsewhere."""
+    if isinstance(subject.session, OwnClock):
+        return _Theirs(subject.session.timer(subject.feeds))
+    return CallTimer(_call(subject), clock_ns)
+
+
+class _Theirs:
+    """A `Timer` of the loop on one that raises the errors of a session."""
+
+    def __init__(self, timer: Timer) -> None:
+        self._timer = timer
+
+    def warm_up(self, seconds: float) -> tuple[int, int]:
+        try:
+            return self._timer.warm_up(seconds)
+        except EdgekdError as err:
+            raise TurnFailed(err.message) from err
+
+    def turn(self, calls: int) -> list[int]:
+        try:
+            return self._timer.turn(calls)
+        except EdgekdError as err:
+            raise TurnFailed(err.message) from err
 
 
 def _call(subject: Subject) -> Callable[[], object]:

@@ -29,6 +29,7 @@ LIMIT_S = 120.0
 """Longest time for one request beyond the time that it is told to take."""
 _LAST_WORDS = 300
 _DYING_S = 10.0
+_LEAVING_S = 5.0
 _STACK = ("  File ", "Current thread", "Thread ", "Extension modules", "<no Python frame>", "  <no Python")
 
 
@@ -86,8 +87,12 @@ class WorkerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        _close(self._process.stdin)  # the end of its requests: it leaves by itself, with what it started
+        try:
+            self._process.wait(timeout=_LEAVING_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe is not None:
                 _close(pipe)

@@ -13,7 +13,7 @@ from edgekd.core.layers import LayerReport
 from edgekd.core.report import CandidateLatency, LatencyReport, PredictedLatency, ProfileReport
 from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import BoardAccess, Context, Inputs, Stage, StageConfig, StageResult, port
-from edgekd.errors import EdgekdError, UserError
+from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
 from edgekd.profiling.environment import fingerprint, machine
 from edgekd.profiling.isolated import Engine, Extras, measure_isolated
 from edgekd.profiling.measure import MeasurePlan
@@ -127,6 +127,8 @@ class ProfileStage(Stage[ProfileConfig]):
         if not target.measured_here:
             return _predicted(candidates, target, self.config.threads, ctx)
         runtimes, decisions = _installed(self.config.runtimes or tuple(s.runtime for s in target.runtimes))
+        if self.config.runtimes and not runtimes:
+            raise DeviceUnavailable(" ".join(f"{text}." for text in decisions), hint="edgekd doctor says what is here")
         # PyTorch is timed for reference: its version must not make two profiles of engines incomparable.
         deployable = [name for name in runtimes if name != "torch"] or list(runtimes)
         versions = {name: str(RUNTIMES.get(name).availability().version) for name in deployable}

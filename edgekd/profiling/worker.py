@@ -28,7 +28,7 @@ from edgekd.core.digest import Digest
 from edgekd.errors import EdgekdError, UserError
 from edgekd.profiling.agent import energy, facts
 from edgekd.profiling.agent.loop import CallTimer, settle
-from edgekd.runtimes.session import RUNTIMES, Session, open_bundle
+from edgekd.runtimes.session import RUNTIMES, OwnClock, Session, open_bundle
 
 _PR_SET_PDEATHSIG = 1
 
@@ -53,6 +53,7 @@ class Worker:
         self._bundle: ModelBundle | None = None
         self._sessions = ExitStack()
         self._before_mib: float | None = None
+        self._own_clock: OwnClock | None = None
 
     def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Loads the engine in the place of an earlier one: how long that took, and what the session says of itself."""
@@ -72,7 +73,10 @@ class Worker:
         load_ms = (time.perf_counter() - start) * 1000
         feeds = self._feeds
         self._session = session
-        self._timer = CallTimer(lambda: session.infer(feeds))
+        self._own_clock = session if isinstance(session, OwnClock) else None
+        if self._own_clock is not None:
+            load_ms = self._own_clock.load_ms
+        self._timer = CallTimer(lambda: session.infer(feeds)) if not self._own_clock else self._own_clock.timer(feeds)
         return {"load_ms": load_ms, "session": session.environment()}
 
     def warm_up(self, request: Mapping[str, Any]) -> list[int]:
@@ -103,6 +107,8 @@ class Worker:
 
     def memory(self, request: Mapping[str, Any]) -> float | None:
         """Highest resident MiB since just before the model was loaded, less what was resident then."""
+        if self._own_clock is not None:
+            return self._own_clock.memory_peak_mib()
         peak = facts.memory_mib().get("peak_mib")
         return None if peak is None or self._before_mib is None else max(0.0, peak - self._before_mib)
 
@@ -119,11 +125,14 @@ class Worker:
         feeds = {name: np.repeat(value[:1], batch, axis=0) for name, value in self._feeds.items()}
         queries = -(-samples // batch)
         with self._opened(batch) as session:
-            session.infer(feeds)
-            start = time.perf_counter()
-            for _ in range(queries):
+            if isinstance(session, OwnClock):
+                took_s = sum(session.timer(feeds).turn(queries)) / 1e9
+            else:
                 session.infer(feeds)
-            took_s = time.perf_counter() - start
+                start = time.perf_counter()
+                for _ in range(queries):
+                    session.infer(feeds)
+                took_s = time.perf_counter() - start
         return {"samples": queries * batch, "batch": batch, "took_s": took_s}
 
     def layers(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -132,6 +141,15 @@ class Worker:
         runtime = RUNTIMES.get(asked["runtime"])
         found = runtime.layers(self._opened_bundle, self._blobs, feeds, threads=asked["threads"], batch=asked["batch"])
         return None if found is None else found.plain()
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether a process besides this one holds the engine: it is to be ended in good order."""
+        return self._own_clock is not None
+
+    def close(self) -> None:
+        """Ends what runs outside this process."""
+        self._sessions.close()
 
     @property
     def _opened_bundle(self) -> ModelBundle:
@@ -166,6 +184,8 @@ def main() -> None:
     while line := sys.stdin.readline():
         answers.write(json.dumps(answer(worker, json.loads(line))) + "\n")
         answers.flush()
+    if worker.runs_elsewhere:
+        worker.close()
     os._exit(0)  # libraries that crash while they unload have nothing left to spoil
 
 

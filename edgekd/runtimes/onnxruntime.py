@@ -1,4 +1,6 @@
-"""ONNX Runtime on the CPU: opens ONNX graphs, and exposes their inner values for parity and range checks.
+"""ONNX Runtime: opens ONNX graphs, and exposes their inner values for parity and range checks.
+
+On the CPU; `edgekd.runtimes.onnxruntime_providers` opens them with other execution providers.
 
 The graph runs with the library's own default optimisations and threading, as a deployment that follows its manual
 would run it; nothing is tuned here that the README.txt of a deployed package does not tell.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -26,7 +29,6 @@ from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_f
 if TYPE_CHECKING:
     import onnx
 
-PROVIDER = "CPUExecutionProvider"
 FOLD_WEIGHTS = ("session.disable_quant_qdq", "1")
 """Session setting: Q/DQ nodes are ordinary operators, so that those of constant weights are computed once, at loading,
 and not on every run; for graphs without quantized activations. Everything is then computed in float32."""
@@ -35,10 +37,41 @@ WARM_CALLS = 3
 """Calls before those whose layers are recorded: the first ones grow the memory arena."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """An execution provider and how it is asked for.
+
+    Attributes:
+        name: As ONNX Runtime has it.
+        options: Of the provider.
+        threads_option: The option that takes its number of threads; empty when it has none of its own.
+        memory_pattern: Whether memory may be planned ahead.
+    """
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    threads_option: str = ""
+    memory_pattern: bool = True
+
+    def asked(self, threads: int | None) -> list[tuple[str, dict[str, str]]]:
+        """What a session is given: this provider, and the CPU's for what it cannot run."""
+        own = {self.threads_option: str(threads)} if self.threads_option and threads is not None else {}
+        rest = [] if self.name == CPU_PROVIDER.name else [(CPU_PROVIDER.name, dict[str, str]())]
+        return [(self.name, {**self.options, **own}), *rest]
+
+
+CPU_PROVIDER = Provider(name="CPUExecutionProvider")
+RECORD_ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
+"""Session setting: the session can say which provider holds each node; older versions do not know it and ignore it."""
+
+
 class OnnxRuntimeSession:
     """A graph in one ONNX Runtime session; see `Session` for the contract."""
 
-    def __init__(self, session: Any, threads: int | None = None, *, folds_weights: bool = False) -> None:
+    def __init__(
+        self, session: Any, threads: int | None = None, *, folds_weights: bool = False, runtime: str = "onnxruntime"
+    ) -> None:
+        self._runtime = runtime
         self._session = session
         self._threads = threads
         self._folds_weights = folds_weights
@@ -61,7 +94,7 @@ class OnnxRuntimeSession:
         import onnxruntime
 
         return {
-            "runtime": "onnxruntime",
+            "runtime": self._runtime,
             "version": onnxruntime.__version__,
             "provider": self._session.get_providers()[0],
             "threads": self._threads,
@@ -98,15 +131,44 @@ class OnnxRuntime(Runtime):
             return Availability(ok=False, reason=f"onnxruntime: {err}", install="pip install onnxruntime")
         return Availability(ok=True, version=onnxruntime.__version__)
 
+    def provider_for(self, precision: str) -> Provider:
+        """The provider that runs graphs of this precision."""
+        return CPU_PROVIDER
+
+    def wrapped(self, session: Any, threads: int | None, *, folds_weights: bool) -> OnnxRuntimeSession:
+        """The library's session as ours, once it is known to be what was asked for.
+
+        Raises:
+            DeviceUnavailable: It is not.
+        """
+        return OnnxRuntimeSession(session, threads, folds_weights=folds_weights)
+
     def open(self, path: Path, *, threads: int | None = None, batch: int | None = None) -> OnnxRuntimeSession:
-        return _session(path, threads=threads, batch=batch, folds_weights=False)
+        return self._session(path, threads=threads, batch=batch)
 
     def open_bundle(
         self, bundle: ModelBundle, blobs: Blobs, *, threads: int | None = None, batch: int | None = None
     ) -> OnnxRuntimeSession:
-        path = blobs.path(bundle.file(self.model_file))
-        folds = bundle.tags.get("scheme") == "weight-only"
-        return _session(path, threads=threads, batch=batch, folds_weights=folds, axes=_batch_axes(bundle))
+        return self._session(blobs.path(bundle.file(self.model_file)), threads=threads, batch=batch, bundle=bundle)
+
+    def _session(
+        self,
+        path: Path,
+        *,
+        threads: int | None,
+        batch: int | None,
+        bundle: ModelBundle | None = None,
+        trace: Path | None = None,
+    ) -> OnnxRuntimeSession:
+        tags = {} if bundle is None else bundle.tags
+        folds = tags.get("scheme") == "weight-only"
+        provider = self.provider_for(str(tags.get("precision", "fp32")))
+        axes = None if bundle is None else _batch_axes(bundle)
+        options = _options(path, provider, threads=threads, batch=batch, folds_weights=folds, axes=axes, trace=trace)
+        session = _opened(str(path), options, str(path), provider.asked(threads))
+        opened = self.wrapped(session, threads, folds_weights=folds)
+        _require_batch(opened, batch, path)
+        return opened
 
     def layers(
         self,
@@ -118,18 +180,10 @@ class OnnxRuntime(Runtime):
         batch: int | None = None,
         calls: int = 20,
     ) -> LayerReport:
-        folds = bundle.tags.get("scheme") == "weight-only"
+        path = blobs.path(bundle.file(self.model_file))
         with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-            path = blobs.path(bundle.file(self.model_file))
-            session = _session(
-                path,
-                threads=threads,
-                batch=batch,
-                folds_weights=folds,
-                axes=_batch_axes(bundle),
-                trace=Path(folder) / "trace",
-            )
-            with session:
+            trace = Path(folder) / "trace"
+            with self._session(path, threads=threads, batch=batch, bundle=bundle, trace=trace) as session:
                 for _ in range(WARM_CALLS + calls):
                     session.infer(feeds)
                 trace = session.end_trace()
@@ -138,7 +192,7 @@ class OnnxRuntime(Runtime):
             nodes,
             source="ONNX Runtime profile",
             calls=calls,
-            provider=PROVIDER,
+            provider=self.provider_for("").name,
             quantized=computes_in_int8(bundle),
         )
 
@@ -211,7 +265,8 @@ def emulated(path: Path) -> OnnxRuntimeSession:
     The difference to `OnnxRuntime.open` is what this CPU's 8-bit kernels add: on x86 without VNNI they add pairs of
     products in 16 bits and saturate. It also stands for hardware that is not at hand.
     """
-    return _session(path, threads=None, batch=None, folds_weights=True)
+    options = _options(path, CPU_PROVIDER, threads=None, batch=None, folds_weights=True)
+    return OnnxRuntimeSession(_opened(str(path), options, str(path)), folds_weights=True)
 
 
 def _batch_axes(bundle: ModelBundle) -> tuple[str, ...] | None:
@@ -220,18 +275,24 @@ def _batch_axes(bundle: ModelBundle) -> tuple[str, ...] | None:
     return None if not axes or "?" in axes else tuple(sorted(axes))
 
 
-def _session(
+def _options(
     path: Path,
+    provider: Provider,
     *,
     threads: int | None,
     batch: int | None,
     folds_weights: bool,
     axes: Sequence[str] | None = None,
     trace: Path | None = None,
-) -> OnnxRuntimeSession:
-    """A session.
+) -> Any:
+    """How to open a graph.
 
     Args:
+        path: The graph.
+        provider: That shall run it.
+        threads: CPU threads; None leaves the library's default.
+        batch: Fixes the batch.
+        folds_weights: See `FOLD_WEIGHTS`.
         axes: Names of the batch axes; None reads them from the file, which costs its whole size in memory.
         trace: Where to record the nodes' times, the beginning of a file name; None records nothing.
     """
@@ -249,10 +310,10 @@ def _session(
         options.add_session_config_entry(*FOLD_WEIGHTS)
     if trace is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(trace)
-    session = OnnxRuntimeSession(_opened(str(path), options, str(path)), threads, folds_weights=folds_weights)
-    if batch is not None:
-        _require_batch(session, batch, path)
-    return session
+    if provider.name != CPU_PROVIDER.name:
+        options.add_session_config_entry(*RECORD_ASSIGNMENT)
+    options.enable_mem_pattern = provider.memory_pattern
+    return options
 
 
 def _axes_of_file(path: Path) -> list[str]:
@@ -261,18 +322,20 @@ def _axes_of_file(path: Path) -> list[str]:
     return sorted({str(spec.shape[0]) for spec in onnx_interface(path)[0] if spec.shape})
 
 
-def _opened(source: str | bytes, options: Any, where: str) -> Any:
+def _opened(
+    source: str | bytes, options: Any, where: str, providers: Sequence[tuple[str, dict[str, str]]] | None = None
+) -> Any:
     import onnxruntime
 
     try:
-        return onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
+        return onnxruntime.InferenceSession(source, options, providers=providers or CPU_PROVIDER.asked(None))
     except Exception as err:  # the library's exceptions have no common base below Exception
         raise UserError(f"ONNX Runtime {onnxruntime.__version__} cannot load {where}: {err}") from err
 
 
-def _require_batch(session: OnnxRuntimeSession, batch: int, path: Path) -> None:
+def _require_batch(session: OnnxRuntimeSession, batch: int | None, path: Path) -> None:
     for name, shape in session._shapes.items():
-        if shape and shape[0] != batch:
+        if batch is not None and shape and shape[0] != batch:
             raise UserError(
                 f"{path}: the input {name!r} has the shape {list(shape)}, so its batch cannot be fixed to {batch}.",
                 hint="a batch can be fixed when the first axis is dynamic and has a name",

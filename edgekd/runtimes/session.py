@@ -7,7 +7,7 @@ imports a runtime's library, so asking what is installed is cheap, and a missing
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +56,34 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Timer(Protocol):
+    """Timed calls of an engine that runs in another process, with the inputs it was given."""
+
+    def warm_up(self, seconds: float) -> tuple[int, int]:
+        """Calls for so long, three times at least; (calls, nanoseconds of the fastest one)."""
+
+    def turn(self, calls: int) -> list[int]:
+        """Nanoseconds of each of `calls` calls, made after one that is not timed."""
+
+
+@runtime_checkable
+class OwnClock(Protocol):
+    """What a session adds whose engine runs in another process: figures taken there, free of the way between the two.
+
+    Such a session says in its `environment()` what was timed, as `timed_region`.
+    """
+
+    @property
+    def load_ms(self) -> float:
+        """Time that opening the model took, the start of its process left out."""
+
+    def timer(self, feeds: Mapping[str, FloatArray]) -> Timer:
+        """Times calls with these inputs, which are sent once."""
+
+    def memory_peak_mib(self) -> float | None:
+        """Most resident MiB since just before the model was loaded, less what was resident then; None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +171,45 @@ class Runtime(ABC):
         return None
 
 
-RUNTIMES: Registry[Runtime] = Registry(
+class RuntimeRegistry(Registry[Runtime]):
+    """Runtimes by name. Those with a colon, a library on a certain device, are had by name and not listed: nothing is
+    measured, tried or proposed on a device that nobody named."""
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in super().__iter__() if ":" not in name)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def on_devices(self) -> tuple[str, ...]:
+        """The names that are not listed."""
+        return tuple(name for name in super().__iter__() if ":" in name)
+
+
+RUNTIMES = RuntimeRegistry(
     "runtime",
     {
         "onnxruntime": "edgekd.runtimes.onnxruntime:RUNTIME",
         "openvino": "edgekd.runtimes.openvino:RUNTIME",
         "torch": "edgekd.runtimes.torch:RUNTIME",
         "tensorrt": "edgekd.runtimes.tensorrt:RUNTIME",
+        "executorch": "edgekd.runtimes.executorch:RUNTIME",
+        "ncnn": "edgekd.runtimes.ncnn:RUNTIME",
+        "litert": "edgekd.runtimes.litert:RUNTIME",
+        "ort-web-node": "edgekd.runtimes.onnxruntime_web:NODE",
+        "ort-web-browser": "edgekd.runtimes.onnxruntime_web:BROWSER",
+        "onnxruntime:cuda": "edgekd.runtimes.onnxruntime_providers:CUDA",
+        "onnxruntime:tensorrt": "edgekd.runtimes.onnxruntime_providers:TENSORRT",
+        "onnxruntime:qnn": "edgekd.runtimes.onnxruntime_providers:QNN",
+        "onnxruntime:nnapi": "edgekd.runtimes.onnxruntime_providers:NNAPI",
+        "onnxruntime:coreml": "edgekd.runtimes.onnxruntime_providers:COREML",
+        "onnxruntime:xnnpack": "edgekd.runtimes.onnxruntime_providers:XNNPACK",
+        "onnxruntime:directml": "edgekd.runtimes.onnxruntime_providers:DIRECTML",
+        "onnxruntime:openvino": "edgekd.runtimes.onnxruntime_providers:OPENVINO",
+        "openvino:gpu": "edgekd.runtimes.openvino:GPU",
+        "openvino:npu": "edgekd.runtimes.openvino:NPU",
+        "openvino:auto": "edgekd.runtimes.openvino:AUTO",
     },
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class HostFacts:
         clock_ghz: Nominal clock, None when the machine does not say. Never the momentary one: facts must not change
             from call to call.
         root: Where the files that cards look for are sought.
+        path: Folders where their programs are sought, as PATH lists them; None takes PATH itself.
     """
 
     machine: str
@@ -55,6 +57,7 @@ class HostFacts:
     features: tuple[str, ...] = ()
     clock_ghz: float | None = None
     root: Path = Path("/")
+    path: str | None = None
 
 
 def host_facts() -> HostFacts:
@@ -85,6 +88,8 @@ def is_host(target: Target, here: HostFacts) -> bool:
         checks.append(presence.model.lower() in here.board.lower())
     if presence.file is not None:
         checks.append((here.root / presence.file.lstrip("/")).exists())
+    if presence.program:
+        checks.append(any(shutil.which(name, path=here.path) for name in presence.program))
     return bool(checks) and all(checks)
 
 
@@ -92,9 +97,9 @@ def completed(target: Target, here: HostFacts) -> Target:
     """The target marked as being here, with this machine's facts in place of a CPU card's general ones.
 
     A card that names a board knows its device better than `/proc` does, so only the mark is set there; so it is for
-    GPUs, whose drivers the runtimes ask.
+    GPUs, whose drivers the runtimes ask, and for the web, which this machine only stands in for.
     """
-    if target.kind == "gpu" or target.presence.model is not None:
+    if target.kind != "cpu" or target.presence.model is not None:
         return target.model_copy(update={"measured_here": True})
     clock = here.clock_ghz or _ASSUMED_GHZ
     said = "its name or kernel" if here.clock_ghz else "an assumption, as the machine does not say"

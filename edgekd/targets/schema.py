@@ -82,11 +82,13 @@ class Presence(Schema):
         machine: As `platform.machine()` says it, lower case: `x86_64`, `aarch64`.
         model: Part of the device-tree model of a board, such as `Raspberry Pi 5`.
         file: A path that only exists there, such as a driver's.
+        program: Programs of which one is on the PATH there: for targets that are software.
     """
 
     machine: str | None = None
     model: str | None = None
     file: str | None = None
+    program: tuple[str, ...] = ()
 
 
 class Target(Schema):
@@ -96,7 +98,7 @@ class Target(Schema):
         name: What `--target` takes.
         aliases: Other names that `--target` takes.
         description: One line for the list of targets.
-        kind: Where inference runs.
+        kind: Where inference runs; `web` is WebAssembly on whatever processor there is.
         presence: How to tell that this machine is the target.
         measured_here: Whether this machine is the target, so that latencies can be measured; never written in a card.
         runtimes: In order of preference.
@@ -113,7 +115,7 @@ class Target(Schema):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     aliases: tuple[str, ...] = ()
     description: str
-    kind: Literal["cpu", "gpu"]
+    kind: Literal["cpu", "gpu", "web"]
     presence: Presence = Presence()
     measured_here: bool = False
     runtimes: tuple[RuntimeSupport, ...] = Field(min_length=1)

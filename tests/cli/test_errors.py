@@ -37,6 +37,12 @@ def test_an_unknown_verb_suggests_the_near_one(capsys: pytest.CaptureFixture[str
     assert "Did you mean 'compress'" in text
 
 
+def test_an_addon_that_does_not_exist_suggests_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = _refused(["doctor", "--install", "onnxruntime-wep"], capsys)
+    assert code == 2
+    assert "Did you mean 'onnxruntime-web'" in text
+
+
 def test_an_unknown_flag_is_a_usage_error(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = _refused(_compress(world, "--max-latency", "5"), capsys)
     assert code == 2

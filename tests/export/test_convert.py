@@ -30,6 +30,7 @@ class Copying(Converter):
     """Copies the graph; `spoil` may change it on the way."""
 
     name: ClassVar[str] = "copy"
+    tool: ClassVar[str] = "copier"
     takes: ClassVar[BundleKind] = BundleKind.ONNX
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
     found: ClassVar[Availability] = Availability(ok=True, version="1.0")
@@ -76,7 +77,7 @@ def test_the_engine_names_its_format_and_is_bound_to_no_device(tmp_path: Path) -
     assert bundle.kind is BundleKind.ENGINE
     assert bundle.format == "copy"
     assert bundle.bound_to is None
-    assert bundle.tags["converter"] == "copy 1.0"
+    assert bundle.tags["converter"] == "copier 1.0"
     assert model_files(bundle) == tuple(bundle.files) == ("model.copy",)
 
 

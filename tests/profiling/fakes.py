@@ -52,6 +52,42 @@ class FakeSession:
         return None
 
 
+class FarSession(FakeSession):
+    """Runs in another process: the way there takes 5 ms of this process's clock, and its own clock does not see it."""
+
+    load_ms = 1.0
+
+    def timer(self, feeds: Mapping[str, Any]) -> FarTimer:
+        return FarTimer(self, feeds)
+
+    def memory_peak_mib(self) -> float | None:
+        return 7.0
+
+    def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        self.clock.now_ns += 5_000_000
+        return super().infer(feeds)
+
+    def environment(self) -> dict[str, Any]:
+        return {"provider": "FakeProvider", "timed_region": "there"}
+
+
+@dataclass
+class FarTimer:
+    session: FarSession
+    feeds: Mapping[str, Any]
+
+    def warm_up(self, seconds: float) -> tuple[int, int]:
+        return 3, min(self.turn(3))
+
+    def turn(self, calls: int) -> list[int]:
+        found = []
+        for _ in range(calls):
+            start = self.session.clock()
+            self.session.infer(self.feeds)
+            found.append(self.session.clock() - start - 5_000_000)
+        return found
+
+
 def subject(session: FakeSession) -> Subject:
     feeds = {"images": np.zeros((1, 1, 2, 2), np.float32)}
     return Subject(session=session, feeds=feeds, runtime="fake", precision="fp32", threads=1)

@@ -9,8 +9,8 @@ import pytest
 
 from edgekd.core.report import LatencyReport
 from edgekd.errors import EdgekdError
-from edgekd.profiling.measure import KEPT_SAMPLES, MeasurePlan, Profiler
-from tests.profiling.fakes import Clock, FakeSession, subject
+from edgekd.profiling.measure import KEPT_SAMPLES, REGION, MeasurePlan, Profiler
+from tests.profiling.fakes import Clock, FakeSession, FarSession, subject
 
 PLAN = MeasurePlan(warmup_s=0.01, burst_s=0.004, min_rounds=10, max_rounds=40, duration_s=1.0)
 
@@ -25,6 +25,27 @@ def test_a_steady_engine_is_measured_exactly() -> None:
     assert report.provider == "FakeProvider"
     assert report.origin == "measured"
     assert report.n == len(report.samples_ms) == 20, "10 rounds of bursts of 4 ms"
+
+
+def test_an_engine_in_another_process_is_timed_by_its_own_clock() -> None:
+    clock = Clock()
+    engines = {"far": subject(FarSession(clock, lambda _: 2.0)), "near": subject(FakeSession(clock, lambda _: 2.0))}
+    found = Profiler(clock).measure_interleaved(engines, PLAN)
+    far, near = found["far"], found["near"]
+    assert isinstance(far, LatencyReport)
+    assert isinstance(near, LatencyReport)
+    assert far.p50_ms == near.p50_ms == 2.0
+    assert (far.region, near.region) == ("there", REGION)
+
+
+def test_an_engine_in_another_process_that_breaks_is_an_error_in_its_place() -> None:
+    clock = Clock()
+    broken = subject(FarSession(clock, lambda _: 2.0, fails_at=9))
+    engines = {"far": broken, "near": subject(FakeSession(clock, lambda _: 2.0))}
+    found = Profiler(clock).measure_interleaved(engines, PLAN)
+    assert isinstance(found["far"], EdgekdError)
+    assert "engine broke" in found["far"].message
+    assert isinstance(found["near"], LatencyReport)
 
 
 def test_warm_up_is_never_in_the_samples() -> None:

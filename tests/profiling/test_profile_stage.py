@@ -12,9 +12,10 @@ from edgekd.core.preprocess import Preprocessing
 from edgekd.core.report import ProfileReport
 from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import Context
-from edgekd.errors import UserError
+from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.predict.nets import probe_nets
 from edgekd.profiling.stage import ProfileConfig, ProfileStage
+from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.latency import latency_model_from_target
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toys import toy_bundle, toy_recipe
@@ -133,6 +134,14 @@ def test_a_graph_without_a_module_is_predicted_from_its_operations(tmp_path: Pat
     expected_ms = latency_model_from_target(card(here=False)).predict_ms(costs, "fp32")
     assert found is not None
     assert found.median_ms == pytest.approx(expected_ms, rel=0.01)
+
+
+def test_a_runtime_that_was_asked_for_and_is_not_here_is_a_missing_device_with_what_is(tmp_path: Path) -> None:
+    if RUNTIMES.get("onnxruntime:nnapi").availability().ok:
+        pytest.skip("this build of ONNX Runtime has NNAPI")
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    with pytest.raises(DeviceUnavailable, match=r"onnxruntime:nnapi is not measured: .* it has .*CPUExecutionProvider"):
+        profile(ctx, [("a", onnx_bundle(ctx))], ProfileConfig(runtimes=("onnxruntime:nnapi",)))
 
 
 def test_an_unknown_runtime_and_an_empty_port_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -88,6 +88,17 @@ def test_a_gpu_is_here_when_its_driver_is(tmp_path: Path) -> None:
     assert load_target("host", facts=facts).name == "x86-cpu"
 
 
+def test_the_web_is_here_where_node_or_a_browser_is_and_is_never_the_host(tmp_path: Path) -> None:
+    facts = HostFacts(machine="x86_64", features=("avx2",), root=tmp_path, path=str(tmp_path))
+    assert not load_target("web", facts=facts).measured_here
+    (tmp_path / "node").write_text("#!/bin/sh\n")
+    (tmp_path / "node").chmod(0o755)
+    found = load_target("web", facts=facts)
+    assert found.measured_here
+    assert (found.threads, found.features, found.memory_mib) == ((1,), (), 4096), "its own numbers, not the host's"
+    assert load_target("host", facts=facts).name == "x86-cpu"
+
+
 def test_a_machine_without_a_card_is_told_how_to_write_one() -> None:
     with pytest.raises(UserError, match=r"No target describes this machine \(RISC, riscv64\)"):
         load_target("host", facts=HostFacts(machine="riscv64", cpu_model="RISC"))
