@@ -24,7 +24,8 @@ from edgekd.core.store import MemoryStore
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
 from edgekd.errors import UserError
-from edgekd.export.package import MANIFEST_FILE, Manifest, read_package
+from edgekd.export.manifest import MANIFEST_FILE, Manifest
+from edgekd.export.package import read_package
 from edgekd.pipeline.sources import bundle_from_onnx
 from edgekd.pipeline.stages import STAGES
 
