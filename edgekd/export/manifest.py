@@ -125,6 +125,16 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
+def is_package(folder: Path) -> bool:
+    """Whether the folder's manifest is one of ours, of any schema: a manifest.json alone may be anybody's."""
+    try:
+        found = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    listed = found.get("files") if isinstance(found, dict) else None
+    return isinstance(listed, dict) and BUNDLE_FILE in listed
+
+
 def check_expected(found: Digest, expected: str | None, where: str) -> None:
     """Compares a package's digest with the one that its receiver was told.
 

@@ -36,12 +36,14 @@ from edgekd.export.manifest import (
     Manifest,
     check_expected,
     check_paths,
+    is_package,
     manifest_from_bytes,
     verify_files,
 )
 from edgekd.export.readme import package_readme
 from edgekd.targets.schema import Target
 
+TARGET_FILE = "target.yaml"
 RUN_FOLDER = "bundle"
 """Where the folder of a run holds its package."""
 
@@ -147,16 +149,6 @@ def require_replaceable(folder: Path) -> None:
             )
 
 
-def is_package(folder: Path) -> bool:
-    """Whether the folder's manifest is one of ours, of any schema: a manifest.json alone may be anybody's."""
-    try:
-        found = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    listed = found.get("files") if isinstance(found, dict) else None
-    return isinstance(listed, dict) and BUNDLE_FILE in listed
-
-
 def package_folder(path: Path) -> Path:
     """The package itself, where the folder of a run was named."""
     return path / RUN_FOLDER if (path / RUN_FOLDER).is_dir() else path
@@ -221,7 +213,7 @@ def _texts(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str])
         "README.txt": package_readme(bundle, target, facts),
     }
     if target is not None:
-        texts["target.yaml"] = yaml.safe_dump(target.plain(), sort_keys=False, allow_unicode=True)
+        texts[TARGET_FILE] = yaml.safe_dump(target.plain(), sort_keys=False, allow_unicode=True)
     if recipe.labels:
         texts["labels.txt"] = "".join(f"{label}\n" for label in recipe.labels)
     return texts

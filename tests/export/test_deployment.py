@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.core.bundle import ModelBundle, TensorSpec
-from edgekd.core.deployment import Deployment
+from edgekd.core.deployment import DeployedEngine, Deployment
 from edgekd.core.digest import file_digest
 from edgekd.core.stage import Context
 from edgekd.errors import UserError
@@ -114,8 +114,6 @@ def engine(ctx: Context, tmp_path: Path, name: str, source: str | None) -> Added
         "name": name, "format": "tensorrt", "files": {"model.engine": first}, "runtimes": ["tensorrt"],
         "precision": "fp32", "size_mib": 0.1, "fingerprint": second, "source": source,
     }  # fmt: skip
-    from edgekd.core.deployment import DeployedEngine
-
     files = {path: tmp_path / f"{number}" for number, path in enumerate(paths)}
     return AddedEngine(entry=DeployedEngine.parse(entry, "x"), files=files)
 
