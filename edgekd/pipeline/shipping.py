@@ -145,7 +145,10 @@ class _Family:
         profile, reference = results.profile, results.reference
         rows = rows_from_profile(candidates, profile, evaluations, budget, reference, by_precision)
         limits = {row.name: limit_missed(row, budget, evaluated=bool(evaluations)) for row in rows}
-        fit = [row for row in rows if limits[row.name] is None and unfit_int8(row, rows, limits, budget) is None]
+        # A twin steps in where the other runtimes are missing, so INT8 has to be better than its twins in its own one.
+        rivals = {row.name: [other for other in rows if other.runtime == row.runtime] for row in rows}
+        fit = [row for row in rows if limits[row.name] is None]
+        fit = [row for row in fit if unfit_int8(row, rivals[row.name], limits, budget) is None]
         return sorted(fit, key=lambda row: (row.latency.median_ms if row.latency else float("inf"), row.name))
 
     def _runtimes(self, name: str, first: str | None) -> tuple[str, ...]:
