@@ -61,8 +61,9 @@ def benchmark(**flags: Any) -> int:
     edgekd benchmark model.onnx --data photos/ --threads 1,2
     """
     from edgekd.cli.work import live, print_plan
+    from edgekd.pipeline.benchmark.files import exit_code_of, slim
     from edgekd.pipeline.benchmark.request import PRECISIONS, BenchmarkRequest
-    from edgekd.pipeline.benchmark.run import BenchmarkRun, exit_code_of, slim
+    from edgekd.pipeline.benchmark.run import BenchmarkRun
     from edgekd.pipeline.execute import Workspace
 
     same = (

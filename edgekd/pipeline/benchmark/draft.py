@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from edgekd.runtimes.session import RUNTIMES, Availability
 from edgekd.targets.schema import QuantScheme, Target
 
 MODEL = "model"
+LONGEST_NAME = 64
+"""Of a node."""
 FP32, FP16, PYTORCH = "fp32", "fp16", "pytorch"
 TORCH, ONNXRUNTIME, TENSORRT = "torch", "onnxruntime", "tensorrt"
 PROFILE = "profile"
@@ -53,7 +56,7 @@ class Contestant:
 
     def answers(self, runtime: str) -> str:
         """The node that answers with it."""
-        return f"answers-{self.name}-{runtime}".replace(":", "-").lower()
+        return re.sub(r"[^a-z0-9_-]+", "-", f"answers-{self.name}-{runtime}".lower())[:LONGEST_NAME]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +91,15 @@ class _Drawing:
     """The graph while it is drawn."""
 
     def __init__(
-        self, request: BenchmarkRequest, model: ModelBundle, dataset: Dataset | None, target: Target, usable: list[str]
+        self,
+        request: BenchmarkRequest,
+        given: Mapping[str, ModelBundle],
+        dataset: Dataset | None,
+        target: Target,
+        usable: list[str],
     ) -> None:
-        self.request, self.model, self.dataset, self.target, self.usable = request, model, dataset, target, usable
+        self.request, self.given, self.dataset, self.target, self.usable = request, given, dataset, target, usable
+        self.model = next(iter(given.values()))
         self.draft = Draft()
         self.found: list[Contestant] = []
         self.samples: str | None = None
@@ -102,22 +111,22 @@ class _Drawing:
 
     def engines(self) -> None:
         """Everything of one model."""
-        precision = str(self.model.tags.get("precision", FP32))
-        if self.model.kind is BundleKind.ONNX and precision != FP32:
-            self.draft.say(
-                f"The graph is {precision.upper()} already: no twins can be made of it, it is measured as is."
-            )
-            self._add(f"@{MODEL}", precision, precision, str(self.model.tags.get("scheme", "")), self.of_graphs)
-            return
-        if self.model.kind is BundleKind.ENGINE:
-            fitting = tuple(name for name in self.usable if RUNTIMES.get(name).takes(self.model))
-            self._add(f"@{MODEL}", precision, precision, str(self.model.tags.get("scheme", "")), fitting)
+        if len(self.given) > 1 or self.model.kind is BundleKind.ENGINE or _precision(self.model) != FP32:
+            self._as_they_are()
             return
         self._draw_samples()
         self._draw_floats()
         if "int8" in self.request.precisions:
             self._draw_int8()
         self._draw_converted()
+
+    def _as_they_are(self) -> None:
+        """Finished engines: nothing is made of them."""
+        names = ", ".join(self.given)
+        self.draft.say(f"Measured as they are, and not built anew, are the finished engines of this model: {names}.")
+        for name, bundle in self.given.items():
+            fitting = tuple(runtime for runtime in self.usable if RUNTIMES.get(runtime).takes(bundle))
+            self._add(f"@{name}", name, _precision(bundle), str(bundle.tags.get("scheme", "")), fitting)
 
     def _draw_samples(self) -> None:
         if self.request.data == SYNTHETIC:
@@ -201,7 +210,7 @@ class _Drawing:
     def answers(self) -> tuple[Contestant, str] | None:
         """Adds a node for each engine in each runtime; the reference's comes first, and the others are fed with it."""
         self.found = [contestant for contestant in self.found if contestant.runtimes]
-        first = next((c for c in self.found if c.name == FP32), self.found[0] if self.found else None)
+        first = next((c for c in self.found if c.precision == FP32), self.found[0] if self.found else None)
         if first is None:
             return None
         where = ONNXRUNTIME if ONNXRUNTIME in first.runtimes else first.runtimes[0]
@@ -227,26 +236,28 @@ class _Drawing:
         return self.draft.add(contestant.answers(runtime), "answers", config, ports)
 
 
-def contest_of(request: BenchmarkRequest, model: ModelBundle, dataset: Dataset | None, target: Target) -> Contest:
+def contest_of(
+    request: BenchmarkRequest, given: Mapping[str, ModelBundle], dataset: Dataset | None, target: Target
+) -> Contest:
     """The graph that answers a request about an opened model.
 
     Args:
         request: What was asked.
-        model: TORCH, ONNX or ENGINE.
+        given: The model, TORCH or ONNX, from which engines are made; or finished engines of one model by name.
         dataset: None without data; its labels are numbered as the model's logits.
         target: This machine.
 
     Raises:
         UserError: A runtime that no edgekd knows, or data that the model cannot use.
     """
+    model = next(iter(given.values()))
     # PyTorch is a reference for its own models; nobody looks for it beside a graph.
     wanted = request.runtimes or tuple(name for name in RUNTIMES if name != TORCH or model.kind is BundleKind.TORCH)
     states = {name: RUNTIMES.get(name).availability() for name in wanted}
-    drawing = _Drawing(request, model, dataset, target, [name for name, state in states.items() if state.ok])
+    drawing = _Drawing(request, given, dataset, target, [name for name, state in states.items() if state.ok])
     drawing.engines()
     reference = drawing.answers()
-    kinds = {MODEL: model.kind}
-    graph = Graph(inputs=kinds, nodes=_ordered(drawing.draft.nodes))
+    graph = Graph(inputs={name: bundle.kind for name, bundle in given.items()}, nodes=_ordered(drawing.draft.nodes))
     return Contest(
         graph=graph,
         contestants=tuple(drawing.found),
@@ -254,6 +265,10 @@ def contest_of(request: BenchmarkRequest, model: ModelBundle, dataset: Dataset |
         reference=reference,
         decisions=tuple(drawing.draft.decisions),
     )
+
+
+def _precision(bundle: ModelBundle) -> str:
+    return str(bundle.tags.get("precision", FP32))
 
 
 def classifies(model: ModelBundle) -> bool:

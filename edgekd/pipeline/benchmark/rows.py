@@ -52,7 +52,7 @@ def choice_of(found: Findings) -> tuple[Choice | None, str]:
     try:
         return choose(
             _candidates(found), found.profile.model_copy(update={"entries": entries}), evaluations, found.budget,
-            reference=FP32, runtimes={},
+            reference=_reference(found), runtimes={},
         ), ""  # fmt: skip
     except UserError as err:
         return None, err.message
@@ -76,7 +76,7 @@ def _at(threads: int, found: Findings, choice: Choice | None) -> list[BenchmarkR
     evaluations = [report.evaluation for report in found.answers.values() if report.evaluation is not None]
     contestants = {contestant.name: contestant for contestant in found.contest.contestants}
     candidates = [*_candidates(found), Candidate(name=PYTORCH, precision=FP32, family=PYTORCH)]
-    rows = rows_from_profile(candidates, at, evaluations, found.budget, FP32, {})
+    rows = rows_from_profile(candidates, at, evaluations, found.budget, _reference(found), {})
     limits = {row.name: limit_missed(row, found.budget, evaluated=bool(evaluations)) for row in rows}
     judged = {row.name: _judged(row, rows, limits, found) for row in rows}
     right = [row for row in rows if judged[row.name][0] == "measured"]
@@ -256,6 +256,11 @@ def _candidates(found: Findings) -> list[Candidate]:
         for c in found.contest.contestants
         if c.name != PYTORCH
     ]
+
+
+def _reference(found: Findings) -> str:
+    """The engine that losses are counted from."""
+    return FP32 if found.contest.reference is None else found.contest.reference[0].name
 
 
 def _right(found: Findings) -> set[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,9 +10,7 @@ from pathlib import Path
 from edgekd import __version__
 from edgekd.core.agreement import AnswersReport
 from edgekd.core.benchmark import BenchmarkReport
-from edgekd.core.blobs import disk_errors
-from edgekd.core.bundle import BundleKind, ModelBundle
-from edgekd.core.digest import Digest
+from edgekd.core.bundle import FORMAT_TAG, BundleKind, ModelBundle
 from edgekd.core.graph import Graph, Node
 from edgekd.core.plan import NodeReport, Plan
 from edgekd.core.report import Budget, ProfileReport
@@ -23,13 +20,15 @@ from edgekd.core.stage import Resource
 from edgekd.core.store import LocalStore
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
-from edgekd.errors import DeviceUnavailable, EdgekdError, GateFailed, Inconclusive, UserError
-from edgekd.export.package import read_package
+from edgekd.errors import DeviceUnavailable, EdgekdError
+from edgekd.export.archive import is_packed, open_package
+from edgekd.export.package import Package
 from edgekd.pipeline.benchmark.draft import MODEL, PROFILE, Contest, classifies, contest_of
 from edgekd.pipeline.benchmark.each import Outcomes, run_each
+from edgekd.pipeline.benchmark.files import BENCHMARK_FILE, PAGE_FILE, check_benchmark_output, write_json
 from edgekd.pipeline.benchmark.request import BenchmarkRequest
 from edgekd.pipeline.benchmark.rows import Findings, choice_of, rows_of
-from edgekd.pipeline.classes import with_same_classes
+from edgekd.pipeline.classes import named, with_same_classes
 from edgekd.pipeline.deliver import versions_here
 from edgekd.pipeline.execute import Workspace, check_writable
 from edgekd.pipeline.request import SYNTHETIC
@@ -38,9 +37,6 @@ from edgekd.pipeline.stages import STAGES
 from edgekd.profiling.environment import fingerprint, machine
 from edgekd.report.benchmark import write_benchmark
 from edgekd.targets.load import load_target
-
-BENCHMARK_FILE = "benchmark.json"
-PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +81,9 @@ class BenchmarkRun:
                 "ssh://USER@HOST` measures engines on a board",
             )
         self._notes: list[str] = []
-        self.model = self._opened()
+        self.given = self._opened()
         self._dataset = self._data()
-        self.contest: Contest = contest_of(request, self.model, self._dataset, self.target)
+        self.contest: Contest = contest_of(request, self.given, self._dataset, self.target)
 
     def plan(self) -> Plan:
         """What `execute` would do, and why; changes nothing. The latencies come last and are always measured anew."""
@@ -97,7 +93,7 @@ class BenchmarkRun:
         if candidates:
             nodes = (*nodes, self._profile_node(candidates, self._pairs({})))
         whole = Graph(inputs=graph.inputs, nodes=nodes)
-        return self._runner().plan(whole, {MODEL: self.model}, self._settings())
+        return self._runner().plan(whole, self.given, self._settings())
 
     def execute(self) -> BenchmarkOutcome:
         """Makes the engines, lets them answer, measures them, and writes both files.
@@ -110,7 +106,7 @@ class BenchmarkRun:
         """
         with self.store.lock():
             pass  # found out now, and not in every row
-        outcomes = run_each(self._runner(), self.contest.graph, {MODEL: self.model}, self._settings())
+        outcomes = run_each(self._runner(), self.contest.graph, self.given, self._settings())
         answers = self._answers(outcomes)
         profile, unmeasured, notes = self._profile(outcomes, answers)
         found = Findings(
@@ -146,18 +142,24 @@ class BenchmarkRun:
         write_benchmark(report, page, created=datetime.now(UTC).isoformat(timespec="seconds"), version=__version__)
         return BenchmarkOutcome(report=report, file=file, page=page, engines=self._engines(outcomes))
 
-    def _opened(self) -> ModelBundle:
+    @property
+    def model(self) -> ModelBundle:
+        """The model, or the first of its finished engines."""
+        return next(iter(self.given.values()))
+
+    def _opened(self) -> dict[str, ModelBundle]:
+        """The model to make engines of, or the finished engines of a package by name."""
         path = Path(self.request.model.path)
-        folder = path / "bundle" if (path / "bundle").is_dir() else path
-        if folder.is_dir():
-            bundle, files = read_package(folder)
-            if bundle.kind is BundleKind.ENGINE:
-                for digest in bundle.files.values():
-                    self.store.blobs.add(files.path(Digest(digest)))
-                return bundle
+        if path.is_dir() or is_packed(path):
+            with open_package(path) as package:
+                engines = engines_of(package)
+                if len(engines) > 1 or any(bundle.kind is BundleKind.ENGINE for bundle in engines.values()):
+                    for digest in {digest for bundle in engines.values() for digest in bundle.files.values()}:
+                        self.store.blobs.add(package.files.path(digest))
+                    return engines
         loaded = opened(self.request.model, self.store, seed=self.request.seed)
         self._notes += loaded.notes
-        return loaded.bundle
+        return {MODEL: loaded.bundle}
 
     def _data(self) -> Dataset | None:
         if self.request.data in (None, SYNTHETIC):
@@ -165,7 +167,9 @@ class BenchmarkRun:
         dataset = load_dataset(str(self.request.data), seed=self.request.seed)
         self._notes += dataset.decisions
         if classifies(self.model):
-            self.model, dataset = with_same_classes(self.model, dataset)
+            # Engines of one model have one order of classes.
+            known, dataset = with_same_classes(self.model, dataset)
+            self.given = {name: named(bundle, known.model.labels) for name, bundle in self.given.items()}
         elif dataset.labelled:
             self._notes.append("The model does not classify, so the labels are not used: outputs are compared.")
         return dataset
@@ -204,8 +208,8 @@ class BenchmarkRun:
             made = outcomes.get(contestant.node)
             if isinstance(made, NodeReport):
                 found[contestant.name] = made.bundle
-            elif contestant.node == f"@{MODEL}":
-                found[contestant.name] = self.model
+            elif contestant.node.startswith("@"):
+                found[contestant.name] = self.given[contestant.node[1:]]
         return found
 
     def _pairs(self, answers: Mapping[tuple[str, str], AnswersReport]) -> dict[str, tuple[str, ...]]:
@@ -271,62 +275,21 @@ class BenchmarkRun:
         )
 
 
-def exit_code_of(report: BenchmarkReport) -> int:
-    """0 measured as precisely as asked, 5 less precisely, 1 when no engine is right, 3 without a latency."""
-    timed = [row for row in report.rows if row.p50_ms is not None and row.status != "reference"]
-    if not timed:
-        return DeviceUnavailable.exit_code
-    if all(row.status in ("wrong", "failed") for row in timed):
-        return GateFailed.exit_code
-    return Inconclusive.exit_code if any(row.inconclusive for row in timed) else 0
-
-
-def write_json(report: BenchmarkReport, path: Path) -> None:
-    """Writes the report without the thinned samples, which its packed rounds hold in full.
-
-    Raises:
-        UserError: The disk is full or the folder cannot be written.
-    """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(slim(report).plain(), indent=1) + "\n", encoding="utf-8")
-
-
-def slim(report: BenchmarkReport) -> BenchmarkReport:
-    """The report without single timings by call."""
-    if report.profile is None:
-        return report
-    entries = tuple(
-        entry
-        if entry.latency is None
-        else entry.model_copy(update={"latency": entry.latency.model_copy(update={"samples_ms": ()})})
-        for entry in report.profile.entries
-    )
-    return report.model_copy(update={"profile": report.profile.model_copy(update={"entries": entries})})
-
-
-def check_benchmark_output(out: Path) -> None:
-    """Refuses a folder whose files of these names no benchmark wrote; changes nothing.
-
-    Raises:
-        UserError: There are such files, or `out` is a file.
-    """
-    if out.is_file():
-        raise UserError(f"{out} is a file, and the results are a folder.", hint="choose another folder with -o")
-    taken = [name for name in (BENCHMARK_FILE, PAGE_FILE) if (out / name).exists()]
-    if taken and not _is_benchmark(out / BENCHMARK_FILE):
-        raise UserError(
-            f"{out / taken[0]} was not written by a benchmark; it is left as it is.",
-            hint="choose another folder with -o",
+def engines_of(package: Package) -> dict[str, ModelBundle]:
+    """The engines in a package by name, best first; empty where there is nothing to run."""
+    found = {}
+    for engine in package.deployment.engines if package.deployment is not None else ():
+        kind = BundleKind.ONNX if engine.format == "onnx" else BundleKind.ENGINE
+        tags = {"precision": engine.precision, "scheme": engine.scheme}
+        found[engine.name] = package.bundle.model_copy(
+            update={
+                "kind": kind,
+                "files": {name: package.manifest.files[path] for name, path in engine.files.items()},
+                "tags": tags if kind is BundleKind.ONNX else tags | {FORMAT_TAG: engine.format},
+                "bound_to": package.bundle.bound_to if engine.chosen else None,
+            }
         )
-
-
-def _is_benchmark(path: Path) -> bool:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and {"schema_version", "rows", "reference"} <= found.keys()
+    return found
 
 
 def _said(outcomes: Outcomes) -> tuple[str, ...]:

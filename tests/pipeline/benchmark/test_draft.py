@@ -69,7 +69,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 def contest(model: ModelBundle, *, data: bool = True, **fields: object) -> Contest:
     given = {"model": ModelSource(path="m.pt"), "target": "host", "runtimes": ("onnxruntime", "openvino"), **fields}
     dataset = DATA if data else None
-    found = contest_of(BenchmarkRequest.model_validate(given), model, dataset, card(here=True))
+    found = contest_of(BenchmarkRequest.model_validate(given), {"model": model}, dataset, card(here=True))
     validate_graph(found.graph, STAGES)
     return found
 
@@ -130,19 +130,32 @@ def test_without_data_int8_keeps_activations_in_float_and_the_table_says_what_im
 def test_a_graph_that_is_int8_already_is_measured_as_it_is(graph: ModelBundle) -> None:
     int8 = graph.model_copy(update={"tags": {"precision": "int8", "scheme": "ort-u8s8"}})
     found = contest(int8)
-    assert tried(found) == {"int8": ("onnxruntime", "openvino")}
-    assert "INT8 already: no twins can be made of it" in found.decisions[0]
+    assert tried(found) == {"model": ("onnxruntime", "openvino")}
+    assert found.decisions == (
+        "Measured as they are, and not built anew, are the finished engines of this model: model.",
+    )
     assert found.reference is not None
-    assert found.reference[0].name == "int8"
+    assert found.reference[0].precision == "int8"
+
+
+def test_the_engines_of_a_package_are_compared_with_its_fp32_one_and_none_is_made(graph: ModelBundle) -> None:
+    int8 = graph.model_copy(update={"tags": {"precision": "int8", "scheme": "ort-u8s8"}})
+    request = BenchmarkRequest(model=ModelSource(path="m.edgekd"), target="host", runtimes=("onnxruntime",))
+    found = contest_of(request, {"Student.int8": int8, "student-fp32": graph}, DATA, card(here=True))
+    assert [node.name for node in found.graph.nodes] == [
+        "answers-student-fp32-onnxruntime", "answers-student-int8-onnxruntime",
+    ]  # fmt: skip
+    assert found.reference is not None
+    assert found.reference[0].name == "student-fp32"
 
 
 def test_synthetic_images_need_the_statistics_of_a_network(graph: ModelBundle, torch_model: ModelBundle) -> None:
     request = BenchmarkRequest(model=ModelSource(path="m"), target="host", data="synthetic", runtimes=("onnxruntime",))
-    found = contest_of(request, torch_model, None, card(here=True))
+    found = contest_of(request, {"model": torch_model}, None, card(here=True))
     assert found.graph.nodes[0].stage == "synthetic-samples"
     assert "int8-ort" in tried(found)
     with pytest.raises(UserError, match="BatchNorm statistics of a PyTorch model, and this is a graph"):
-        contest_of(request, graph, None, card(here=True))
+        contest_of(request, {"model": graph}, None, card(here=True))
 
 
 def test_an_unknown_runtime_is_refused_with_the_near_name(graph: ModelBundle) -> None:
