@@ -128,8 +128,8 @@ def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
         if bundle.kind is BundleKind.ENGINE:
             raise UserError(
                 f"{path} holds a finished {bundle.format} engine, which nothing can be made from.",
-                hint="give the package or the model file that it was made from; an engine can be profiled and evaluated, "
-                "and compared with others: edgekd benchmark",
+                hint="give the package or the model file that it was made from; an engine can be profiled, evaluated "
+                "and benchmarked",
             )
         for digest in bundle.files.values():
             store.blobs.add(files.path(Digest(digest)))
