@@ -1,11 +1,15 @@
 """Runs the real agent on an emulated aarch64 board and compares what it computes with this machine.
 
     python benchmarks/aarch64_agent.py FOLDER > benchmarks/results/aarch64_agent.json
+    python benchmarks/aarch64_agent.py FOLDER --graphs WORK/graphs > benchmarks/results/aarch64_graphs.json
 
 FOLDER becomes the sysroot, about 250 MB of Debian's arm64 packages and wheels, unless it is one already; that takes the
 package registries and a minute or two. The board is an OpenSSH server on the loopback interface whose `python3` runs
 under qemu's user emulation. Networks have random weights: only differences between machines are of interest, never
 accuracy. The times of an emulated processor mean nothing, so none is written.
+
+With --graphs, the graphs are those of a folder instead: NAME-fp32.onnx and NAME-int8-ort.onnx of real models, as
+`runtimes_table.py` left them. Every output of every one is compared.
 """
 
 from __future__ import annotations
@@ -37,10 +41,12 @@ from edgekd.core.events import SilentReporter
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.profiling.agent.engines import input_values
+from edgekd.profiling.answers_stage import TOLERANCES
 from edgekd.profiling.remote.address import Address
 from edgekd.profiling.remote.profile import profile_on_board
 from edgekd.profiling.remote.request import BoardPlan, Candidate
 from edgekd.profiling.remote.ssh import Ssh
+from edgekd.runtimes.onnx_file import onnx_interface
 from tests.profiling.remote.aarch64 import emulated_python, emulator_version, make_sysroot, missing_in
 from tests.profiling.remote.loopback import start_board
 
@@ -84,27 +90,36 @@ def graphs(folder: Path) -> dict[str, Path]:
 
 def candidate(name: str, path: Path) -> Candidate:
     """A graph as a bundle."""
+    inputs, outputs = onnx_interface(path)
     bundle = ModelBundle(
         kind=BundleKind.ONNX,
-        inputs=(TensorSpec(name="images", shape=tuple(SHAPE)),),
-        outputs=(TensorSpec(name="logits", shape=(1, 10)),),
+        inputs=inputs,
+        outputs=outputs,
         files={"model.onnx": file_digest(path)},
-        recipe=ModelRecipe(builder="onnx", preprocessing=Preprocessing(size=(SIZE, SIZE))),
-        tags={"precision": name.rpartition("-")[2], "scheme": ""},
+        recipe=ModelRecipe(builder="onnx", preprocessing=Preprocessing(size=tuple(inputs[0].shape[2:]))),
+        tags={"precision": "int8" if "int8" in name else "fp32", "scheme": ""},
     )
     return Candidate(name=name, bundle=bundle, path=path)
 
 
 def compared(name: str, path: Path, outputs: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """How far a graph's outputs on the board are from those of this machine."""
-    images = np.frombuffer(input_values(SHAPE, 0), dtype=np.float32).reshape(SHAPE)
-    (here,) = onnxruntime.InferenceSession(str(path)).run(None, {"images": images})
-    there = np.asarray(outputs[f"{name}@onnxruntime, 1 threads"][0]).reshape(here.shape)
+    """How far a graph's outputs on the board are from those of this machine; the worst output counts."""
+    spec = onnx_interface(path)[0][0]
+    shape = [1, *(int(size) for size in spec.shape[1:])]
+    images = np.frombuffer(input_values(shape, 0), dtype=np.float32).reshape(shape)
+    session = onnxruntime.InferenceSession(str(path))
+    here = [value.astype(np.float32) for value in session.run(None, {spec.name: images})]
+    told = outputs[f"{name}@onnxruntime, 1 threads"]
+    there = [np.asarray(value, dtype=np.float32).reshape(own.shape) for value, own in zip(told, here, strict=True)]
+    worst = max(range(len(here)), key=lambda at: float(np.abs(there[at] - here[at]).max() / (here[at].std() or 1.0)))
+    tolerance = TOLERANCES["fp32"]
     return {
         "model": name,
-        "max_difference": float(np.abs(there - here).max()),
-        "output_std": float(here.std()),
-        "same_argmax": bool(there.argmax() == here.argmax()),
+        "outputs": len(here),
+        "max_difference": float(np.abs(there[worst] - here[worst]).max()),
+        "output_std": float(here[worst].std()),
+        "within_fp32_tolerance": all(tolerance.holds(own, far) for own, far in zip(here, there, strict=True)),
+        "same_argmax": all(bool(far.argmax() == own.argmax()) for own, far in zip(here, there, strict=True)),
         "nodes": len(onnx.load(path).graph.node),
     }
 
@@ -113,11 +128,14 @@ def main() -> None:
     """Prints the comparison as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the sysroot, made when it is missing")
-    sysroot = parser.parse_args().folder.resolve()
+    parser.add_argument("--graphs", type=Path, help="a folder of .onnx files instead of networks with random weights")
+    args = parser.parse_args()
+    sysroot = args.folder.resolve()
     if missing_in(sysroot):
         make_sysroot(sysroot, onnxruntime.__version__)
     with tempfile.TemporaryDirectory() as name:
-        paths = graphs(Path(name))
+        given = sorted(args.graphs.glob("*.onnx")) if args.graphs else []
+        paths = {path.stem.lower(): path for path in given} if args.graphs else graphs(Path(name))
         board = start_board(Path(name) / "board")
         try:
             board.set_python(emulated_python(sysroot, board.bin / "python3"))
@@ -141,7 +159,7 @@ def main() -> None:
                 "onnxruntime": {"board": found.report.device.rpartition("; ")[2], "here": onnxruntime.__version__},
                 "here": platform.machine(),
                 "ssh": subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr.strip(),
-                "input": f"{SHAPE}, one image of noise, random weights (seed 0)",
+                "input": "one image of noise (seed 0)" if args.graphs else f"{SHAPE}, noise, random weights (seed 0)",
                 "models": rows,
             },
             indent=1,

@@ -34,7 +34,7 @@ TOLD = ("slower than FP32", "worse than FP32", "wrong", "failed", "not installed
 )  # fmt: skip
 @section(
     "Measuring",
-    click.option("--images", type=click.IntRange(1), default=256, show_default=True,
+    click.option("--images", type=click.IntRange(1), default=1000, show_default=True,
                  help="Held-out images that every engine answers, at most."),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images; default: 300."),
     click.option("--calib-method", type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),

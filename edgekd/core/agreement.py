@@ -23,6 +23,8 @@ class Agreement(Schema):
         sqnr_db: Signal to noise of the worst output, in decibels, at most 200.
         alike: Share of images answered as the reference does, in [0, 1].
         alike_means: `top1`: the same class. `outputs`: all outputs near, for models that do not classify.
+        lost: Images whose label the reference gives and this engine does not; None without labels.
+        gained: The other way round.
         within_tolerance: Whether every value is as near as its precision lets one expect; None for INT8, which is
             judged by what it loses.
     """
@@ -32,6 +34,8 @@ class Agreement(Schema):
     sqnr_db: float
     alike: float = Field(ge=0, le=1)
     alike_means: Literal["top1", "outputs"]
+    lost: int | None = None
+    gained: int | None = None
     within_tolerance: bool | None = None
 
 

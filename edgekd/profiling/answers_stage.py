@@ -60,7 +60,7 @@ class AnswersConfig(StageConfig):
     candidate: str
     runtime: str
     threads: int = Field(default=1, ge=1)
-    images: int = Field(default=256, ge=1)
+    images: int = Field(default=1000, ge=1)
     dataset: bool = False
     keep: bool = False
     version: str = ""
@@ -99,7 +99,8 @@ class AnswersStage(Stage[AnswersConfig]):
         shown = self._images(model, inputs.maybe("samples"), ctx)
         outputs = self._answered(model, shown.images, ctx)
         finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
-        agreement = self._agreement(model, outputs, inputs.maybe("reference"), ctx) if finite else None
+        reference = inputs.maybe("reference")
+        agreement = self._agreement(model, outputs, shown.labels, reference, ctx) if finite else None
         report = AnswersReport(
             candidate=self.config.candidate,
             runtime=self.config.runtime,
@@ -148,7 +149,12 @@ class AnswersStage(Stage[AnswersConfig]):
         return {name: np.concatenate([part[name] for part in parts]).astype(np.float32) for name in parts[0]}
 
     def _agreement(
-        self, model: ModelBundle, outputs: Outputs, reference: ModelBundle | None, ctx: Context
+        self,
+        model: ModelBundle,
+        outputs: Outputs,
+        labels: NDArray[np.int64] | None,
+        reference: ModelBundle | None,
+        ctx: Context,
     ) -> Agreement | None:
         if reference is None:
             return None
@@ -165,12 +171,18 @@ class AnswersStage(Stage[AnswersConfig]):
         if tolerance is not None:
             pairs = zip(expected.values(), outputs.values(), strict=True)
             within = all(tolerance.holds(ref, got) for ref, got in pairs)
+        lost, gained = None, None
+        if labels is not None and is_classification(outputs):
+            theirs, mine = (predictions(next(iter(side.values()))) == labels for side in (expected, outputs))
+            lost, gained = int((theirs & ~mine).sum()), int((mine & ~theirs).sum())
         return Agreement(
             reference=f"{of.candidate}@{of.runtime}",
             max_error=found.max_error,
             sqnr_db=found.sqnr_db,
             alike=found.alike,
             alike_means=found.alike_means,
+            lost=lost,
+            gained=gained,
             within_tolerance=within,
         )
 

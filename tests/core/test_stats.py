@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import random
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.core.stats import quantile, quantile_interval, thinned
+from edgekd.core.stats import paired_loss_interval, quantile, quantile_interval, thinned
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
@@ -52,3 +54,21 @@ def test_thinning_keeps_the_ends_the_order_and_the_limit(limit: int, n: int) -> 
     assert len(kept) == min(n, limit)
     assert list(kept) == sorted(set(kept))
     assert (kept[0], kept[-1]) == (0, n - 1)
+
+
+def test_the_interval_of_a_paired_loss_is_that_of_the_paper_and_turns_around_with_its_sides() -> None:
+    # p = 3/66, q = 1/66: the difference is 2/66, its variance (4/66 - (2/66)^2) / 66.
+    half = 1.959963984540054 * math.sqrt((4 / 66 - (2 / 66) ** 2) / 66)
+    assert paired_loss_interval(2, 0, 64) == pytest.approx((2 / 66 - half, 2 / 66 + half))
+    low, high = paired_loss_interval(0, 2, 64)
+    assert (-high, -low) == pytest.approx(paired_loss_interval(2, 0, 64))
+
+
+@pytest.mark.parametrize(("lose", "gain", "n"), [(0.01, 0.01, 200), (0.05, 0.01, 100), (0.02, 0.005, 1000)])
+def test_the_interval_of_a_paired_loss_covers_the_true_one_as_often_as_it_says(
+    lose: float, gain: float, n: int
+) -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(n, [lose, gain, 1 - lose - gain], size=2000)
+    ends = [paired_loss_interval(int(lost), int(gained), n) for lost, gained, _ in drawn]
+    assert sum(low <= lose - gain <= high for low, high in ends) / 2000 > 0.94

@@ -74,6 +74,23 @@ def test_an_engine_is_right_wrong_or_not_a_number(
     if factor == 1.0:
         assert found.agreement is not None
         assert (found.agreement.alike, found.agreement.max_error) == (1.0, 0.0)
+        assert (found.agreement.lost, found.agreement.gained) == (0, 0)
+
+
+def test_images_lost_and_gained_are_counted_against_the_reference(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources=RESOURCES)
+    model = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    reference = answered(ctx, model, keep=True, images=16)
+    turned = report(ctx, answered(ctx, spoilt(ctx, model, -1.0), reference, images=16))
+    first = report(ctx, reference).evaluation
+    assert turned.agreement is not None
+    assert turned.evaluation is not None
+    assert first is not None
+    lost, gained = turned.agreement.lost, turned.agreement.gained
+    assert lost is not None
+    assert gained is not None
+    assert first.value - turned.evaluation.value == pytest.approx((lost - gained) / 16)
+    assert lost + gained > 0
 
 
 def test_int8_is_judged_by_what_it_loses_and_noise_says_nothing_of_accuracy(tmp_path: Path) -> None:

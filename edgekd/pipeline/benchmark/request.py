@@ -41,7 +41,7 @@ class BenchmarkRequest(Schema):
     max_drop: float = Field(default=DEFAULT_DROP, ge=0, le=1)
     calib_samples: int | None = Field(default=None, ge=1)
     calib_method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
-    images: int = Field(default=256, ge=1)
+    images: int = Field(default=1000, ge=1)
     warmup_s: float = Field(default=0.5, ge=0)
     duration_s: float = Field(default=3.0, gt=0)
     precision: float = Field(default=0.01, gt=0)

@@ -9,6 +9,7 @@ from edgekd.core.agreement import AnswersReport
 from edgekd.core.benchmark import BenchmarkRow, RowStatus
 from edgekd.core.plan import NodeReport
 from edgekd.core.report import Budget, CandidateLatency, Choice, LatencyReport, ProfileReport
+from edgekd.core.stats import paired_loss_interval
 from edgekd.core.text import ms, percent, significant
 from edgekd.errors import EdgekdError, UserError
 from edgekd.gate.candidates import Candidate, Row, limit_missed, rows_from_profile
@@ -17,6 +18,8 @@ from edgekd.pipeline.benchmark.draft import FP32, PYTORCH, Absent, Contest, Cont
 from edgekd.pipeline.benchmark.each import Outcomes
 
 FAMILY = "model"
+KERNELS_OF = "onnxruntime"
+"""The runtime whose 8-bit kernels were compared with exact rounding when an INT8 graph was made."""
 SATURATION_DB = 3.0
 """Less signal to noise with this CPU's 8-bit kernels than with exact rounding by so much is saturation."""
 
@@ -107,9 +110,7 @@ def _judged(row: Row, rows: Sequence[Row], limits: Mapping[str, str | None], fou
     if wrong:
         return "wrong", wrong
     if row.accuracy is not None and limits[row.name]:
-        reason = str(limits[row.name])
-        why = _why_worse(row, found)
-        return "worse than FP32", f"{reason}{why}"
+        return "worse than FP32", f"{limits[row.name]}{_pairs(answers)}{_why_worse(row, found)}"
     twin = twin_of(row, rows)
     theirs = None if twin is None else twin.latency
     if isinstance(theirs, LatencyReport) and surely_faster(theirs, _time(row)):
@@ -132,13 +133,26 @@ def _why_wrong(answers: AnswersReport | None) -> str:
     return ""
 
 
+def _pairs(answers: AnswersReport) -> str:
+    """The loss image by image, which says far more than two accuracies do, and whether it may be chance."""
+    found = answers.agreement
+    if found is None or found.lost is None or found.gained is None:
+        return ""
+    low, high = paired_loss_interval(found.lost, found.gained, answers.images)
+    told = (
+        f". Image by image, {found.lost} of {answers.images} are lost and {found.gained} gained against "
+        f"{found.reference}: {100 * low:.1f} to {100 * high:.1f} points with 95 % confidence"
+    )
+    return f"{told}, so it may be chance; more images tell (--images)" if low <= 0 else told
+
+
 def _why_worse(row: Row, found: Findings) -> str:
     """What an INT8 engine loses to this machine's kernels beside what rounding takes; both were measured."""
     node = next(c.node for c in found.contest.contestants if c.name == row.candidate.name)
     report = found.outcomes.get(node)
     metrics = report.metrics if isinstance(report, NodeReport) else {}
     exact, here = metrics.get("sqnr_db"), metrics.get("sqnr_here_db")
-    if not isinstance(exact, int | float) or not isinstance(here, int | float) or row.candidate.precision != "int8":
+    if not isinstance(exact, int | float) or not isinstance(here, int | float) or row.runtime != KERNELS_OF:
         return ""
     numbers = (
         f"signal to noise {significant(exact)} dB with exact rounding, {significant(here)} dB with the kernels here"

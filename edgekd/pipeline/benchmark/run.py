@@ -11,6 +11,7 @@ from edgekd import __version__
 from edgekd.core.agreement import AnswersReport
 from edgekd.core.benchmark import BenchmarkReport
 from edgekd.core.bundle import FORMAT_TAG, BundleKind, ModelBundle
+from edgekd.core.deployment import FINGERPRINT_FILE
 from edgekd.core.graph import Graph, Node
 from edgekd.core.plan import NodeReport, Plan
 from edgekd.core.report import Budget, ProfileReport
@@ -281,10 +282,13 @@ def engines_of(package: Package) -> dict[str, ModelBundle]:
     for engine in package.deployment.engines if package.deployment is not None else ():
         kind = BundleKind.ONNX if engine.format == "onnx" else BundleKind.ENGINE
         tags = {"precision": engine.precision, "scheme": engine.scheme}
+        files = {name: package.manifest.files[path] for name, path in engine.files.items()}
+        if engine.fingerprint is not None:
+            files[FINGERPRINT_FILE] = package.manifest.files[engine.fingerprint]
         found[engine.name] = package.bundle.model_copy(
             update={
                 "kind": kind,
-                "files": {name: package.manifest.files[path] for name, path in engine.files.items()},
+                "files": files,
                 "tags": tags if kind is BundleKind.ONNX else tags | {FORMAT_TAG: engine.format},
                 "bound_to": package.bundle.bound_to if engine.chosen else None,
             }

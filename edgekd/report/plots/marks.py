@@ -7,9 +7,28 @@ import math
 from edgekd.core.report import METRIC_NAMES, Metric
 from edgekd.report.svg import Attributes, tag
 
-RUNTIME_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch", "tensorrt": "TensorRT"}
+RUNTIME_NAMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "torch": "PyTorch",
+    "tensorrt": "TensorRT",
+    "executorch": "ExecuTorch",
+    "ncnn": "ncnn",
+    "litert": "LiteRT",
+    "ort-web-node": "ORT Web, Node.js",
+    "ort-web-browser": "ORT Web, browser",
+}
 PRECISION_NAMES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8"}
-_CORNERS = {"openvino": (4, 45.0), "torch": (3, -90.0), "tensorrt": (4, 0.0)}
+_CORNERS = {
+    "openvino": (4, 45.0),
+    "torch": (3, -90.0),
+    "tensorrt": (4, 0.0),
+    "executorch": (3, 90.0),
+    "ncnn": (6, 0.0),
+    "litert": (5, -90.0),
+    "ort-web-node": (3, 0.0),
+    "ort-web-browser": (3, 180.0),
+}
 """Corners and turn in degrees; a runtime that is not listed is drawn as a disc."""
 
 

@@ -34,10 +34,12 @@ def answers(
     within: bool | None = True,
     finite: bool = True,
     alike: float = 0.99,
+    lost: int | None = None,
+    gained: int | None = None,
 ) -> AnswersReport:
     agreement = Agreement(
-        reference="fp32@onnxruntime", max_error=0.4, sqnr_db=12.0, alike=alike, alike_means="top1",
-        within_tolerance=None if name.startswith("int8") else within,
+        reference="fp32@onnxruntime", max_error=0.4, sqnr_db=12.0, alike=alike, alike_means="top1", lost=lost,
+        gained=gained, within_tolerance=None if name.startswith("int8") else within,
     )  # fmt: skip
     return AnswersReport(
         candidate=name,

@@ -92,6 +92,24 @@ def test_an_engine_that_loses_too_much_says_how_much_and_whether_the_kernels_tak
     assert "Nothing is lost to this CPU's 8-bit kernels" in row(20.0).reason
 
 
+def test_a_loss_is_also_told_image_by_image_and_whether_it_may_be_chance() -> None:
+    def reason(lost: int, gained: int) -> str:
+        int8 = answers("int8-ort", value=0.88, lost=lost, gained=gained)
+        return table(
+            findings(
+                [contestant("fp32", ORT), contestant("int8-ort", ORT)],
+                [timed("fp32", 2.0), timed("int8-ort", 1.0)],
+                [answers("fp32", value=0.9), int8],
+            )
+        )["int8-ort@onnxruntime"].reason
+
+    assert "Image by image, 30 of 1000 are lost and 10 gained against fp32@onnxruntime: 0.7 to 3.3 points" in reason(
+        30, 10
+    )
+    assert "chance" not in reason(30, 10)
+    assert reason(130, 110).endswith("so it may be chance; more images tell (--images)")
+
+
 def test_what_could_not_be_made_or_crashed_or_is_not_installed_is_a_row_with_what_to_do() -> None:
     rows = table(
         findings(
