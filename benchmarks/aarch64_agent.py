@@ -35,7 +35,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
+from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import file_digest
 from edgekd.core.events import SilentReporter
 from edgekd.core.preprocess import Preprocessing
