@@ -47,6 +47,8 @@ from edgekd.runtimes.onnx_file import MODEL_FILE
 DETECTOR = "ultralight_face_RFB-320"
 CALIBRATION = 200
 CALIBRATION_CIFAR = 300
+LAST = 20
+"""Images of the part that is named `test`."""
 SENT = ("fp32", "int8-ort")
 """Engines whose graphs are kept for the emulated board."""
 
@@ -89,7 +91,7 @@ class Weights:
         if name == DETECTOR:
             return self._sample("faces", lambda image: image.resize((320, 240)), labelled=False)
         meta = json.loads((self.data / "weights" / f"{name}.json").read_text())
-        if meta["dataset"] == "cifar10":
+        if meta.get("dataset") == "cifar10":
             return self._cifar()
         side = meta["input"]
         crop = 227 if side == 227 else 224
@@ -113,10 +115,12 @@ class Weights:
             rows = list(csv.DictReader((folder / "index.csv").read_text().splitlines()))
             order = np.random.default_rng(0).permutation(len(rows))
             pixels = np.stack([np.asarray(cut(Image.open(folder / rows[i]["file"]).convert("RGB"))) for i in order])
-            arrays: dict[str, Any] = {"images": pixels[:CALIBRATION], "val_images": pixels[CALIBRATION:]}
+            # One image of a class cannot be halved, so the parts are named; both of the later ones are answered.
+            parts = {"": slice(CALIBRATION), "val_": slice(CALIBRATION, -LAST), "test_": slice(-LAST, None)}
+            arrays: dict[str, Any] = {f"{part}images": pixels[rows_of] for part, rows_of in parts.items()}
             if labelled:
                 labels = np.array([int(rows[i]["class_index"]) for i in order])
-                arrays |= {"labels": labels[:CALIBRATION], "val_labels": labels[CALIBRATION:]}
+                arrays |= {f"{part}labels": labels[rows_of] for part, rows_of in parts.items()}
                 arrays["classes"] = np.array([f"class{number}" for number in range(1000)])
             np.savez(path, **arrays)
         return path

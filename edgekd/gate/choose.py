@@ -231,7 +231,7 @@ def _why_not(row: Row, winner: Row, rows: Sequence[Row]) -> str:
         return f"predicted to be slower: {pair}"
     if surely_faster(winner.latency, row.latency):
         return f"slower: {pair}{_because(row, rows)}"
-    return f"not measurably faster ({pair}), and not {_better(winner)}"
+    return f"not measurably faster ({pair}), and not {_better(winner)}{_because(row, rows)}"
 
 
 def _better(row: Row) -> str:

@@ -59,6 +59,23 @@ def test_the_trade_off_marks_the_chosen_engine_once_and_shows_the_limits() -> No
     assert f">{CHOSEN}</text>" in drawing, "the chosen engine is always named"
 
 
+def test_an_interval_that_is_wider_than_the_drawing_ends_at_its_frame() -> None:
+    data = sample_report()
+    assert data.profile is not None
+    entries = tuple(
+        entry.model_copy(update={"latency": entry.latency.model_copy(update={"median_high_ms": 1e4})})
+        if entry.latency is not None
+        else entry
+        for entry in data.profile.entries
+    )
+    restless = data.model_copy(update={"profile": data.profile.model_copy(update={"entries": entries})})
+    drawn = pareto(restless)
+    assert drawn is not None
+    ends = [float(x) for x in re.findall(r'x2="([\d.]+)"[^>]*class="whisker"', drawn)]
+    assert ends
+    assert max(ends) <= 1016.0
+
+
 def test_no_trade_off_is_drawn_without_accuracies_and_no_distribution_without_samples() -> None:
     assert pareto(without_measurement()) is None
     assert latencies(without_measurement()) is None

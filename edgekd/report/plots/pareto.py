@@ -166,7 +166,8 @@ def _whiskers(point: Point, x: Scale, y: Scale) -> str:
     """95 % intervals of both numbers, cut at the frame."""
     low, high = max(point.accuracy.low, y.low), min(point.accuracy.high, y.high)
     across, up = x(point.latency_ms), y(point.accuracy.value)
-    return line(across, y(low), across, y(high), "whisker") + line(x(point.low_ms), up, x(point.high_ms), up, "whisker")
+    left, right = max(point.low_ms, x.low), min(point.high_ms, x.high)
+    return line(across, y(low), across, y(high), "whisker") + line(x(left), up, x(right), up, "whisker")
 
 
 def _mark(point: Point, x: Scale, y: Scale) -> str:
