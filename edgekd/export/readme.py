@@ -56,6 +56,40 @@ _ENGINE = """\
 Its precision, its input and its output are in bundle.json.
 """
 
+_EXECUTORCH = """\
+model.pte is an ExecuTorch program: {precision}, computed by XNNPACK, one image a run. On the device, in Python
+(pip install executorch, for x86-64 and 64-bit Arm):
+
+    import torch
+    from executorch.runtime import Runtime
+    from executorch.extension.pybindings import portable_lib
+    portable_lib._unsafe_reset_threadpool({threads})   # before anything is loaded: XNNPACK keeps the pool it finds
+    forward = Runtime.get().load_program("model.pte").load_method("forward")
+    logits = forward.execute([torch.from_numpy(images[:1])])[0]      # (1, {classes})
+
+In an Android, iOS or C++ application: Module("model.pte").forward(...), with the XNNPACK backend linked in. It was made
+by {converter}; a runtime of that version or a later one reads it.
+"""
+
+_NCNN = """\
+model.param and model.bin are an ncnn network: {precision}, one image a run, no batch axis. On the device, in Python
+(pip install ncnn, for x86-64 and 64-bit Arm); in C++ the calls have the same names:
+
+    import numpy as np, ncnn
+    network = ncnn.Net()
+    network.opt.num_threads = {threads}
+    half = {half}   # ncnn computes any network in half precision where the CPU can, unless told not to
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = half
+    network.load_param("model.param")
+    network.load_model("model.bin")
+    extractor = network.create_extractor()
+    pixels = np.ascontiguousarray(images[0])                           # (channels, height, width), keep it alive
+    extractor.input(network.input_names()[0], ncnn.Mat(pixels))
+    logits = np.array(extractor.extract(network.output_names()[0])[1])     # ({classes},)
+
+It was made by {converter}.
+"""
+
 _TORCH = """\
 weights.safetensors holds a PyTorch state dict; bundle.json says which architecture it belongs to.
 
@@ -65,7 +99,16 @@ weights.safetensors holds a PyTorch state dict; bundle.json says which architect
 """
 
 
-_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torch": "PyTorch"}
+_NAMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "torch": "PyTorch",
+    "executorch": "ExecuTorch",
+    "ncnn": "ncnn",
+}
+_ENGINES = {"tensorrt": _ENGINE, "executorch": _EXECUTORCH, "ncnn": _NCNN}
+"""How to run an engine, by format."""
 
 
 def package_readme(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str]) -> str:
@@ -122,7 +165,7 @@ def _running(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str
     chosen = facts.get("runtime")
     said = [] if chosen is None else [_chosen(chosen, facts)]
     if bundle.kind is BundleKind.ENGINE:
-        return [*said, _ENGINE.format(engine=ENGINE_FILE, bound_to=bundle.bound_to)]
+        return [*said, _engine(bundle, str(facts.get("threads", target.threads[0])))]
     axis, *image = bundle.inputs[0].shape
     values = {
         "input": bundle.inputs[0].name,
@@ -138,6 +181,23 @@ def _running(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str
         values["command"] = build_command(target, bundle)
     runtimes = sorted((entry.runtime for entry in target.runtimes), key=lambda runtime: runtime != chosen)
     return [*said, *(known[runtime].format(**values) for runtime in runtimes if runtime in known)]
+
+
+def _engine(bundle: ModelBundle, threads: str) -> str:
+    """How to run an engine; of a format that has no text here, what its files are."""
+    precision = str(bundle.tags.get("precision", "fp32"))
+    text = _ENGINES.get(bundle.format, "{files}: an engine for {format}, made by {converter}.\n")
+    return text.format(
+        engine=ENGINE_FILE,
+        bound_to=bundle.bound_to,
+        format=_NAMES.get(bundle.format, bundle.format),
+        files=", ".join(sorted(bundle.files)),
+        precision=precision.upper(),
+        half=precision == "fp16",
+        threads=threads,
+        classes=bundle.outputs[0].shape[-1] if bundle.outputs else "K",
+        converter=bundle.tags.get("converter", "an unknown tool"),
+    )
 
 
 def _chosen(runtime: str, facts: Mapping[str, str]) -> str:

@@ -118,10 +118,11 @@ def _draft_judgement(
             draft.add(
                 "test-chosen",
                 "evaluate",
-                # On the device itself the chosen runtime is in the bundle's tags; elsewhere it cannot run here.
+                # On the device itself the chosen runtime is in the bundle's tags; elsewhere only a converted engine's
+                # is sure to run here.
                 {
                     "splits": ["test"],
-                    "runtimes": [] if situation.measured else elsewhere,
+                    "runtimes": [] if situation.measured or any(c.converted for c in candidates) else elsewhere,
                     "candidate": FINAL,
                     "exact": not situation.measured,
                 },
@@ -145,7 +146,7 @@ def _draft_evaluations(draft: Draft, situation: Situation, candidates: list[Cand
             "evaluate",
             {
                 "splits": ["select"],
-                "runtimes": list(candidate.runtimes) if situation.measured else [EVALUATED_IN],
+                "runtimes": list(candidate.runtimes) if situation.measured or candidate.converted else [EVALUATED_IN],
                 "candidate": candidate.node,
                 "exact": not situation.measured,
             },
