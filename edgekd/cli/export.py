@@ -1,4 +1,4 @@
-"""`edgekd export`: one network as an ONNX graph, or as the engine of another runtime, that provably computes the same."""
+"""`edgekd export`: one network as an ONNX graph or as another runtime's engine, which provably computes the same."""
 
 from __future__ import annotations
 

@@ -14,8 +14,9 @@ from pydantic import JsonValue
 
 from edgekd.core.graph import Graph
 from edgekd.core.text import points
+from edgekd.pipeline.converted import Candidate
 from edgekd.pipeline.draft import TEACHER, Draft
-from edgekd.pipeline.engines import Candidate, draft_engines, draft_samples
+from edgekd.pipeline.engines import draft_engines, draft_samples
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.students import TEACHER_ENGINE, draft_students

@@ -49,8 +49,8 @@ class VerbRequest(Schema):
             target's.
         calib_samples: Calibration images of `quantize`; None takes the card's number, or 300.
         half: Whether `export` goes on to FP16.
-        convert_to: Runtime with a converter that `export` makes an engine for, instead of an ONNX graph; `config` is then
-            that of the stage `convert`.
+        convert_to: Runtime with a converter that `export` makes an engine for, instead of an ONNX graph; `config` is
+            then that of the stage `convert`.
         seed: The only source of randomness.
     """
 
