@@ -14,6 +14,7 @@ from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.stage import Context, StageResult
 from edgekd.errors import UserError
+from edgekd.export.convert import CONVERTERS
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
 from edgekd.export.engine import BuildConfig, BuildStage
 from edgekd.export.parity import module_logits
@@ -64,6 +65,14 @@ def executorch(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def ncnn(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return converted(tmp_path_factory.mktemp("ncnn"), "ncnn")
+
+
+@pytest.fixture(scope="module")
+def litert(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    found = CONVERTERS.get("litert").availability()
+    if not found.ok:
+        pytest.skip(f"needs the converter to litert: {found.reason} ({found.install})")
+    return converted(tmp_path_factory.mktemp("litert"), "litert")
 
 
 @pytest.mark.slow
@@ -131,6 +140,27 @@ class TestNcnn(SessionConformance):
     def test_full_precision_is_computed_in_full_precision(self, subject: Subject) -> None:
         with subject.open() as session:
             assert session.environment()["arithmetic"] == "float32"
+
+
+@pytest.mark.slow
+@pytest.mark.needs("litert")
+class TestLiteRt(SessionConformance):
+    @pytest.fixture
+    def subject(self, litert: Made) -> Subject:
+        return litert.subject
+
+    def test_a_file_that_is_no_model_is_refused_with_the_library_s_reason(self, tmp_path: Path) -> None:
+        from edgekd.runtimes.litert import RUNTIME
+
+        need_runtime("litert")
+        (tmp_path / "model.tflite").write_bytes(b"no model")
+        with pytest.raises(UserError, match=r"LiteRT .* cannot load .*model\.tflite"):
+            RUNTIME.open(tmp_path / "model.tflite")
+
+    def test_xnnpack_takes_the_whole_graph(self, subject: Subject) -> None:
+        with subject.open() as session:
+            found = session.environment()
+        assert (found["provider"], found["xnnpack_parts"]) == ("XNNPACK", 1)
 
 
 @pytest.mark.needs("tensorrt", "gpu")

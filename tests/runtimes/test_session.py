@@ -57,12 +57,13 @@ class TestTorch(SessionConformance):
 
 
 def test_every_runtime_is_under_the_conformance_suite() -> None:
-    from tests.runtimes import test_engines
+    from tests.runtimes import test_engines, test_onnxruntime_web
 
-    suites = {**vars(test_engines), **globals()}.items()
+    suites = {**vars(test_engines), **vars(test_onnxruntime_web), **globals()}.items()
     covered = {name for name, kind in suites if isinstance(kind, type) and issubclass(kind, SessionConformance)}
     wanted = {"onnxruntime": "TestOnnxRuntime", "openvino": "TestOpenVino", "torch": "TestTorch"}
     wanted |= {"tensorrt": "TestTensorRt", "executorch": "TestExecuTorch", "ncnn": "TestNcnn"}
+    wanted |= {"litert": "TestLiteRt", "ort-web-node": "TestInNode", "ort-web-browser": "TestInBrowser"}
     assert set(wanted) == set(RUNTIMES)
     assert set(wanted.values()) <= covered
 
