@@ -118,7 +118,7 @@ def plain_attention(
 ) -> Tensor:
     """softmax(q k^T scale) v, all (..., T, D); what only training, masks and grouped heads need is left as it is."""
     if attn_mask is not None or is_causal or enable_gqa:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]  # so that torch decomposes it in its own way
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     return torch.softmax((query * factor) @ key.transpose(-2, -1), dim=-1) @ value
 
@@ -154,6 +154,9 @@ def _lowered(program: ExportedProgram) -> Any:
     try:
         return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     except Exception as err:  # a compiler with errors of many kinds, none of them its own
+        if lacking := re.search(r"Operator torch\._ops\.(\w+)\.(\w+)[\w.]* is not in Core ATen", str(err)):
+            operator = f"{lacking[1]}::{lacking[2]}"
+            raise _unsupported(operator, program.run_decompositions().graph_module, "it is not in Core ATen") from err
         raise BuildFailed(
             f"ExecuTorch could not lower the program: {_summary(err)}",
             hint="replace the operator that the message names, or deploy in another runtime",
@@ -166,27 +169,26 @@ def _written(edge: Any, graph: fx.GraphModule) -> bytes:
     Raises:
         BuildFailed: An operation has no kernel in ExecuTorch.
     """
-    places = {operator_of(node): place_of(node) for node in portable_nodes(graph)}
     try:
         made = edge.to_executorch()
     except Exception as err:  # as in _lowered
         lacking = re.search(r"[Mm]issing out variants?: *\{?'?([\w:.]+)", str(err))
         if lacking is None:
             raise BuildFailed(f"ExecuTorch could not write the program: {_summary(err)}") from err
-        operator = lacking[1]
-        raise unsupported(
-            "executorch", operator=operator, where=places.get(operator.split(".")[0], ""), opset=OPSET,
-            message=_summary(err),
-        ) from err  # fmt: skip
+        raise _unsupported(lacking[1], graph, _summary(err)) from err
     known = RUNTIME.kernels()
     for entry in made.executorch_program.execution_plan[0].operators:
         name = f"{entry.name}.{entry.overload}" if entry.overload else entry.name
         if name not in known:
-            raise unsupported(
-                "executorch", operator=name, where=places.get(entry.name, ""), opset=OPSET,
-                message="no kernel of this name is registered in the runtime",
-            )  # fmt: skip
+            raise _unsupported(name, graph, "no kernel of this name is registered in the runtime")
     return bytes(made.buffer)
+
+
+def _unsupported(operator: str, graph: fx.GraphModule, message: str) -> BuildFailed:
+    """The error for an operator `aten::name.overload`, with the place of its first node in the graph."""
+    nodes = (node for node in portable_nodes(graph) if operator_of(node) == operator.split(".")[0])
+    where = next((place_of(node) for node in nodes), "")
+    return unsupported("executorch", operator=operator, where=where, opset=OPSET, message=message)
 
 
 @dataclass(frozen=True)
@@ -225,11 +227,8 @@ class Operations:
 
 def operations_of(graph: fx.GraphModule) -> Operations:
     """Counts the operations of a lowered program."""
-    parts = [
-        graph.get_submodule(str(node.args[0].target)) if hasattr(node.args[0], "target") else None
-        for node in graph.graph.nodes
-        if node.op == "call_function" and node.name.startswith("executorch_call_delegate")
-    ]
+    calls = [node for node in graph.graph.nodes if node.name.startswith("executorch_call_delegate")]
+    parts: list[Any] = [graph.get_submodule(str(call.args[0].target)) for call in calls]
     delegated = sum(
         node.op == "call_function" and not node.name.startswith(_BOOKKEEPING)
         for part in parts

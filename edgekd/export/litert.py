@@ -3,7 +3,7 @@
 litert-torch pins a PyTorch and brings several gigabytes; sharing this environment with it would let it choose the
 versions of everything else. `edgekd doctor --install litert-converter` makes its environment; the program that runs in
 it is `litert_program.py`. FP32 is converted as it is. INT8 is that file quantized by Google's ai-edge-quantizer: 8-bit
-weights per channel and 8-bit activations, with ranges from the images.
+weights per channel and 8-bit activations, with ranges that hold all values of the images.
 """
 
 from __future__ import annotations

@@ -67,15 +67,24 @@ def convert(asked: dict[str, Any]) -> None:
 
 
 def quantize(whole: Path, images: Any, out: Path) -> None:
-    """Writes the file with 8-bit weights and activations, ranges from the images (N, C, H, W)."""
+    """Writes the file with 8-bit weights and activations, ranges from the images (N, C, H, W).
+
+    A range holds every value of every image. The tool's own way averages the extremes of single images, and half of
+    the images then exceed it: on a ResNet-56 for CIFAR-10 the logits saturated, 11.3 dB instead of 31.1 dB.
+    """
     from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
 
     (name,) = Interpreter(str(whole)).get_signature_list()[SIGNATURE]["inputs"]
+    what = recipe.static_wi8_ai8()
+    operators = recipe_manager.RecipeManager()
+    operators.load_quantization_recipe(what)
+    ranges = calibrator.Calibrator(str(whole), qsv_update_func=qsv_utils.min_max_update)
+    ranges.calibrate({SIGNATURE: [{name: images[i : i + 1]} for i in range(len(images))]}, operators)
     tool = quantizer.Quantizer(str(whole))
-    tool.load_quantization_recipe(recipe.static_wi8_ai8())
-    ranges = tool.calibrate({SIGNATURE: [{name: images[i : i + 1]} for i in range(len(images))]})
-    tool.quantize(ranges).export_model(str(out), overwrite=True)
+    tool.load_quantization_recipe(what)
+    tool.quantize(ranges.get_model_qsvs()).export_model(str(out), overwrite=True)
 
 
 def operator_of(message: str) -> str:

@@ -1,9 +1,9 @@
 """Converts a PyTorch model to an ncnn network (`.param` and `.bin`) with pnnx.
 
 pnnx is a program of its own: it reads what `torch.jit.trace` wrote, in a process and a folder that are gone afterwards.
-It writes operators that ncnn lacks as if they were layers, and only its log says so; they are found here by asking ncnn.
-FP16 halves the weights in the file; what is computed in half precision is the CPU's matter. INT8 is not offered: the
-packages of ncnn hold no tool that calibrates.
+Operators that ncnn lacks it writes as if they were layers, and only its log says so: they are found by asking ncnn.
+FP16 halves the weights in the file; whether values are computed in half precision is up to the CPU. INT8 is not here:
+the packages of ncnn hold no tool that calibrates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +36,8 @@ LIMIT_S = 600.0
 """Of pnnx: the largest vision models take a minute."""
 LAST_CHARACTERS = 300
 MAGIC = "7767517"
+EXPRESSION = "pnnx.Expression"
+"""Arithmetic on the values around an operator that was not recognised."""
 
 
 class NcnnConverter(Converter):
@@ -59,12 +61,7 @@ class NcnnConverter(Converter):
         _trace(reparameterised(module_from_bundle(job.source, job.blobs)), job.images[:1], job.scratch / TRACE_FILE)
         _run_pnnx(job.scratch, job.images.shape[1:], half=job.precision == "fp16")
         layers = list(layers_of_param(job.scratch / "model.ncnn.param"))
-        for layer in layers:
-            if not RUNTIME.knows(layer.type):
-                raise unsupported(
-                    "ncnn", operator=layer.type, where=layer.name, opset=f"TorchScript of torch {_torch()}",
-                    message="pnnx wrote it as it is, and ncnn has no such layer",
-                )  # fmt: skip
+        _require_layers(layers)
         files = {
             PARAM_FILE: job.scratch / "model.ncnn.param",
             WEIGHTS_FILE: job.scratch / "model.ncnn.bin",
@@ -113,12 +110,30 @@ def layers_of_param(path: Path) -> Iterator[NcnnLayer]:
             yield NcnnLayer(words[0], words[1] if len(words) > 1 else "")
 
 
+def _require_layers(layers: Sequence[NcnnLayer]) -> None:
+    """Raises the error for the first layer that ncnn lacks; an operator before the arithmetic around it."""
+    lacking = sorted((layer for layer in layers if not RUNTIME.knows(layer.type)), key=lambda n: n.type == EXPRESSION)
+    if lacking:
+        more = f", and {len(lacking) - 1} layers more" if len(lacking) > 1 else ""
+        raise unsupported(
+            "ncnn", operator=lacking[0].type, where=lacking[0].name, opset=f"TorchScript of torch {_torch()}",
+            message=f"pnnx wrote it as it is, and ncnn has no such layer{more}",
+        )  # fmt: skip
+
+
 def _trace(module: nn.Module, image: FloatArray, path: Path) -> None:
+    """Writes the module's TorchScript.
+
+    `torch.jit.trace` follows a branch that depends on the image's values as if it were the only one; `torch.export`
+    refuses, and is asked first.
+    """
+    example = (torch.from_numpy(image),)
     with evaluating(module), torch.no_grad(), quiet_exporter():
         try:
-            traced = torch.jit.trace(module, torch.from_numpy(image), check_trace=False)  # type: ignore[no-untyped-call]
+            torch.export.export(module, example, strict=False)
+            traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
             traced.save(str(path))
-        except (RuntimeError, ValueError, TypeError) as err:
+        except (RuntimeError, ValueError, TypeError, AttributeError) as err:
             raise BuildFailed(
                 f"{type(module).__name__} could not be traced for ncnn: {str(err).strip().splitlines()[0]}",
                 hint="the forward pass may not depend on the values of its input",
@@ -144,7 +159,7 @@ def _run_pnnx(folder: Path, image: tuple[int, ...], *, half: bool) -> None:
         executable = bool(path.stat().st_mode & stat.S_IXUSR)
         raise BuildFailed(f"{path} does not start{'' if executable else ', it is not executable'}: {err}") from err
     if done.returncode:
-        log = (done.stdout + done.stderr).decode(errors="replace").strip()
+        log = (done.stdout + done.stderr).decode(errors="replace").strip().rsplit("\n", 1)[-1]
         how = f"crashed (signal {-done.returncode})" if done.returncode < 0 else f"failed (code {done.returncode})"
         raise BuildFailed(f"pnnx {how}: {log[-LAST_CHARACTERS:]}", hint="deploy in another runtime")
 

@@ -56,6 +56,72 @@ _ENGINE = """\
 Its precision, its input and its output are in bundle.json.
 """
 
+_EXECUTORCH = """\
+model.pte is an ExecuTorch program: {precision}, computed by XNNPACK, one image a run. On the device, in Python
+(pip install executorch, for x86-64 and 64-bit Arm):
+
+    import torch
+    from executorch.runtime import Runtime
+    from executorch.extension.pybindings import portable_lib
+    portable_lib._unsafe_reset_threadpool({threads})   # before anything is loaded: XNNPACK keeps the pool it finds
+    forward = Runtime.get().load_program("model.pte").load_method("forward")
+    logits = forward.execute([torch.from_numpy(images[:1])])[0]      # (1, {classes})
+
+In an Android, iOS or C++ application: Module("model.pte").forward(...), with the XNNPACK backend linked in. It was made
+by {converter}; a runtime of that version or a later one reads it.
+"""
+
+_NCNN = """\
+model.param and model.bin are an ncnn network: {precision}, one image a run, no batch axis. On the device, in Python
+(pip install ncnn, for x86-64 and 64-bit Arm); in C++ the calls have the same names:
+
+    import numpy as np, ncnn
+    network = ncnn.Net()
+    network.opt.num_threads = {threads}
+    half = {half}   # ncnn computes any network in half precision where the CPU can, unless told not to
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = half
+    network.load_param("model.param")
+    network.load_model("model.bin")
+    extractor = network.create_extractor()
+    pixels = np.ascontiguousarray(images[0])                           # (channels, height, width), keep it alive
+    extractor.input(network.input_names()[0], ncnn.Mat(pixels))
+    logits = np.array(extractor.extract(network.output_names()[0])[1])     # ({classes},)
+
+It was made by {converter}.
+"""
+
+_LITERT = """\
+model.tflite is a LiteRT model: {precision}, one image a run. On the device, in Python (pip install ai-edge-litert, for
+x86-64 and 64-bit Arm); Android, iOS and C++ have the same calls:
+
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+    interpreter = Interpreter("model.tflite", num_threads={threads})
+    interpreter.allocate_tensors()
+    given, found = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    image = images[:1]
+    if given["dtype"] is np.int8:                                          # an INT8 model takes and gives 8 bits
+        scale, zero = given["quantization"]
+        image = np.clip(np.rint(image / scale) + zero, -128, 127).astype(np.int8)
+    interpreter.set_tensor(given["index"], image)
+    interpreter.invoke()
+    logits = interpreter.get_tensor(found["index"])                        # (1, {classes})
+    if found["dtype"] is np.int8:
+        scale, zero = found["quantization"]
+        logits = (logits.astype(np.float32) - zero) * scale
+
+It was made by {converter}.
+"""
+
+_WEB = """With ONNX Runtime Web (npm install onnxruntime-web), in a page or in Node.js:
+
+    import * as ort from "onnxruntime-web";
+    ort.env.wasm.numThreads = {threads};   // more take effect only in a page with COOP and COEP headers
+    const session = await ort.InferenceSession.create("model.onnx", {{executionProviders: ["wasm"]{web}}});
+    const images = new ort.Tensor("float32", pixels, [{shape}]);           // pixels: a Float32Array
+    const logits = (await session.run({{"{input}": images}}))["{output}"].data;
+"""
+
 _TORCH = """\
 weights.safetensors holds a PyTorch state dict; bundle.json says which architecture it belongs to.
 
@@ -65,7 +131,7 @@ weights.safetensors holds a PyTorch state dict; bundle.json says which architect
 """
 
 
-_ENGINES = """\
+_LISTED = """\
 deploy.json lists every engine in this package, best first, with what was measured; those besides the one at the top lie
 in engines/.
 """
@@ -75,7 +141,19 @@ NOTICE.txt tells what is known of licences, sbom.json what all this was made wit
 every file here (sha256sum prints the same).
 """
 
-_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torch": "PyTorch"}
+_NAMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "torch": "PyTorch",
+    "executorch": "ExecuTorch",
+    "ncnn": "ncnn",
+    "litert": "LiteRT",
+    "ort-web-browser": "ONNX Runtime Web in a browser",
+    "ort-web-node": "ONNX Runtime Web in Node.js",
+}
+_ENGINES = {"tensorrt": _ENGINE, "executorch": _EXECUTORCH, "ncnn": _NCNN, "litert": _LITERT}
+"""How to run an engine, by format."""
 
 
 def package_readme(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str]) -> str:
@@ -93,7 +171,7 @@ def package_readme(bundle: ModelBundle, target: Target | None, facts: Mapping[st
         f"{title}\n{'=' * len(title)}\n",
         _feeding(bundle, bundle.model.preprocessing),
         *_running(bundle, target, facts),
-        *([] if bundle.kind is BundleKind.TORCH else [_ENGINES]),
+        *([] if bundle.kind is BundleKind.TORCH else [_LISTED]),
         _PROOF,
     ]
     return "\n".join(parts)
@@ -133,7 +211,7 @@ def _running(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str
     chosen = facts.get("runtime")
     said = [] if chosen is None else [_chosen(chosen, facts)]
     if bundle.kind is BundleKind.ENGINE:
-        return [*said, _ENGINE.format(engine=ENGINE_FILE, bound_to=bundle.bound_to)]
+        return [*said, _engine(bundle, str(facts.get("threads", target.threads[0])))]
     axis, *image = bundle.inputs[0].shape
     values = {
         "input": bundle.inputs[0].name,
@@ -143,12 +221,44 @@ def _running(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str
         "shape": ", ".join(str(size) for size in (1, *image)),
         "batch": _ONE_IMAGE.format(axis=axis) if isinstance(axis, str) else "",
         "settings": _FOLD_WEIGHTS if bundle.tags.get("scheme") == "weight-only" else "",
+        "web": _web_options(axis, folds=bundle.tags.get("scheme") == "weight-only"),
     }
-    known = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "tensorrt": _TENSORRT}
+    known = {
+        "onnxruntime": _ONNXRUNTIME,
+        "openvino": _OPENVINO,
+        "tensorrt": _TENSORRT,
+        "ort-web-browser": _WEB,
+        "ort-web-node": _WEB,
+    }
     if target.support("tensorrt") is not None:
         values["command"] = build_command(target, bundle)
     runtimes = sorted((entry.runtime for entry in target.runtimes), key=lambda runtime: runtime != chosen)
-    return [*said, *(known[runtime].format(**values) for runtime in runtimes if runtime in known)]
+    texts = (known[runtime].format(**values) for runtime in runtimes if runtime in known)
+    return [*said, *dict.fromkeys(texts)]
+
+
+def _web_options(axis: int | str, *, folds: bool) -> str:
+    """What else a session in JavaScript is opened with: one image a call, weights expanded at loading."""
+    key, value = FOLD_WEIGHTS
+    batch = f", freeDimensionOverrides: {{{axis}: 1}}" if isinstance(axis, str) else ""
+    return batch + (f', extra: {{session: {{"{key.removeprefix("session.")}": "{value}"}}}}' if folds else "")
+
+
+def _engine(bundle: ModelBundle, threads: str) -> str:
+    """How to run an engine; of a format that has no text here, what its files are."""
+    precision = str(bundle.tags.get("precision", "fp32"))
+    text = _ENGINES.get(bundle.format, "{files}: an engine for {format}, made by {converter}.\n")
+    return text.format(
+        engine=ENGINE_FILE,
+        bound_to=bundle.bound_to,
+        format=_NAMES.get(bundle.format, bundle.format),
+        files=", ".join(sorted(bundle.files)),
+        precision=precision.upper(),
+        half=precision == "fp16",
+        threads=threads,
+        classes=bundle.outputs[0].shape[-1] if bundle.outputs else "K",
+        converter=bundle.tags.get("converter", "an unknown tool"),
+    )
 
 
 def _chosen(runtime: str, facts: Mapping[str, str]) -> str:

@@ -14,8 +14,9 @@ from pydantic import JsonValue
 
 from edgekd.core.graph import Graph
 from edgekd.core.text import points
+from edgekd.pipeline.converted import Candidate
 from edgekd.pipeline.draft import TEACHER, Draft
-from edgekd.pipeline.engines import Candidate, draft_engines, draft_samples
+from edgekd.pipeline.engines import draft_engines, draft_samples
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.students import TEACHER_ENGINE, draft_students
@@ -118,10 +119,11 @@ def _draft_judgement(
             draft.add(
                 "test-chosen",
                 "evaluate",
-                # On the device itself the chosen runtime is in the bundle's tags; elsewhere it cannot run here.
+                # On the device itself the chosen runtime is in the bundle's tags; elsewhere only a converted engine's
+                # is sure to run here.
                 {
                     "splits": ["test"],
-                    "runtimes": [] if situation.measured else elsewhere,
+                    "runtimes": [] if situation.measured or any(c.converted for c in candidates) else elsewhere,
                     "candidate": FINAL,
                     "exact": not situation.measured,
                 },
@@ -145,7 +147,7 @@ def _draft_evaluations(draft: Draft, situation: Situation, candidates: list[Cand
             "evaluate",
             {
                 "splits": ["select"],
-                "runtimes": list(candidate.runtimes) if situation.measured else [EVALUATED_IN],
+                "runtimes": list(candidate.runtimes) if situation.measured or candidate.converted else [EVALUATED_IN],
                 "candidate": candidate.node,
                 "exact": not situation.measured,
             },

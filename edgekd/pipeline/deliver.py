@@ -34,7 +34,9 @@ MANIFEST = "manifest.json"
 STAGES_FOLDER = "stages"
 STAGES_MARKER = ".edgekd"
 """Lies in the folder of the stages from the start, so that a later run knows that it may replace it."""
-VERSIONED = ("torch", "timm", "onnx", "onnxruntime", "openvino", "nncf", "torch-pruning", "numpy", "tensorrt")
+_LIBRARIES = ("torch", "timm", "onnx", "nncf", "torch-pruning", "numpy")
+_ENGINES = ("onnxruntime", "openvino", "tensorrt", "executorch", "ncnn", "pnnx")
+VERSIONED = (*_LIBRARIES, *_ENGINES)
 
 
 @dataclass(frozen=True, kw_only=True)

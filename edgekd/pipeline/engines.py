@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pydantic import JsonValue
 
 from edgekd.core.report import Budget
 from edgekd.data.dataset import Dataset
+from edgekd.pipeline.converted import Candidate, draft_converted
 from edgekd.pipeline.draft import Draft
 from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
@@ -18,19 +17,6 @@ SAMPLES = "calibration"
 AVX = frozenset({"avx2", "avx512f"})
 VNNI = frozenset({"avx_vnni", "avx512_vnni"})
 SHORT = {"ort-u8s8": "ort", "openvino": "openvino", "tensorrt-s8": "trt", "weight-only": "weights"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """An engine that may be deployed.
-
-    Attributes:
-        node: Node that makes it.
-        runtimes: Runtimes it is meant for.
-    """
-
-    node: str
-    runtimes: tuple[str, ...]
 
 
 def draft_samples(draft: Draft, request: Request, options: Options, situation: Situation) -> str | None:
@@ -73,7 +59,7 @@ def draft_engines(
     samples: str | None,
 ) -> list[Candidate]:
     """Nodes that turn a TORCH bundle into engines; the FP32 graph always comes first."""
-    runtimes = tuple(support.runtime for support in situation.runtimes)
+    runtimes = tuple(support.runtime for support in situation.graph_runtimes)
     exported = draft.add(
         f"{label}-fp32",
         "export",
@@ -81,12 +67,15 @@ def draft_engines(
         {"model": model, "samples": samples},
     )
     found = [Candidate(node=exported, runtimes=runtimes)]
-    if "fp16" in options.precisions and situation.runs("fp16"):
+    if "fp16" in options.precisions and situation.reads("fp16"):
         half = draft.add(f"{label}-fp16", "fp16", {}, {"model": exported, "samples": samples})
         found.append(Candidate(node=half, runtimes=_runtimes_with(situation, "fp16")))
-    if "int8" in options.precisions and situation.runs("int8"):
+    if "int8" in options.precisions and situation.reads("int8"):
         found += _draft_int8(draft, options, budget, situation, label, exported, samples)
-    return _built(draft, situation, found)
+    return [
+        *_built(draft, situation, found),
+        *draft_converted(draft, options, situation, label, model, exported, samples),
+    ]
 
 
 def _built(draft: Draft, situation: Situation, found: list[Candidate]) -> list[Candidate]:
@@ -115,7 +104,7 @@ def _draft_int8(
         name = draft.add(f"{label}-int8-weights", "quantize", {"scheme": "weight-only"}, {"model": exported})
         return [Candidate(node=name, runtimes=runtimes)]
     schemes: dict[QuantScheme, None] = {}
-    for support in situation.runtimes:
+    for support in situation.graph_runtimes:
         if support.scheme is not None:
             schemes.setdefault(support.scheme)
     return [
@@ -160,7 +149,7 @@ def _draft_scheme(
 
 
 def _runtimes_with(situation: Situation, precision: str) -> tuple[str, ...]:
-    return tuple(support.runtime for support in situation.runtimes if precision in support.precisions)
+    return tuple(support.runtime for support in situation.graph_runtimes if precision in support.precisions)
 
 
 def best_opset(target: Target) -> int:

@@ -13,9 +13,12 @@ from edgekd.core.schema import Schema
 from edgekd.pipeline.deliver import versions_here
 from edgekd.profiling.agent.energy import meter_here, why_no_meter
 from edgekd.profiling.environment import state
+from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.load import load_target
 
+DEVICES_TRIED = frozenset({"onnxruntime:openvino", "openvino:auto"})
+"""Runtimes on a device that this version's tests have really run; the others were not run on hardware."""
 UNTRIED = "TensorRT engines were never built or run on hardware by this version's tests: treat that path as unproven"
 
 
@@ -34,7 +37,7 @@ class Finding(Schema):
 
 def examine() -> tuple[Finding, ...]:
     """All findings about this machine; measures nothing and changes nothing."""
-    return (*_machine(), *_runtimes(), *_training(), *_clocks(), *_energy(), *_places())
+    return (*_machine(), *_runtimes(), *_devices(), *_addons(), *_training(), *_clocks(), *_energy(), *_places())
 
 
 def _machine() -> list[Finding]:
@@ -63,6 +66,24 @@ def _runtimes() -> list[Finding]:
     findings.append(Finding(name="trtexec", state="ok" if trtexec else "note", detail=detail))
     findings.append(Finding(name="tensorrt path", state="note", detail=UNTRIED))
     return findings
+
+
+def _devices() -> list[Finding]:
+    """The runtimes that are had by naming a device: those that would work here, in one line."""
+    able = [name for name in RUNTIMES.on_devices if RUNTIMES.get(name).availability().ok]
+    untried = " (not run on hardware by this version's tests)"
+    shown = [name if name in DEVICES_TRIED else name + untried for name in able]
+    others = ", ".join(name for name in RUNTIMES.on_devices if name not in able)
+    text = f"{', '.join(shown) or 'none'} with --runtime; not here: {others or 'none'}"
+    return [Finding(name="on devices", state="ok" if able else "note", detail=text)]
+
+
+def _addons() -> list[Finding]:
+    """Converters that live in an environment of their own; the runtimes among the addons are listed with the others."""
+    part = ADDONS[LITERT_CONVERTER]
+    if part.installed:
+        return [Finding(name=part.name, state="ok", detail=part.what)]
+    return [Finding(name=part.name, state="note", detail=f"{part.what}: not installed ({part.size})", fix=part.hint)]
 
 
 def _training() -> list[Finding]:

@@ -18,13 +18,13 @@ from edgekd.pipeline.compose import FINAL
 from edgekd.pipeline.found import found_students
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import SYNTHETIC, Request
-from edgekd.pipeline.results import EXPORT, Results
+from edgekd.pipeline.results import CONVERT, EXPORT, Results
 from edgekd.pipeline.situation import Situation
 from edgekd.report.data import Asked, DeliveredFile, GraphNode, ParityRow, ReportData, Step
 
 BUNDLE = "bundle"
 RESOLVED = "resolved.yaml"
-PARITY_STAGES = (EXPORT, "fp16", "quantize")
+PARITY_STAGES = (EXPORT, "fp16", "quantize", CONVERT)
 ORIGINS: dict[str, Literal["real", "synthetic", "random"]] = {
     "real": "real",
     "synthetic": "synthetic",
@@ -104,7 +104,7 @@ def _parity(node: NodeReport) -> ParityRow:
 
     return ParityRow(
         node=node.name,
-        against="PyTorch" if node.stage == EXPORT else "FP32 graph",
+        against="PyTorch" if node.stage in (EXPORT, CONVERT) else "FP32 graph",
         samples=int(number("parity_samples", "loss_samples") or 0),
         origin=ORIGINS[str(node.metrics["samples_origin"])],
         max_abs=number("parity_max_abs"),

@@ -19,6 +19,7 @@ from edgekd.search.report import SearchReport
 
 EVALUATE = "evaluate"
 EXPORT = "export"
+CONVERT = "convert"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ def draft_latency_model(draft: Draft, options: Options, situation: Situation) ->
 
 def expected_precision(options: Options, situation: Situation) -> Precision:
     """The precision that students will most likely be deployed in; INT8 only where a measurement can choose it."""
-    runnable = [precision for precision in options.precisions if situation.runs(precision)]
+    runnable = [precision for precision in options.precisions if situation.reads(precision)]
     return likely_precision(runnable, measured=situation.measured)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgekd.core.bundle import ModelBundle
 from edgekd.data.dataset import Dataset
+from edgekd.export.convert import CONVERTERS
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Precision, RuntimeSupport, Target
 
@@ -36,6 +37,15 @@ class Situation:
     def measured(self) -> bool:
         """Whether latencies can be measured on the target in this run."""
         return self.target.measured_here and bool(self.runtimes)
+
+    @property
+    def graph_runtimes(self) -> tuple[RuntimeSupport, ...]:
+        """Those that read ONNX graphs, or build their engines from them; the others have converters."""
+        return tuple(support for support in self.runtimes if support.runtime not in CONVERTERS)
+
+    def reads(self, precision: Precision) -> bool:
+        """Whether some runtime of the target runs ONNX graphs of the precision."""
+        return any(precision in support.precisions for support in self.graph_runtimes)
 
     def runs(self, precision: Precision) -> bool:
         """Whether some runtime of the target runs the precision."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgekd.core.bundle import BundleKind
 from edgekd.core.digest import Json
 from edgekd.core.graph import Graph, Node
 from edgekd.core.plan import Action
@@ -11,7 +12,7 @@ from edgekd.core.report import METRIC_NAMES, Metric
 from edgekd.core.text import mib, ms, percent, points, significant
 from edgekd.pipeline.compose import FINAL, PROFILE
 from edgekd.pipeline.draft import TEACHER
-from edgekd.pipeline.results import EXPORT, Results
+from edgekd.pipeline.results import CONVERT, EXPORT, Results
 from edgekd.report.data import Step
 
 MADE_OF = ("model", "student")
@@ -89,7 +90,8 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
     chosen = name == results.choice.candidate
     runtime = results.choice.runtime if chosen else latency.runtime if latency is not None else ""
     precision = str(run.bundle.tags.get("precision", "fp32")).upper()
-    scheme = run.bundle.tags.get("scheme")
+    converted = run.bundle.kind is BundleKind.ENGINE and nodes[name].stage == CONVERT
+    scheme = run.bundle.format if converted else run.bundle.tags.get("scheme")
     if scheme and run.bundle.tags.get("qat"):
         scheme = f"{scheme}, trained"
     return Step(
@@ -130,7 +132,11 @@ def _floats(metrics: Mapping[str, Json]) -> str:
 
 def trained_source(node: Node, nodes: dict[str, Node]) -> str:
     """The TORCH model an engine was made from: a node's name or the teacher."""
-    return nodes[_exported(node, nodes)].inputs["model"][0]
+    while True:
+        source = node.inputs["model"][0]
+        if node.stage == EXPORT or (node.stage == CONVERT and (source not in nodes or nodes[source].stage != EXPORT)):
+            return source
+        node = nodes[source]
 
 
 def _made_of(node: Node) -> str:
@@ -139,10 +145,9 @@ def _made_of(node: Node) -> str:
 
 
 def _exported(node: Node, nodes: dict[str, Node]) -> str:
-    """The export node that an engine goes back to; it counts what the network holds."""
-    while node.stage != EXPORT:
-        node = nodes[node.inputs["model"][0]]
-    return node.name
+    """The export node of the network that an engine was made from; it counts what the network holds."""
+    model = _trained_source(node, nodes)
+    return next(n.name for n in nodes.values() if n.stage == EXPORT and n.inputs["model"][0] == model)
 
 
 def _title(trained: str) -> str:

@@ -16,6 +16,7 @@ from edgekd.core.graph import Graph, Node
 from edgekd.core.schema import Schema
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
+from edgekd.export.convert import CONVERTERS
 from edgekd.pipeline.engines import best_opset, sampling, saturates
 from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.request import ModelSource, Options
@@ -48,6 +49,8 @@ class VerbRequest(Schema):
             target's.
         calib_samples: Calibration images of `quantize`; None takes the card's number, or 300.
         half: Whether `export` goes on to FP16.
+        convert_to: Runtime with a converter that `export` makes an engine for, instead of an ONNX graph; `config` is
+            then that of the stage `convert`.
         seed: The only source of randomness.
     """
 
@@ -61,6 +64,7 @@ class VerbRequest(Schema):
     config: dict[str, JsonValue] = Field(default_factory=dict)
     calib_samples: int | None = Field(default=None, ge=1)
     half: bool = False
+    convert_to: str | None = None
     seed: int = Field(default=0, ge=0)
 
 
@@ -99,7 +103,8 @@ def graph_of(
         draw = {"prune": _prune, "quantize": _quantize, "export": _export}[request.verb]
         nodes = draw(request, model, dataset, target)
     kinds = {name: bundle.kind for name, bundle in inputs.items()}
-    return VerbGraph(graph=Graph(inputs=kinds, nodes=tuple(nodes)), result=nodes[-1].name, main=request.verb)
+    main = request.verb if request.convert_to is None else "convert"
+    return VerbGraph(graph=Graph(inputs=kinds, nodes=tuple(nodes)), result=nodes[-1].name, main=main)
 
 
 def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: Dataset | None) -> list[Node]:
@@ -131,7 +136,7 @@ def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, ta
         defaults |= {"channel_multiple": target.channel_multiple, "kernel_block": kernel_block(target)}
         if {"budget_ms", "follow"} & request.config.keys():
             defaults["latency_model"] = latency_model_from_target(target).plain()
-            defaults["precision"] = likely_precision(target.precisions, measured=target.measured_here)
+            defaults["precision"] = likely_precision(target.predictable, measured=target.measured_here)
     inputs = {"model": (f"@{MODEL}",)}
     importance = str(request.config.get("importance", PruneConfig.model_fields["importance"].default))
     needs = needs_of(importance)
@@ -168,12 +173,25 @@ def _quantize(request: VerbRequest, model: ModelBundle, dataset: Dataset | None,
 
 
 def _export(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
+    if request.convert_to is not None:
+        return _converted(request, request.convert_to, dataset)
     config = {"opset": best_opset(_needed(target))} | request.config
     nodes = [*_samples(request, dataset), _exported("export", config, dataset)]
     if request.half:
         inputs = {"model": ("export",)} | ({"samples": (SAMPLES,)} if dataset is not None else {})
         nodes.append(Node(name="fp16", stage="fp16", inputs=inputs))
     return nodes
+
+
+def _converted(request: VerbRequest, runtime: str, dataset: Dataset | None) -> list[Node]:
+    """The convert node, behind the FP32 export where the converter reads ONNX."""
+    nodes = _samples(request, dataset)
+    source = f"@{MODEL}"
+    if CONVERTERS.get(runtime).takes is BundleKind.ONNX:
+        nodes.append(_exported("export", {}, dataset))
+        source = "export"
+    inputs = {"model": (source,)} | ({"samples": (SAMPLES,)} if dataset is not None else {})
+    return [*nodes, Node(name="convert", stage="convert", config={"to": runtime} | request.config, inputs=inputs)]
 
 
 def _samples(request: VerbRequest, dataset: Dataset | None) -> list[Node]:
@@ -197,6 +215,6 @@ def _needed(target: Target | None) -> Target:
 def _scheme_for(target: Target) -> str:
     """The scheme of the target's first runtime that has INT8."""
     for support in target.runtimes:
-        if support.scheme is not None:
+        if support.scheme is not None and support.runtime not in CONVERTERS:
             return support.scheme
     raise UserError(f"No runtime of {target.name} runs INT8.", hint="choose a form: --scheme ort-u8s8, for example")

@@ -35,7 +35,7 @@ class ProfileConfig(StageConfig):
 
     Attributes:
         runtimes: Registry names; each candidate is measured in all of them that take its kind and are installed. Empty
-            means all that the target's card lists.
+            means all that the target's card lists, and those that the candidates' own formats are for.
         pairs: The runtimes of each candidate by its name, where it is not to be measured in all that take it.
         threads: CPU thread counts; decisions are taken at the first one.
         warmup_s: Untimed running of each engine.
@@ -126,7 +126,7 @@ class ProfileStage(Stage[ProfileConfig]):
         candidates = [(name, bundle, model_size_mib(bundle, ctx.blobs)) for name, bundle in inputs.all("candidates")]
         if not target.measured_here:
             return _predicted(candidates, target, self.config.threads, ctx)
-        runtimes, decisions = _installed(self.config.runtimes or tuple(s.runtime for s in target.runtimes))
+        runtimes, decisions = _installed(self.config.runtimes or _usual(target, [found[1] for found in candidates]))
         if self.config.runtimes and not runtimes:
             raise DeviceUnavailable(" ".join(f"{text}." for text in decisions), hint="edgekd doctor says what is here")
         # PyTorch is timed for reference: its version must not make two profiles of engines incomparable.
@@ -212,6 +212,12 @@ def _with_layers(entry: CandidateLatency, wanted: str) -> CandidateLatency:
     if entry.layers is None or wanted == "all":
         return entry
     return entry.model_copy(update={"layers": entry.layers.model_copy(update={"layers": ()})})
+
+
+def _usual(target: Target, bundles: Sequence[ModelBundle]) -> tuple[str, ...]:
+    """The card's runtimes, then those of engines in a format that none of them reads."""
+    own = [bundle.format for bundle in bundles if bundle.kind is BundleKind.ENGINE]
+    return tuple(dict.fromkeys([*(support.runtime for support in target.runtimes), *own]))
 
 
 def _installed(runtimes: Sequence[str]) -> tuple[list[str], list[str]]:

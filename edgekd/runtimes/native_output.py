@@ -5,11 +5,11 @@ Such libraries say why they refuse a file on standard error and raise a bare cod
 
 from __future__ import annotations
 
+import io
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 MOST_CHARACTERS = 300
@@ -34,26 +34,26 @@ class NativeOutput:
 
 @contextmanager
 def native_stderr() -> Iterator[NativeOutput]:
-    """Keeps what is written to file descriptor 2 in the block, by any thread; short blocks only.
+    """Keeps what is written to standard error in the block, by any thread; short blocks only.
 
-    Where there is no such descriptor, nothing is kept.
+    Both ways are closed: file descriptor 2, and `sys.stderr`, to which bindings may send what their library writes.
+    Where there is no such descriptor, only the second.
     """
-    found = NativeOutput()
-    try:
-        saved = os.dup(2)
-    except OSError:
-        yield found
-        return
-    with tempfile.TemporaryFile() as file:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        os.dup2(file.fileno(), 2)
+    found, written = NativeOutput(), io.StringIO()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stderr(written))
+        file = stack.enter_context(tempfile.TemporaryFile())
+        try:
+            saved: int | None = os.dup(2)
+        except OSError:
+            saved = None
+        if saved is not None:
+            os.dup2(file.fileno(), 2)
         try:
             yield found
         finally:
-            if sys.stderr is not None:
-                sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
+            if saved is not None:
+                os.dup2(saved, 2)
+                os.close(saved)
             file.seek(0)
-            found.text = file.read().decode(errors="replace")
+            found.text = file.read().decode(errors="replace") + written.getvalue()

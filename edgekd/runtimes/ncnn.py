@@ -1,8 +1,8 @@
 """ncnn on the CPU: runs the `.param` and `.bin` files that pnnx writes.
 
 A network takes one image a run, without a batch axis; a session runs a batch one after the other. The precision of the
-bundle sets what it computes in: ncnn would otherwise compute any network in half precision where the CPU can. The library
-does not tell the times of layers.
+bundle sets what it computes in: ncnn would otherwise compute any network in half precision where the CPU can. The times
+of layers the library does not tell.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from edgekd.core.digest import Digest, digest
 from edgekd.core.schema import Schema
 
 Precision = Literal["fp32", "fp16", "int8"]
-QuantScheme = Literal["ort-u8s8", "openvino", "tensorrt-s8"]
+QuantScheme = Literal["ort-u8s8", "openvino", "tensorrt-s8", "xnnpack", "litert-s8"]
 
 
 class RuntimeSupport(Schema):
@@ -21,7 +21,8 @@ class RuntimeSupport(Schema):
         runtime: Registry name, such as `onnxruntime`.
         versions: Version range in words, or a specifier such as `>=8.6`.
         precisions: What it can run there at all; a measurement decides whether it pays.
-        scheme: Form of INT8 graph that it runs fast, None when it has no INT8.
+        scheme: Form of INT8 that it runs fast, None when it has no INT8; `xnnpack` and `litert-s8` are made by the
+            converters to ExecuTorch and LiteRT.
         notes: What one must know.
     """
 
@@ -147,3 +148,8 @@ class Target(Schema):
         offered = {precision for entry in self.runtimes for precision in entry.precisions}
         order: tuple[Precision, ...] = ("fp32", "fp16", "int8")
         return tuple(precision for precision in order if precision in offered)
+
+    @property
+    def predictable(self) -> tuple[Precision, ...]:
+        """Those of its precisions that `peak` has a rate for."""
+        return tuple(precision for precision in self.precisions if precision in self.peak.gmacs_per_s)

@@ -3,7 +3,10 @@
 class TestMyRuntime(SessionConformance):
     @pytest.fixture
     def subject(self, tmp_path: Path) -> Subject:
+        need_runtime("mine")
         return Subject(runtime="mine", bundle=..., blobs=..., reference=lambda images: ...)
+
+One suite serves runtimes of graphs, of modules and of engines: how many images a library takes at once cannot be seen.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import pytest
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import UserError
+from edgekd.runtimes.formats import model_files, model_size_mib
 from edgekd.runtimes.samples import random_images
 from edgekd.runtimes.session import RUNTIMES, FloatArray, Session, open_bundle
 
@@ -28,7 +32,7 @@ class Subject:
 
     Attributes:
         runtime: Registry name.
-        bundle: A float32 model with a dynamic batch and inner shape (C, H, W).
+        bundle: A float32 model that its session runs with any batch, of inner shape (C, H, W).
         blobs: Its files.
         reference: The true logits (N, K) of images (N, C, H, W), from another implementation.
     """
@@ -52,6 +56,13 @@ class Subject:
 
     def open(self, *, threads: int | None = 1, batch: int | None = None) -> Session:
         return open_bundle(self.bundle, self.blobs, self.runtime, threads=threads, batch=batch)
+
+
+def need_runtime(name: str) -> None:
+    """Skips the test where the runtime cannot work; the reason says what is missing and what installs it."""
+    found = RUNTIMES.get(name).availability()
+    if not found.ok:
+        pytest.skip(f"needs {name}: {found.reason} ({found.install})")
 
 
 class SessionConformance:
@@ -148,6 +159,17 @@ class SessionConformance:
         assert "int8" not in found.share_by_arithmetic
         assert sum(found.nodes_by_provider.values()) == len(found.layers)
         assert found.fell_back == ()
+
+    def test_an_engine_of_another_runtime_is_refused_by_its_format(self, subject: Subject) -> None:
+        engine = ModelBundle(kind=BundleKind.ENGINE, tags={"format": "another"})
+        with pytest.raises(UserError, match="this is an another engine"):
+            open_bundle(engine, subject.blobs, subject.runtime)
+
+    def test_its_own_bundle_is_one_that_it_takes(self, subject: Subject) -> None:
+        runtime = RUNTIMES.get(subject.runtime)
+        assert runtime.takes(subject.bundle)
+        assert model_files(subject.bundle)[0] == runtime.model_file
+        assert model_size_mib(subject.bundle, subject.blobs) > 0
 
     def test_a_kind_it_does_not_accept_is_refused_with_what_would_do(self, subject: Subject) -> None:
         report = ModelBundle(kind=BundleKind.REPORT)

@@ -164,7 +164,9 @@ def test_an_engine_that_its_runtime_cannot_open_is_a_failed_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Copying, "spoil", staticmethod(lambda path: path.write_bytes(b"no graph")))
-    with pytest.raises(BuildFailed, match="copy cannot run the engine that was converted: ONNX Runtime .* cannot load"):
+    with pytest.raises(
+        BuildFailed, match=r"copy cannot run the engine that was converted: ONNX Runtime .* cannot load"
+    ):
         convert(tmp_path)
 
 

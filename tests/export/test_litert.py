@@ -11,18 +11,15 @@ import pytest
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.stage import StageResult
-from edgekd.errors import BuildFailed, DeviceUnavailable, UserError
+from edgekd.errors import BuildFailed, DeviceUnavailable
 from edgekd.export import litert
 from edgekd.export.convert import Conversion
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
 from edgekd.export.litert import CALIBRATION_IMAGES, CONVERTER, run_program
 from edgekd.export.litert_program import operator_of, place_of
-from edgekd.export.parity import module_logits
-from edgekd.nn.build import module_from_bundle
 from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER, venv_python
 from edgekd.runtimes.samples import Samples, bundle_from_samples, random_images
 from edgekd.runtimes.session import RUNTIMES, open_bundle
-from edgekd.testing.conformance_session import SessionConformance, Subject
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toys import toy_bundle
 
@@ -140,35 +137,6 @@ def test_operator_and_place_are_read_from_the_tools_message() -> None:
     assert operator_of(RECORDED) == "aten.special_bessel_j0.default"
     assert place_of(RECORDED) == "line 3 of net.py, in forward"
     assert operator_of("ValueError: shapes differ") == place_of("ValueError: shapes differ") == ""
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A toy network as a real .tflite file."""
-    folder = tmp_path_factory.mktemp("litert")
-    ctx = make_context(folder)
-    model = toy_bundle(ctx.blobs, ctx.scratch)
-    stage = ConvertStage(ConvertConfig(to="litert"))
-    module = module_from_bundle(model, ctx.blobs)
-    return Subject(
-        runtime="litert",
-        bundle=run_stage(stage, make_inputs(model=model), ctx).bundle,
-        blobs=ctx.blobs,
-        reference=lambda images: module_logits(module, images),
-    )
-
-
-@pytest.mark.slow
-@needs_litert
-class TestLiteRt(SessionConformance):
-    @pytest.fixture
-    def subject(self, engine: Subject) -> Subject:
-        return engine
-
-    def test_a_file_that_is_no_model_is_refused_by_name(self, tmp_path: Path) -> None:
-        (tmp_path / "model.tflite").write_bytes(b"no model")
-        with pytest.raises(UserError, match=r"LiteRT .* cannot load .*model\.tflite"):
-            RUNTIMES.get("litert").open(tmp_path / "model.tflite")
 
 
 @pytest.mark.slow

@@ -56,6 +56,18 @@ class TestTorch(SessionConformance):
         return Subject(runtime="torch", bundle=bundle, blobs=blobs, reference=reference)
 
 
+def test_every_runtime_is_under_the_conformance_suite() -> None:
+    from tests.runtimes import test_engines, test_onnxruntime_web
+
+    suites = {**vars(test_engines), **vars(test_onnxruntime_web), **globals()}.items()
+    covered = {name for name, kind in suites if isinstance(kind, type) and issubclass(kind, SessionConformance)}
+    wanted = {"onnxruntime": "TestOnnxRuntime", "openvino": "TestOpenVino", "torch": "TestTorch"}
+    wanted |= {"tensorrt": "TestTensorRt", "executorch": "TestExecuTorch", "ncnn": "TestNcnn"}
+    wanted |= {"litert": "TestLiteRt", "ort-web-node": "TestInNode", "ort-web-browser": "TestInBrowser"}
+    assert set(wanted) == set(RUNTIMES)
+    assert set(wanted.values()) <= covered
+
+
 def test_every_runtime_answers_whether_it_can_work_without_raising() -> None:
     for name in RUNTIMES:
         found = RUNTIMES.get(name).availability()

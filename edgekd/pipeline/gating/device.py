@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekd.core.bundle import ModelBundle
+from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import DeviceUnavailable
 from edgekd.profiling.environment import fingerprint, machine
 from edgekd.runtimes.session import RUNTIMES, described
@@ -36,11 +36,13 @@ def runtime_of(bundle: ModelBundle, target: Target, asked: str | None) -> str:
         name = asked or str(tagged)
         RUNTIMES.get(name)
         return name
-    for support in target.runtimes:
-        runtime = RUNTIMES.get(support.runtime)
+    listed = [support.runtime for support in target.runtimes]
+    own = [bundle.format] if bundle.kind is BundleKind.ENGINE else []
+    for name in [*listed, *own]:
+        runtime = RUNTIMES.get(name)
         if runtime.takes(bundle) and runtime.availability().ok:
-            return support.runtime
-    names = ", ".join(support.runtime for support in target.runtimes)
+            return name
+    names = ", ".join([*listed, *own])
     raise DeviceUnavailable(f"No runtime of {target.name} that runs {described(bundle)} works here ({names}).")
 
 

@@ -33,6 +33,7 @@ FAMILIES = {
     "qat": "train",
     "codebook": "engine",
     "build": "engine",
+    "convert": "engine",
     "profile": "measure",
     "evaluate": "measure",
     "select": "judge",
