@@ -146,7 +146,7 @@ def _made_of(node: Node) -> str:
 
 def _exported(node: Node, nodes: dict[str, Node]) -> str:
     """The export node of the network that an engine was made from; it counts what the network holds."""
-    model = _trained_source(node, nodes)
+    model = trained_source(node, nodes)
     return next(n.name for n in nodes.values() if n.stage == EXPORT and n.inputs["model"][0] == model)
 
 
