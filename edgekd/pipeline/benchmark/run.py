@@ -33,6 +33,7 @@ from edgekd.pipeline.classes import named, with_same_classes
 from edgekd.pipeline.deliver import versions_here
 from edgekd.pipeline.execute import Workspace, check_writable
 from edgekd.pipeline.request import SYNTHETIC
+from edgekd.pipeline.single import Origin
 from edgekd.pipeline.sources import opened
 from edgekd.pipeline.stages import STAGES
 from edgekd.profiling.environment import fingerprint, machine
@@ -64,6 +65,9 @@ class BenchmarkRun:
         workspace: Where; its `out` takes the JSON and the page.
         request: What was asked.
 
+    Attributes:
+        notes: What was assumed of the model and the data.
+
     Raises:
         UserError: A model, data, target or runtime that cannot be used, or an output folder that holds other things.
         DeviceUnavailable: The target is not this machine: there is nothing to measure on.
@@ -81,7 +85,8 @@ class BenchmarkRun:
                 hint="run it on the device itself; --target host measures this machine, and `edgekd compress --device "
                 "ssh://USER@HOST` measures engines on a board",
             )
-        self._notes: list[str] = []
+        self.notes: list[str] = []
+        self._origin = Origin()
         self.given = self._opened()
         self._dataset = self._data()
         self.contest: Contest = contest_of(request, self.given, self._dataset, self.target)
@@ -133,7 +138,7 @@ class BenchmarkRun:
             rows=rows_of(found, choice),
             choice=choice,
             no_choice=no_choice,
-            decisions=(*self._notes, *self.contest.decisions, *_said(outcomes)),
+            decisions=(*self.notes, *self.contest.decisions, *_said(outcomes)),
             notes=notes,
             profile=profile,
             answers=tuple(answers.values()),
@@ -153,26 +158,34 @@ class BenchmarkRun:
         path = Path(self.request.model.path)
         if path.is_dir() or is_packed(path):
             with open_package(path) as package:
+                facts = package.manifest.facts
+                self._origin = Origin.parse({k: facts[k] for k in Origin.model_fields if k in facts}, str(path))
                 engines = engines_of(package)
                 if len(engines) > 1 or any(bundle.kind is BundleKind.ENGINE for bundle in engines.values()):
                     for digest in {digest for bundle in engines.values() for digest in bundle.files.values()}:
                         self.store.blobs.add(package.files.path(digest))
                     return engines
         loaded = opened(self.request.model, self.store, seed=self.request.seed)
-        self._notes += loaded.notes
+        self.notes += loaded.notes
         return {MODEL: loaded.bundle}
 
     def _data(self) -> Dataset | None:
         if self.request.data in (None, SYNTHETIC):
             return None
         dataset = load_dataset(str(self.request.data), seed=self.request.seed)
-        self._notes += dataset.decisions
+        self.notes += dataset.decisions
         if classifies(self.model):
             # Engines of one model have one order of classes.
             known, dataset = with_same_classes(self.model, dataset)
             self.given = {name: named(bundle, known.model.labels) for name, bundle in self.given.items()}
         elif dataset.labelled:
-            self._notes.append("The model does not classify, so the labels are not used: outputs are compared.")
+            self.notes.append("The model does not classify, so the labels are not used: outputs are compared.")
+        if self._origin.data not in (None, dataset.digest):
+            self.notes.append(
+                f"These are other data, or another split of them (here seed {self.request.seed}, there "
+                f"{self._origin.seed}), than the package was made with: images that it was trained on may be among "
+                "those answered, which flatters it."
+            )
         return dataset
 
     def _answers(self, outcomes: Outcomes) -> dict[tuple[str, str], AnswersReport]:

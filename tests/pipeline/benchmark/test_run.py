@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekd.core.benchmark import BenchmarkReport, BenchmarkRow, RowStatus
 from edgekd.core.blobs import FolderBlobs
 from edgekd.core.bundle import BundleKind
+from edgekd.core.events import SilentReporter
 from edgekd.core.report import ProfileReport
 from edgekd.errors import UserError
 from edgekd.export.archive import open_package
 from edgekd.export.deployment import EngineNote, Shipped
 from edgekd.export.package import write_package
 from edgekd.pipeline.benchmark.files import check_benchmark_output, exit_code_of, write_json
-from edgekd.pipeline.benchmark.run import engines_of
+from edgekd.pipeline.benchmark.request import BenchmarkRequest
+from edgekd.pipeline.benchmark.run import BenchmarkRun, engines_of
+from edgekd.pipeline.execute import Workspace
+from edgekd.pipeline.request import ModelSource
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from tests.gate.results import entry, profile
@@ -64,6 +69,28 @@ def test_the_file_leaves_out_single_samples_and_is_recognised_as_ours(tmp_path: 
         check_benchmark_output(tmp_path)
     with pytest.raises(UserError, match="is a file, and the results are a folder"):
         check_benchmark_output(tmp_path / "benchmark.json")
+
+
+@pytest.mark.parametrize(("known", "warned"), [("0" * 64, True), (None, False)])
+def test_data_that_a_package_was_not_made_with_may_flatter_it_and_the_report_says_so(
+    tmp_path: Path, known: str | None, warned: bool
+) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    (tmp_path / "scratch").mkdir()
+    facts = {"seed": "5"} | ({"data": known} if known else {})
+    model = toy_onnx_bundle(blobs, tmp_path / "scratch")
+    write_package(model, blobs, tmp_path / "bundle", target=load_target("host"), versions={}, extra=facts)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels, labels=np.arange(40) % 4)
+    request = BenchmarkRequest(
+        model=ModelSource(path=str(tmp_path / "bundle")), target="host", data=str(tmp_path / "data.npz"),
+        runtimes=("onnxruntime",),
+    )  # fmt: skip
+    workspace = Workspace(out=tmp_path / "out", store=tmp_path / "store", reporter=SilentReporter())
+    run = BenchmarkRun(workspace, request)
+    notes = [note for note in run.notes if "which flatters it" in note and "seed 0, there 5" in note]
+    assert bool(notes) is warned
+    assert [contestant.name for contestant in run.contest.contestants] == ["fp32", "fp16", "int8-ort"]
 
 
 def test_the_engines_of_a_package_keep_their_precision_and_files(tmp_path: Path) -> None:
