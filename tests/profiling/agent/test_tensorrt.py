@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from edgekd.profiling.agent import cuda as cuda_module
-from edgekd.profiling.agent.cuda import Cuda
+from edgekd.runtimes.engines import cuda as cuda_module
+from edgekd.runtimes.engines.cuda import Cuda
 from edgekd.profiling.agent.engines import availability, open_engine
 from edgekd.profiling.agent.wire import AgentError
 
