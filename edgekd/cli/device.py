@@ -200,17 +200,14 @@ def _candidates(bench: Any) -> list[Candidate]:
     Raises:
         UserError: A bundle of another kind.
     """
-    from edgekd.profiling.remote.request import FILES, Candidate
+    from edgekd.profiling.remote.request import FILES, candidate_from_bundle
 
     for name, bundle in bench.bundles.items():
         if bundle.kind not in FILES:
             raise UserError(
                 f"{name} is a {bundle.kind} bundle, and boards run ONNX graphs and engines.", hint="export it first"
             )
-    return [
-        Candidate(name=name, bundle=bundle, path=bench.store.blobs.path(bundle.file(FILES[bundle.kind])))
-        for name, bundle in bench.bundles.items()
-    ]
+    return [candidate_from_bundle(name, bundle, bench.store.blobs) for name, bundle in bench.bundles.items()]
 
 
 def _print_lab(boards: Mapping[str, LabBoard], found: Mapping[str, Outcome], reporter: Reporter) -> None:

@@ -12,8 +12,8 @@ from typing import Literal
 from edgekd import __version__
 from edgekd.core.plan import Action, NodeReport
 from edgekd.core.report import LatencyReport
-from edgekd.export.engine import build_command
 from edgekd.export.manifest import MANIFEST_FILE
+from edgekd.export.tensorrt import build_command
 from edgekd.pipeline.compose import FINAL
 from edgekd.pipeline.found import found_students
 from edgekd.pipeline.recipes import Recipe

@@ -21,7 +21,8 @@ _BANNER = re.compile(r"&&&& (?P<state>RUNNING|PASSED|FAILED) TensorRT\.trtexec \
 _ERROR = re.compile(r"^(?:\[[^\]]*\] )?\[E\] (?P<text>.+?)\s*$", re.MULTILINE)
 _MARKS = re.compile(r"^(?:\[TRT\]\s*|Error\[\d+\]:\s*|\d+:\s*|\[[\w.]+::[^\]]*\]\s*)+")
 _NODE = re.compile(r'While parsing node number (?P<number>\d+) \[(?P<operator>\w+) -> "(?P<output>[^"]*)"')
-_REASON = re.compile(r"ERROR: (?P<where>\S+) In function (?P<function>\w+):\s*\n(?P<text>.+)")
+_OPERATOR = re.compile(r'^op_type: "(?P<operator>\w+)"', re.MULTILINE)
+_REASON = re.compile(r"ERROR: \S+ In function \w+:\s*\n(?P<text>\[\d+\] .+)")
 _CONSEQUENCES = (
     "Failed to parse onnx",
     "Parsing model failed",
@@ -35,8 +36,9 @@ _CONSEQUENCES = (
     "--- Begin node",
     "--- End node",
     "While parsing node",
+    "ModelImporter.cpp",
 )
-"""What `trtexec` says after the cause."""
+"""What `trtexec` and the parser say after the cause, or around it."""
 _BUILT = re.compile(r"Engine built in (?P<seconds>[\d.]+) sec")
 _SIZE = re.compile(r"(?:Created engine with size|Loaded engine size): (?P<mib>[\d.]+) MiB")
 _PEAK = re.compile(r"Peak memory usage of TRT CPU/GPU memory allocators: CPU (?P<cpu>\d+) MiB, GPU (?P<gpu>\d+) MiB")
@@ -126,18 +128,16 @@ def said_by(output: str) -> Said:
 
 def cause_in(output: str) -> str:
     """The first error that is not the consequence of another, with the node where the parser names one."""
-    node, reason = _NODE.search(output), _REASON.search(output)
-    if reason or node:
-        text = reason["text"].strip() if reason else ""
-        where = (
-            f"the operator {node['operator']} (node {node['number']}, output {node['output']!r})" if node else "a node"
-        )
-        return f"it cannot take {where}: {text}".rstrip(": ")
-    for found in _ERROR.finditer(output):
-        text = _MARKS.sub("", found["text"]).strip()
-        if text and not any(text.startswith(word) for word in _CONSEQUENCES):
-            return text
-    return ""
+    errors = (_MARKS.sub("", found["text"]).strip() for found in _ERROR.finditer(output))
+    first = next((text for text in errors if text and not any(word in text for word in _CONSEQUENCES)), "")
+    node, operator, reason = _NODE.search(output), _OPERATOR.search(output), _REASON.search(output)
+    if node:
+        where = f"the operator {node['operator']} (node {node['number']}, output {node['output']!r})"
+    elif operator:
+        where = f"the operator {operator['operator']}"
+    else:
+        return first
+    return f"it cannot take {where}: {reason['text'].strip() if reason else first}".rstrip(": ")
 
 
 def version_from_number(number: str) -> Version:

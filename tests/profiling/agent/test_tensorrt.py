@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from edgekd.runtimes.engines import cuda as cuda_module
-from edgekd.runtimes.engines.cuda import Cuda
 from edgekd.profiling.agent.engines import availability, open_engine
 from edgekd.profiling.agent.wire import AgentError
+from edgekd.runtimes.engines import cuda as cuda_module
+from edgekd.runtimes.engines.cuda import Cuda
 
 LIBRARY = """
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""A board in a folder: a GPU that is memory, and a TensorRT made from the recorded names, for processes of their own."""
+"""A board in a folder: a GPU that is memory, and a TensorRT made from recorded names, for other processes."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ def fake_board(gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
 
 
 WORKER = (sys.executable, "-P", "-m", "edgekd.runtimes.engines.work")
+
+
+@pytest.fixture
+def fake_trtexec(fake_board: FakeBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
+    """`trtexec` 10.3 on the PATH and no TensorRT for Python."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    program = place / "trtexec"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m tests.runtimes.engines.fake_trtexec "$@"\n')
+    program.chmod(0o755)
+    (fake_board.folder / "tensorrt.py").write_text("raise ImportError('no bindings')\n")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(place), os.environ["PATH"]]))
+    return fake_board

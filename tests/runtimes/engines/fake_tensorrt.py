@@ -97,9 +97,7 @@ class Memory(bytes):
     """Memory of the library."""
 
 
-def _classes(
-    version: str, names: set[str], control: Control, enums: dict[str, Any], severity: Any
-) -> dict[str, Any]:
+def _classes(version: str, names: set[str], control: Control, enums: dict[str, Any], severity: Any) -> dict[str, Any]:
     explicit = version.startswith("8.")
 
     class ILogger:
