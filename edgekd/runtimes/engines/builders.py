@@ -24,6 +24,9 @@ ENGINE, TIMING_CACHE, LAYERS, LOG = "model.engine", "timing.cache", "layers.json
 _BAD_CACHE = re.compile(r"imingCache (?:creation )?failed|create ITimingCache|cache size .*incorrect", re.IGNORECASE)
 
 
+_VALUES = re.compile(r'(?P<key>"values"\s*:\s*)(?P<numbers>\[[^\]"]*\])')
+
+
 class NotBuilt(Exception):
     """A build that ended without an engine.
 
@@ -255,8 +258,13 @@ class TrtexecBuilder:
 
 def outputs_in(text: str) -> dict[str, list[float]]:
     """Values by output name of what `--exportOutput` writes, which prints `nan` and `inf` as C++ does."""
-    numbers = re.sub(r"(?<=[\s\[,])(-?)inf(?:inity)?\b", r"\1Infinity", re.sub(r"(?<=[\s\[,])-?nan\b", "NaN", text))
-    return {str(entry["name"]): [float(value) for value in entry["values"]] for entry in json.loads(numbers)}
+    plain = _VALUES.sub(lambda found: found["key"] + _json_numbers(found["numbers"]), text)
+    return {str(entry["name"]): [float(value) for value in entry["values"]] for entry in json.loads(plain)}
+
+
+def _json_numbers(text: str) -> str:
+    """A list of numbers in the words of Python's JSON."""
+    return re.sub(r"-?\bnan\b", "NaN", re.sub(r"\binf(?:inity)?\b", "Infinity", text))
 
 
 def _raise_ended(ended: Ended, limit_s: float) -> NoReturn:
