@@ -57,7 +57,7 @@ def with_engines(package: Package, folder: Path, added: Sequence[AddedEngine]) -
             (made / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, made / path)
         (made / DEPLOY_FILE).write_text(text_of(deployment.plain()), encoding="utf-8")
-        return seal(made, package.manifest.versions, package.manifest.facts)
+        return seal(made, package.manifest.versions, package.manifest.facts, deployment)
 
 
 def _own(engine: AddedEngine) -> set[str]:

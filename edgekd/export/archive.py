@@ -169,7 +169,7 @@ def _checked_end(path: Path, stream: BinaryIO, size: int) -> int:
         raise UserError(f"{path} is damaged: its directory is not where its end says.", hint=_ANEW)
     if count > MOST_FILES + 1 or length > _MOST_DIRECTORY_BYTES:
         raise UserError(f"{path} holds {count:,} files, the limit is {MOST_FILES:,}.", hint=_ANEW)
-    return count
+    return int(count)
 
 
 def _checked_entries(path: Path, archive: zipfile.ZipFile, stream: BinaryIO, count: int) -> dict[str, zipfile.ZipInfo]:

@@ -40,7 +40,9 @@ from edgekd.export.manifest import (
     manifest_from_bytes,
     verify_files,
 )
+from edgekd.export.notice import NOTICE_FILE, notice_text
 from edgekd.export.readme import package_readme
+from edgekd.export.sbom import SBOM_FILE, bill_of_materials
 from edgekd.targets.schema import Target
 
 TARGET_FILE = "target.yaml"
@@ -122,16 +124,17 @@ def write_package(
             raise EdgekdError("A deployable package needs the target that it is for.")
         chosen = Shipped(bundle=bundle, note=note_from_bundle(bundle, target))
     require_replaceable(folder)
-    written = dict(texts or {})
-    if chosen is not None:
-        written[DEPLOY_FILE] = text_of(deployment_of(chosen, twins, blobs).plain())
+    deployment = None if chosen is None else deployment_of(chosen, twins, blobs)
+    written = {NOTICE_FILE: notice_text(versions, extra), **(texts or {})}
+    if deployment is not None:
+        written[DEPLOY_FILE] = text_of(deployment.plain())
     with new_folder(folder) as made:
         for path, found in _model_files(bundle, twins).items():
             place = made / path
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(blobs.path(found), place)
         _write_texts(made, _texts(bundle, target, extra) | written)
-        return seal(made, versions, extra)
+        return seal(made, versions, extra, deployment)
 
 
 def require_replaceable(folder: Path) -> None:
@@ -221,13 +224,17 @@ def _texts(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str])
 
 def _write_texts(made: Path, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
-        (made / name).write_bytes(text.encode("utf-8"))
+        # A file name that is no Unicode can come in with the facts; it is told with its bytes spelled out.
+        (made / name).write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def seal(made: Path, versions: Mapping[str, str], facts: Mapping[str, str]) -> Manifest:
-    """Writes the manifest of everything in the folder."""
+def seal(made: Path, versions: Mapping[str, str], facts: Mapping[str, str], deployment: Deployment | None) -> Manifest:
+    """Writes the bill of materials and the manifest of everything in the folder."""
     paths = sorted(path for path in made.rglob("*") if path.is_file())
     files = {path.relative_to(made).as_posix(): file_digest(path) for path in paths}
+    files.pop(SBOM_FILE, None)  # of the package that this one was made from
+    (made / SBOM_FILE).write_bytes(text_of(bill_of_materials(files, versions, facts, deployment)).encode())
+    files[SBOM_FILE] = file_digest(made / SBOM_FILE)
     manifest = Manifest(files=files, versions=dict(versions), facts=dict(facts))
     (made / MANIFEST_FILE).write_bytes(manifest.to_bytes())
     return manifest
@@ -242,9 +249,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
         try:
             yield made
             made.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(made, folder)
+            for path in made.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            _swap(made, folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
+
+
+def _swap(made: Path, folder: Path) -> None:
+    """Puts a finished folder in the place of an earlier one, which is deleted only when the new one stands there."""
+    if not folder.exists():
+        os.replace(made, folder)
+        return
+    old = made.with_name(f"{made.name}-old")
+    os.replace(folder, old)
+    try:
+        os.replace(made, folder)
+    except BaseException:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import JsonValue
@@ -157,7 +157,16 @@ def _card(package: Package) -> Target | None:
         return None
     card = package.folder / TARGET_FILE
     try:
-        data = yaml.safe_load(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as err:
+        data = yaml.load(card.read_text(encoding="utf-8"), _PlainLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as err:
         raise UserError(f"{card}: not a readable YAML file ({err}).") from err
     return Target.parse(data, str(card))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for gigabytes once anything walks through what they name."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a card in a package holds no aliases")
+        return super().compose_node(parent, index)

@@ -21,6 +21,7 @@ from edgekd.core.recipe import ModelRecipe
 from edgekd.core.store import Store
 from edgekd.errors import UserError
 from edgekd.export.archive import is_packed, open_package
+from edgekd.export.sbom import MODEL_LICENSE
 from edgekd.nn.build import is_trainable, module_from_recipe
 from edgekd.nn.load import LoadedModel, load_model
 from edgekd.nn.onnx_outline import outline_from_file
@@ -123,12 +124,13 @@ def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     _check_no_flags(source, "a package")
     with open_package(path) as package:
         bundle, files = package.bundle, package.files
+        license_text = package.manifest.facts.get(MODEL_LICENSE)
         if bundle.kind is BundleKind.ENGINE:
             raise UserError(f"{path} holds an engine of one device, which nothing can be made from.")
         for digest in bundle.files.values():
             store.blobs.add(files.path(Digest(digest)))
     trainable = bundle.kind is BundleKind.TORCH and is_trainable(bundle.model)
-    return LoadedModel(bundle=bundle, trainable=trainable, notes=())
+    return LoadedModel(bundle=bundle, trainable=trainable, notes=(), license=license_text)
 
 
 def _from_recipe(source: ModelSource, path: Path, store: Store, seed: int) -> LoadedModel:

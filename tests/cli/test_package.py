@@ -12,7 +12,11 @@ import pytest
 from edgekd.cli.app import exit_code_of
 from edgekd.core.blobs import FolderBlobs
 from edgekd.core.digest import file_digest
+from edgekd.core.store import MemoryStore
+from edgekd.errors import UserError
 from edgekd.export.package import read_package, write_package
+from edgekd.pipeline.request import ModelSource
+from edgekd.pipeline.sources import describes_itself, opened
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from edgekd.testing.toys import toy_bundle
@@ -109,5 +113,11 @@ def test_weights_are_handed_on_as_one_file_too(here: Path, capsys: pytest.Captur
     blobs = FolderBlobs(here / "blobs")
     write_package(toy_bundle(blobs, here / "scratch"), blobs, here / "weights", target=None, versions={}, extra={})
     assert "it has no deploy.json" in said(["package", "weights", "-o", "weights.edgekd"], capsys)
-    said(["export", "weights.edgekd", "--target", "host", "-o", "exported"], capsys)
-    assert read_package(here / "exported")[0].tags["precision"] == "fp32"
+    store = MemoryStore(here / "store")
+    loaded = opened(ModelSource(path="weights.edgekd"), store, seed=0)
+    assert loaded.bundle == read_package(here / "weights")[0]
+    assert loaded.trainable
+    assert describes_itself(ModelSource(path="weights.edgekd"))
+    assert store.blobs.path(loaded.bundle.file("weights.safetensors")).is_file()
+    with pytest.raises(UserError, match="is a package, which holds its own architecture"):
+        opened(ModelSource(path="weights.edgekd", arch="timm:resnet18"), store, seed=0)
