@@ -10,7 +10,7 @@ import click
 
 from edgekd.cli.console import print_table, reporter_for
 from edgekd.cli.device import board_from_flags
-from edgekd.cli.options import SectionedCommand, section, shared, verbosity_of
+from edgekd.cli.options import SectionedCommand, section, verbosity_of
 from edgekd.cli.work import live
 from edgekd.core.text import mib, ms
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekd.pipeline.build import BuildOutcome, BuildPlan, BuildRequest
 
 _CONFIG = ("builder", "builds", "workspace_mib", "optimization_level", "time_limit_s", "allow_fp16", "dla_core",
-           "version_compatible", "hardware_compatible", "probes", "atol", "rtol")  # fmt: skip
+           "version_compatible", "hardware_compatible", "probes", "duration_s", "atol", "rtol")  # fmt: skip
 
 
 @click.command(cls=SectionedCommand, short_help="Build the TensorRT engines of a bundle on its device.")
@@ -31,6 +31,8 @@ _CONFIG = ("builder", "builds", "workspace_mib", "optimization_level", "time_lim
                  help="TensorRT's Python API, or the program that JetPack ships."),
     click.option("--builds", type=click.IntRange(1, 16), default=1, show_default=True,
                  help="Build each so often and keep the fastest that passes parity."),
+    click.option("--duration", "duration_s", type=click.FloatRange(0), default=2.0, show_default=True,
+                 help="Seconds to time each engine."),
     click.option("-o", "--out", type=click.Path(path_type=Path),
                  help="Folder or .edgekd file; default: into the bundle itself."),
     click.option("--dry-run", is_flag=True, help="Print what would be built and the trtexec commands, and stop."),
@@ -74,7 +76,13 @@ _CONFIG = ("builder", "builds", "workspace_mib", "optimization_level", "time_lim
     click.option("--device", metavar="ssh://USER@HOST[:PORT]", help="Build on this board; default: on this machine."),
     click.option("--device-python", metavar="PATH", help="The board's Python; default python3."),
 )  # fmt: skip
-@shared
+@section(
+    "Running",
+    click.option("--format", "output_format", type=click.Choice(["text", "table", "json"]), default="text",
+                 help="Of output and progress; text and table are the same."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more; show the traceback of an error."),
+    click.option("-q", "--quiet", is_flag=True, help="Only the result, warnings and errors."),
+)  # fmt: skip
 def build(**flags: Any) -> int:
     """Build the TensorRT engines of BUNDLE on the device it is for, and put them into it with their fingerprints.
 

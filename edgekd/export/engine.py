@@ -9,7 +9,7 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.deployment import FINGERPRINT_FILE, TIMING_CACHE_FILE
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.errors import DeviceUnavailable
-from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, settings_for
+from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, require_read, settings_for
 from edgekd.export.tensorrt_build import BuildTask, MadeEngine, built_here, probe_images
 from edgekd.runtimes.engines.trtexec import find_trtexec
 from edgekd.runtimes.fingerprint import fingerprint_text
@@ -33,7 +33,9 @@ class BuildStage(Stage[BuildConfig]):
     cacheable: ClassVar[bool] = False
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
-        settings_for(inputs.one("model"), self.config, ctx.resource("target", Target))
+        model = inputs.one("model")
+        require_read(model)
+        settings_for(model, self.config, ctx.resource("target", Target))
         found = RUNTIMES.get("tensorrt").availability()
         if not found.ok and find_trtexec() is None:
             raise DeviceUnavailable(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.preprocess import Preprocessing
 from edgekd.errors import EdgekdError
-from edgekd.export.tensorrt import ENGINE_FILE, commands_for
+from edgekd.export.tensorrt import ENGINE_FILE, commands_for, is_read
 from edgekd.runtimes.onnxruntime import FOLD_WEIGHTS
 from edgekd.targets.schema import Target
 
@@ -148,7 +148,9 @@ def _running(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str
         "settings": _FOLD_WEIGHTS if bundle.tags.get("scheme") == "weight-only" else "",
     }
     known = {"onnxruntime": _ONNXRUNTIME, "openvino": _OPENVINO, "tensorrt": _TENSORRT}
-    if target.support("tensorrt") is not None:
+    if not is_read(bundle):
+        del known["tensorrt"]
+    elif target.support("tensorrt") is not None:
         lines = commands_for(target, bundle).items()
         values["commands"] = "\n\n".join(f"    # TensorRT {family}\n    {command}" for family, command in lines)
     runtimes = sorted((entry.runtime for entry in target.runtimes), key=lambda runtime: runtime != chosen)

@@ -55,6 +55,7 @@ class BuildConfig(StageConfig):
         version_compatible: The engine also runs in later releases of the same major version. Needs 8.6.
         hardware_compatible: The engine also runs on other GPUs from Ampere on, usually slower. Needs 8.6.
         probes: Images that parity is judged on.
+        duration_s: Seconds to time each engine, which decides among several.
         atol: Parity: tolerance relative to the spread of the outputs; None takes one for the precision.
         rtol: Parity: added tolerance relative to each output; None takes one for the precision.
     """
@@ -73,6 +74,7 @@ class BuildConfig(StageConfig):
     version_compatible: bool = False
     hardware_compatible: bool = False
     probes: int = Field(default=4, ge=1, le=64)
+    duration_s: float = Field(default=2.0, ge=0)
     atol: float | None = Field(default=None, ge=0)
     rtol: float | None = Field(default=None, ge=0)
 
@@ -85,6 +87,24 @@ class BuildConfig(StageConfig):
         return self
 
 
+def is_read(model: ModelBundle) -> bool:
+    """Whether TensorRT reads the form of quantization of a graph."""
+    return model.tags.get("scheme", "") in SCHEMES
+
+
+def require_read(model: ModelBundle) -> None:
+    """Refuses a graph in a form of quantization that TensorRT does not read.
+
+    Raises:
+        UserError: The form, and the one to use.
+    """
+    if not is_read(model):
+        raise UserError(
+            f"TensorRT does not take the quantization scheme {model.tags['scheme']!r}.",
+            hint="quantize with scheme tensorrt-s8",
+        )
+
+
 def settings_for(model: ModelBundle, config: BuildConfig, target: Target | None) -> BuildSettings:
     """The engine that a graph becomes.
 
@@ -94,13 +114,8 @@ def settings_for(model: ModelBundle, config: BuildConfig, target: Target | None)
         target: Its memory limits the workspace; None leaves TensorRT's own limit.
 
     Raises:
-        UserError: A quantization scheme that TensorRT does not read, or batches that the graph does not take.
+        UserError: Batches that the graph does not take.
     """
-    scheme = model.tags.get("scheme", "")
-    if scheme not in SCHEMES:
-        raise UserError(
-            f"TensorRT does not take the quantization scheme {scheme!r}.", hint="quantize with scheme tensorrt-s8"
-        )
     workspace_mib = config.workspace_mib
     if workspace_mib is None and target is not None:
         workspace_mib = max(1, target.memory_mib // WORKSPACE_SHARE)

@@ -88,6 +88,7 @@ class BuildTask:
             builder=self.config.builder,
             builds=self.config.builds,
             limit_s=self.config.time_limit_s,
+            run_s=self.config.duration_s,
             timing_cache=None if self.cache is None else self.cache.path,
             timing_cache_from=None if self.cache is None else self.cache.origin,
         )

@@ -13,7 +13,7 @@ from edgekd.core.blobs import FolderBlobs
 from edgekd.runtimes.engines.settings import BuildSettings, InputShapes
 from edgekd.runtimes.engines.supervise import BuildError, Order, Supervisor
 from edgekd.testing.toy_graphs import toy_onnx_bundle
-from tests.runtimes.engines.conftest import WORKER, FakeBoard
+from tests.runtimes.engines.boards import WORKER, FakeBoard
 from tests.runtimes.engines.fake_tensorrt import CACHE
 
 SHAPE = (1, 3, 8, 8)
