@@ -239,7 +239,10 @@ def _on_board(task: BuildTask, access: BoardAccess, folder: Path, reporter: Repo
         found = built_on_board(board, task.order(folder), folder, reporter=reporter)
     except BoardRefused as err:
         raise build_error(err.code, str(err), task) from err
-    return made_engine(task, found.result, found.file)
+    try:
+        return made_engine(task, found.result, found.file)
+    finally:
+        found.forget()
 
 
 def _added(planned: PlannedBuild, made: MadeEngine, folder: Path) -> AddedEngine:

@@ -19,9 +19,11 @@ from pydantic import JsonValue
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.runtimes.engines.tensorrt_run import EngineError, deserialized
 from edgekd.runtimes.fingerprint import (
     FINGERPRINT_FILE,
     Device,
+    Fingerprint,
     FingerprintError,
     read_fingerprint,
     require_own_engine,
@@ -146,16 +148,11 @@ class TensorRt(Runtime):
 
     def _opened(self, path: Path, sidecar: Path, batch: int | None) -> TensorRtSession:
         """A session on an engine that passed `require_engine_for`."""
-        import tensorrt
-
-        require_engine_for(device(), sidecar, path)
-        runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise UserError(
-                f"TensorRT {tensorrt.__version__} cannot read the engine {path}.",
-                hint="engines fit one version and one GPU: build it again on this device",
-            )
+        fingerprint = require_engine_for(device(), sidecar, path)
+        try:
+            tensorrt, engine = deserialized(path.read_bytes(), host_code=fingerprint.version_compatible)
+        except EngineError as err:
+            raise UserError(f"The engine {path.name} does not load: {err}.", hint=AGAIN) from err
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT]
         shapes = {name: _shape(engine.get_tensor_shape(name), batch) for name in inputs}
@@ -189,8 +186,8 @@ def device() -> Device:
     )
 
 
-def require_engine_for(here: Device, sidecar: Path, engine: Path) -> None:
-    """Refuses an engine that was not built by edgekd, was altered, or is for another device.
+def require_engine_for(here: Device, sidecar: Path, engine: Path) -> Fingerprint:
+    """The fingerprint of an engine that edgekd built, that is unaltered, and that fits the device.
 
     Raises:
         UserError: No fingerprint, one that cannot be read, or bytes that it was not written for.
@@ -204,6 +201,7 @@ def require_engine_for(here: Device, sidecar: Path, engine: Path) -> None:
     reasons = found.fits(here)
     if reasons:
         raise DeviceUnavailable(f"The engine does not fit this device: {'; '.join(reasons)}.", hint=AGAIN)
+    return found
 
 
 def _shape(shape: Any, batch: int | None) -> tuple[int | str, ...]:

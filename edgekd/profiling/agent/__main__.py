@@ -1,8 +1,8 @@
 """The agent's command line: what the other machine calls over ssh, and what the agent calls itself.
 
-`hello`, `receive`, `fetch`, `submit`, `watch`, `result`, `release` and `cancel` are called from outside, `work`,
-`bench` and `engine` by the agent. Arguments are digests and job ids, everything longer comes through standard input, so
-that no shell on the way has anything to interpret. Standard library of Python 3.10 only.
+`hello`, `receive`, `fetch`, `forget`, `submit`, `watch`, `result`, `release` and `cancel` are called from outside,
+`work`, `bench` and `engine` by the agent. Arguments are digests and job ids, everything longer comes through standard
+input, so that no shell on the way has anything to interpret. Standard library of Python 3.10 only.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def _run(folder: Folder, verb: str, rest: list[str]) -> None:
         engine_work(rest)
     elif verb == "fetch":
         folder.send(rest[0], say)
+    elif verb == "forget":
+        folder.forget(rest)
+        say({"forgotten": rest})
     elif verb == "bench":
         from edgekd.profiling.agent.bench import bench
 

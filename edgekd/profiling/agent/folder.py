@@ -110,6 +110,11 @@ class Folder:
         except OSError as err:
             raise AgentError(BAD_REQUEST, f"the file {digest[:12]} was removed from the board") from err
 
+    def forget(self, digests: Iterable[str]) -> None:
+        """Removes files that nobody will ask for again; those that are not there are forgotten already."""
+        for digest in digests:
+            self.file(digest).unlink(missing_ok=True)
+
     def tidy(self, now_s: float | None = None) -> None:
         """Removes what was not used for `KEPT_S`, agents of other versions of that age among it.
 

@@ -22,8 +22,14 @@ from edgekd.runtimes.engines.cuda import Cuda
 from edgekd.runtimes.engines.device import device_here
 from edgekd.runtimes.engines.settings import BuildSettings, InputShapes, SettingsError, version_from_text
 from edgekd.runtimes.engines.tensorrt_api import ApiError, build
-from edgekd.runtimes.engines.tensorrt_run import DeviceEngine, EngineError
-from edgekd.runtimes.fingerprint import Device, FingerprintError, fingerprint_from_plain, require_own_engine
+from edgekd.runtimes.engines.tensorrt_run import DeviceEngine, EngineError, deserialized
+from edgekd.runtimes.fingerprint import (
+    Device,
+    Fingerprint,
+    FingerprintError,
+    fingerprint_from_plain,
+    require_own_engine,
+)
 
 BUILD_AGAIN = "profile the ONNX bundle: its engine is then built on the board"
 Feeds = Mapping[str, tuple[Sequence[int], "array[float]"]]
@@ -56,19 +62,17 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
     cuda = Cuda()
     here = device_here(trt.__version__, cuda=cuda)
     name = f"tensorrt-{here.tensorrt}/sm_{here.compute_capability.replace('.', '')}/{here.gpu}"
+    host_code = False
     if spec["kind"] == "engine":
-        require_engine_for(here, spec.get("fingerprint"), path)
+        host_code = require_engine_for(here, spec.get("fingerprint"), path).version_compatible
         content = path.read_bytes()
     else:
         content = _built(trt, spec, path, cache, name)
     began = time.perf_counter()
-    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(content)
-    if engine is None:
-        raise AgentError(
-            NOT_LOADED,
-            f"TensorRT {trt.__version__} on the board cannot read the engine: damaged, or of another version",
-            BUILD_AGAIN,
-        )
+    try:
+        _, engine = deserialized(content, host_code=host_code)
+    except EngineError as err:
+        raise AgentError(NOT_LOADED, f"on the board {err}", BUILD_AGAIN) from err
     facts = {
         "runtime": "tensorrt",
         "version": trt.__version__,
@@ -83,8 +87,8 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
     return TensorRtEngine(trt, engine, feeds, cuda, facts)
 
 
-def require_engine_for(here: Device, fingerprint: object, path: Path) -> None:
-    """Refuses an engine that was not built by edgekd, was altered, or is for another device.
+def require_engine_for(here: Device, fingerprint: object, path: Path) -> Fingerprint:
+    """The fingerprint of an engine that edgekd built, that is unaltered, and that fits the board.
 
     Raises:
         AgentError: The reason; the file was not given to TensorRT.
@@ -103,6 +107,7 @@ def require_engine_for(here: Device, fingerprint: object, path: Path) -> None:
     reasons = found.fits(here)
     if reasons:
         raise AgentError(NOT_LOADED, f"the engine does not fit the board: {'; '.join(reasons)}", BUILD_AGAIN)
+    return found
 
 
 def _built(trt: Any, spec: dict[str, Any], path: Path, cache: Path, here: str) -> bytes:

@@ -5,6 +5,7 @@ Which engine is kept is decided at home (`edgekd/export/tensorrt_choice.py`), wh
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from typing import Any
 
 from edgekd.core.digest import Digest, digest, file_digest
 from edgekd.core.events import Reporter
+from edgekd.errors import DeviceUnavailable
+from edgekd.profiling.agent.builds import KEPT_FILES
 from edgekd.profiling.remote.archive import agent_archive
 from edgekd.profiling.remote.board import Board, refusal
 from edgekd.profiling.remote.link import PATIENCE_S, Link
 from edgekd.runtimes.engines.supervise import CANCELLED, FAILED, NO_DEVICE, TIME_LIMIT, Order
 
 QUEUE_S = 14_400.0
-RUNNING_S = 600.0
-"""Beyond the builds: looking what is there, and running the engines."""
 
 
 class BoardRefused(Exception):
@@ -61,6 +62,12 @@ class BoardBuild:
         path = self.folder / f"{key}.fetched"
         self.board.fetch(Digest(str(build[key])), path, self.reporter)
         return path
+
+    def forget(self) -> None:
+        """Removes from the board what was built there; an engine is large, and a board's disk is small."""
+        made = [str(build[key]) for build in self.result["builds"] for key in KEPT_FILES if build.get(key) is not None]
+        with contextlib.suppress(DeviceUnavailable):  # the agent removes it in a week
+            self.board.ask("forget", *dict.fromkeys(made))
 
 
 def built_on_board(
@@ -127,7 +134,6 @@ def _job(order: Order, files: Mapping[Digest, Path]) -> tuple[str, dict[str, Any
         "files": sorted(files),
         "build": build,
         "lock_clocks": False,
-        "limit_s": 4 * order.builds * order.limit_s + RUNNING_S,
         "queue_s": QUEUE_S,
     }
     return digest("board-job", agent_archive().digest, spec)[:32], spec

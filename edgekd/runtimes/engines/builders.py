@@ -90,6 +90,8 @@ class RunOrder(Protocol):
     """As much of an order as a run needs."""
 
     @property
+    def settings(self) -> BuildSettings: ...
+    @property
     def shapes(self) -> Mapping[str, Sequence[int]]: ...
     @property
     def probes(self) -> Sequence[Mapping[str, Path]]: ...
@@ -177,6 +179,7 @@ class PythonBuilder:
             "shapes": {name: list(shape) for name, shape in order.shapes.items()},
             "probes": [{name: str(path) for name, path in probe.items()} for probe in order.probes],
             "seconds": order.run_s,
+            "host_code": order.settings.version_compatible,
         }
         answer, ended = self._asked("run", place, spec, limit_s)
         return answer if answer is not None else {"error": _end_of(ended, limit_s)}
@@ -230,13 +233,15 @@ class TrtexecBuilder:
 
     def run(self, place: Path, order: RunOrder, limit_s: float) -> dict[str, Any]:
         found: dict[str, Any] = {"outputs": []}
+        free = {entry.name for entry in order.settings.inputs}
         for number, probe in enumerate(order.probes):
             outputs = place / f"outputs-{number}.json"
             words = run_arguments(
                 str(place / ENGINE),
                 self.version,
                 inputs={name: str(path) for name, path in probe.items()},
-                shapes=order.shapes,
+                shapes={name: shape for name, shape in order.shapes.items() if name in free},
+                host_code=order.settings.version_compatible,
                 outputs=str(outputs),
                 seconds=max(1, round(order.run_s)) if number == 0 else 0,
             )

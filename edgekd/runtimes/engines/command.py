@@ -89,6 +89,7 @@ def run_arguments(
     shapes: Mapping[str, Sequence[int]],
     outputs: str,
     seconds: int,
+    host_code: bool = False,
 ) -> list[str]:
     """The options that run an engine on given inputs, time it, and write what it computed.
 
@@ -99,6 +100,7 @@ def run_arguments(
         shapes: Of the inputs with free axes.
         outputs: JSON to write the outputs of the last inference to.
         seconds: To time; 0 runs it once.
+        host_code: Whether the engine may bring a runtime of its own along, as a version-compatible one does.
     """
     words = [f"--loadEngine={engine}"]
     if shapes:
@@ -108,7 +110,7 @@ def run_arguments(
     timed = ["--warmUp=500", f"--duration={seconds}"] if seconds else ["--warmUp=0", "--duration=0", "--iterations=1"]
     # 11 took copies to the host out by default, and without them there may be nothing to export.
     copies = ["--includeDataTransfers"] if version[0] >= 11 else []
-    return [*words, *timed, *copies]
+    return [*words, *timed, *copies, *(["--versionCompatible"] if host_code else [])]
 
 
 def shown(program: str | Path, arguments: Sequence[str]) -> str:

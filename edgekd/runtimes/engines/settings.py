@@ -20,6 +20,7 @@ NEWEST_MAJOR = 11
 _FULL = (8, 6, 0)
 """Optimisation levels, and engines that also fit other versions and other GPUs."""
 _STRONG = (10, 0, 0)
+_LAST_WITH_DLA, _DLA_AGAIN = (10, 7), (11, 4, 1)
 _ALWAYS_STRONG = (11, 0, 0)
 PERMISSIONS: Mapping[str, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 """Builder flags by precision, for networks that are not strongly typed."""
@@ -120,8 +121,23 @@ def check(settings: BuildSettings, version: Version) -> None:
         raise SettingsError(
             f"TensorRT {shown} runs float32 layers in float32: half precision must be in the graph (--precision fp16)"
         )
-    if settings.hardware_compatible and settings.dla_core is not None:
+    if settings.dla_core is not None:
+        _check_accelerator(settings, version)
+
+
+def _check_accelerator(settings: BuildSettings, version: Version) -> None:
+    """Refuses what a deep learning accelerator does not do, after NVIDIA's page "Working with DLA" (11.3 and 11.4)."""
+    if version[:2] > _LAST_WITH_DLA and version < _DLA_AGAIN:
+        shown = ".".join(map(str, version))
+        raise SettingsError(
+            f"TensorRT {shown} has no deep learning accelerators: 10.7 was the last, 11.4.1 has them again"
+        )
+    if settings.hardware_compatible:
         raise SettingsError("an engine for a deep learning accelerator cannot be compatible with other hardware")
+    if settings.precision == "fp32" and not settings.allow_fp16:
+        raise SettingsError("a deep learning accelerator computes in FP16 and INT8, and the graph is in FP32")
+    if any(not entry.min == entry.opt == entry.max for entry in settings.inputs):
+        raise SettingsError("a deep learning accelerator takes one shape: smallest, best and largest must be the same")
 
 
 def version_from_text(text: str) -> Version:

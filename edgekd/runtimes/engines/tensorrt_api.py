@@ -105,7 +105,7 @@ def build(
     if timing_cache is not None and cache is not None:
         _write(timing_cache, bytes(config.get_timing_cache().serialize()))
     if layers is not None:
-        _write_layers(trt, log, plan, layers, made)
+        _write_layers(trt, log, plan, settings, layers, made)
     return made
 
 
@@ -178,9 +178,12 @@ def _use_cache_(config: Any, path: Path, made: ApiBuild) -> Any:
     return None
 
 
-def _write_layers(trt: Any, log: Any, plan: Any, path: Path, made: ApiBuild) -> None:
+def _write_layers(trt: Any, log: Any, plan: Any, settings: BuildSettings, path: Path, made: ApiBuild) -> None:
     """Writes what the engine is made of; an engine that tells nothing is no failure of the build."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(log)
+    if settings.version_compatible:
+        runtime.engine_host_code_allowed = True  # it brings a runtime of its own along, and it was built here
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ApiError(f"TensorRT cannot read the engine that it just built: {log.first_error()}", memory=log.memory())
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

@@ -147,8 +147,12 @@ class DeviceEngine:
         self._context.set_tensor_address(name, self._device[name])
 
 
-def deserialized(content: bytes) -> tuple[Any, Any]:
-    """The module `tensorrt` and an engine of its own making.
+def deserialized(content: bytes, *, host_code: bool) -> tuple[Any, Any]:
+    """The module `tensorrt` and the engine.
+
+    Args:
+        content: Of an engine whose fingerprint was checked, or that was built here.
+        host_code: Whether the engine may bring a runtime of its own along, as a version-compatible one does.
 
     Raises:
         EngineError: It cannot read the engine.
@@ -156,9 +160,12 @@ def deserialized(content: bytes) -> tuple[Any, Any]:
     """
     import tensorrt as trt
 
-    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(content)
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    if host_code:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
-        raise EngineError(f"TensorRT {trt.__version__} cannot read the engine")
+        raise EngineError(f"TensorRT {trt.__version__} cannot read the engine: damaged, or of another version")
     return trt, engine
 
 

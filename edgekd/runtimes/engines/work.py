@@ -90,7 +90,7 @@ def _run(spec: dict[str, Any]) -> dict[str, Any]:
     probes = [{name: _values(path) for name, path in probe.items()} for probe in spec["probes"]]
     feeds = {name: (spec["shapes"][name], values) for name, values in probes[0].items()}
     try:
-        trt, engine = deserialized(Path(spec["engine"]).read_bytes())
+        trt, engine = deserialized(Path(spec["engine"]).read_bytes(), host_code=spec["host_code"])
         loaded = DeviceEngine(trt, engine, Cuda(), feeds)
         outputs = []
         for probe in probes:

@@ -101,6 +101,13 @@ def test_a_file_goes_home_in_pieces_whose_bytes_are_its_own(folder: Folder) -> N
     assert said[-1] == {"sent": len(content)}
 
 
+def test_what_was_fetched_is_forgotten_and_forgetting_twice_is_no_mistake(folder: Folder) -> None:
+    digest, other = pushed(folder, b"plan"), pushed(folder, b"graph")
+    folder.forget([digest])
+    folder.forget([digest])
+    assert folder.missing([digest, other]) == [digest]
+
+
 def test_a_file_that_was_removed_is_no_empty_file(folder: Folder) -> None:
     with pytest.raises(AgentError, match="was removed from the board"):
         folder.send("0" * 64, lambda answer: None)

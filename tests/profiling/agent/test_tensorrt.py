@@ -327,7 +327,9 @@ def test_a_damaged_engine_and_a_graph_that_does_not_parse_are_told_apart(
 ) -> None:
     model.write_bytes(b"damaged")
     own = {**FINGERPRINT, "engine_sha256": hashlib.sha256(b"damaged").hexdigest()}
-    with pytest.raises(AgentError, match="cannot read the engine: damaged, or of another version"):
+    with pytest.raises(
+        AgentError, match=r"on the board TensorRT 10\.3\.0 cannot read the engine: damaged, or of another version"
+    ):
         open_engine(spec(kind="engine", fingerprint=own), model, tmp_path)
     bindings.parses = False
     with pytest.raises(AgentError, match="cannot take node 3: no such operator"):

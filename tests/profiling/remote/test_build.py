@@ -58,6 +58,7 @@ def test_an_engine_is_built_on_the_board_and_comes_home_with_its_fingerprint(
     assert verified_package(package).deployment is not None
     assert len(jetson.calls) == 1
     assert list(board.cache.glob("jobs/*")) == []
+    assert found["fingerprint"]["engine_sha256"] not in [path.name for path in board.cache.glob("files/*")]
 
 
 @pytest.mark.slow

@@ -201,7 +201,8 @@ def _classes(version: str, names: set[str], control: Control, enums: dict[str, A
                 self.logger.log(severity.ERROR, "Error Code 10: Internal Error (Could not find any implementation for "
                                                 "node conv.)")  # fmt: skip
                 return None
-            header = json.dumps({"error": turn.get("error", 0.0), "ms": turn.get("ms", 0.0)}).encode()
+            facts = {"error": turn.get("error", 0.0), "ms": turn.get("ms", 0.0)}
+            header = json.dumps({**facts, "host_code": "VERSION_COMPATIBLE" in state["flags"]}).encode()
             return Memory(MAGIC + header + b"\n" + network.content)
 
     class OnnxParser:
@@ -220,9 +221,15 @@ def _classes(version: str, names: set[str], control: Control, enums: dict[str, A
     class Runtime:
         def __init__(self, logger: Any) -> None:
             assert logger.initialised
+            self.engine_host_code_allowed = False
 
         def deserialize_cuda_engine(self, content: bytes) -> Any:
-            return engine_from(bytes(content), names, enums) if bytes(content).startswith(MAGIC) else None
+            if not bytes(content).startswith(MAGIC):
+                return None
+            header = json.loads(bytes(content)[len(MAGIC) :].partition(b"\n")[0])
+            if header["host_code"] and not self.engine_host_code_allowed:
+                return None
+            return engine_from(bytes(content), names, enums)
 
     return {"ILogger": ILogger, "Logger": Logger, "Builder": Builder, "OnnxParser": OnnxParser, "Runtime": Runtime,
             "IProfiler": Base, "IProgressMonitor": Base}  # fmt: skip

@@ -22,9 +22,8 @@ KNOWN: dict[str, list[str]] = json.loads(OPTIONS.read_text())
 FILES = BuildFiles("model.onnx", "model.engine", timing_cache="timing.cache", layers="layers.json")
 ONE = (1, 3, 8, 8)
 PLAIN = BuildSettings(inputs=(InputShapes("images", ONE, ONE, (4, 3, 8, 8)),), precision="int8")
-EVERYTHING = replace(
-    PLAIN, workspace_mib=512, optimization_level=4, tf32=False, sparsity=True, dla_core=1, version_compatible=True
-)
+EVERYTHING = replace(PLAIN, workspace_mib=512, optimization_level=4, tf32=False, sparsity=True, version_compatible=True)
+ACCELERATOR = replace(PLAIN, inputs=(InputShapes("images", ONE, ONE, ONE),), dla_core=0)
 
 
 def version(text: str) -> Version:
@@ -73,7 +72,7 @@ def test_the_types_of_the_graph_are_binding_where_they_can_be_and_allowed_where_
 
 
 def test_a_whole_command_holds_shapes_limits_and_files() -> None:
-    words = build_arguments(replace(EVERYTHING, dla_core=None, hardware_compatible=True), (10, 3, 0), FILES)
+    words = build_arguments(replace(EVERYTHING, hardware_compatible=True), (10, 3, 0), FILES)
     assert shown("trtexec", words) == (
         "trtexec --onnx=model.onnx --saveEngine=model.engine --minShapes=images:1x3x8x8 --optShapes=images:1x3x8x8 "
         "--maxShapes=images:4x3x8x8 --stronglyTyped --noTF32 --memPoolSize=workspace:512 --builderOptimizationLevel=4 "
@@ -83,8 +82,26 @@ def test_a_whole_command_holds_shapes_limits_and_files() -> None:
 
 
 def test_an_accelerator_is_given_with_the_gpu_behind_it_and_8_5_ends_in_its_own_way() -> None:
-    words = build_arguments(replace(PLAIN, dla_core=0), (8, 5, 2), BuildFiles("m", "e"))
+    words = build_arguments(ACCELERATOR, (8, 5, 2), BuildFiles("m", "e"))
     assert words[-3:] == ["--useDLACore=0", "--allowGPUFallback", "--buildOnly"]
+    assert unknown(words, "8.5.3") == []
+    assert unknown(build_arguments(ACCELERATOR, (10, 7, 0), FILES), "10.7.0") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "release", "message"),
+    [
+        ({}, (10, 8, 0), "TensorRT 10.8.0 has no deep learning accelerators: 10.7 was the last, 11.4.1 has them again"),
+        ({}, (11, 4, 0), "TensorRT 11.4.0 has no deep learning accelerators"),
+        ({"hardware_compatible": True}, (10, 3, 0), "cannot be compatible with other hardware"),
+        ({"precision": "fp32"}, (10, 3, 0), "computes in FP16 and INT8, and the graph is in FP32"),
+        ({"inputs": PLAIN.inputs}, (10, 3, 0), "takes one shape"),
+    ],
+)
+def test_what_an_accelerator_does_not_do_is_refused(changes: dict[str, object], release: Version, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build_arguments(replace(ACCELERATOR, **changes), release, FILES)  # type: ignore[arg-type]
+    assert "--useDLACore=0" in build_arguments(ACCELERATOR, (11, 4, 1), FILES)
 
 
 def test_a_graph_of_one_shape_is_given_none() -> None:
@@ -104,6 +121,11 @@ def test_a_run_writes_its_outputs_and_in_11_copies_them_back() -> None:
     assert newer == [*older, "--includeDataTransfers"]
 
 
+def test_an_engine_with_a_runtime_of_its_own_is_only_run_when_that_is_allowed() -> None:
+    words = run_arguments("e", (10, 3, 0), inputs={"images": "x"}, shapes={}, outputs="o", seconds=1, host_code=True)
+    assert words[-1] == "--versionCompatible"
+
+
 def test_names_that_a_shell_would_read_are_quoted() -> None:
     assert shown("trtexec", ["--minShapes=input (1):1x3"]) == "trtexec '--minShapes=input (1):1x3'"
 
@@ -117,7 +139,6 @@ def test_names_that_a_shell_would_read_are_quoted() -> None:
         ({"version_compatible": True}, (8, 5, 2), "cannot give a version-compatible engine"),
         ({"hardware_compatible": True}, (8, 5, 2), "cannot give a hardware-compatible engine"),
         ({"allow_fp16": True}, (11, 0, 0), "half precision must be in the graph"),
-        ({"hardware_compatible": True, "dla_core": 0}, (10, 3, 0), "cannot be compatible with other hardware"),
     ],
 )
 def test_what_a_release_cannot_do_is_refused_and_not_left_out(

@@ -18,7 +18,6 @@ FILES = (
     "runtimes/engines/tensorrt_api.py",
     "runtimes/engines/tensorrt_run.py",
     "runtimes/tensorrt.py",
-    "profiling/agent/tensorrt.py",
 )
 CLASS_OF = {
     "trt": "", "tensorrt": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",

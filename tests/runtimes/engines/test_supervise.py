@@ -92,6 +92,7 @@ def test_several_builds_come_back_with_their_times_and_only_the_first_is_told_ti
     assert not (tmp_path / "work" / "build-1").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_timing_cache_and_one_of_another_device_are_ignored_and_said(
     fake_trtexec: FakeBoard, order: Order, tmp_path: Path
 ) -> None:

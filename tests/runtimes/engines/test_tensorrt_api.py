@@ -19,7 +19,7 @@ from tests.runtimes.engines.fake_tensorrt import CACHE, make_module
 VERSIONS: list[str] = json.loads(NAMES.read_text())["versions"]
 ONE = (1, 3, 8, 8)
 INT8 = BuildSettings(inputs=(InputShapes("images", ONE, ONE, (4, 3, 8, 8)),), precision="int8", workspace_mib=64)
-FULL = replace(INT8, optimization_level=4, tf32=False, sparsity=True, version_compatible=True, dla_core=1)
+FULL = replace(INT8, optimization_level=4, tf32=False, sparsity=True, version_compatible=True)
 
 Build = Callable[..., tuple[ApiBuild, dict[str, Any]]]
 
@@ -61,10 +61,9 @@ def test_each_version_builds_with_all_settings_from_names_that_it_has(
         *([] if strong else ["INT8", "FP16"]),
         "SPARSE_WEIGHTS",
         "VERSION_COMPATIBLE",
-        "GPU_FALLBACK",
     ]
     assert (call["cleared"], call["pools"], call["level"]) == (["TF32"], {"WORKSPACE": 64 << 20}, 4)
-    assert (call["dla"], call["device"], call["verbosity"]) == (1, "DLA", "DETAILED")
+    assert call["verbosity"] == "DETAILED"
     assert ("STRONGLY_TYPED" in made.flags) is strong
     assert (tmp_path / "timing.cache").read_bytes() == CACHE
     assert "CaskConvolution" in (tmp_path / "layers.json").read_text()
@@ -85,6 +84,12 @@ def test_an_engine_for_other_gpus_is_asked_for_by_its_level(built: Build) -> Non
     made, call = built("10.3.0", replace(INT8, hardware_compatible=True))
     assert call["hardware"] == "AMPERE_PLUS"
     assert "AMPERE_PLUS" in made.flags
+
+
+def test_an_accelerator_takes_what_it_can_and_the_gpu_the_rest(built: Build) -> None:
+    one = replace(INT8, inputs=(InputShapes("images", ONE, ONE, ONE),), dla_core=1)
+    _, call = built("10.3.0", one)
+    assert (call["dla"], call["device"], call["flags"]) == (1, "DLA", ["GPU_FALLBACK"])
 
 
 def test_a_graph_of_one_shape_gets_no_profile(built: Build) -> None:
