@@ -56,7 +56,8 @@ An engine runs only with the TensorRT version and the GPU it was built with.
 
 _ENGINE = """\
 {engine} is a TensorRT engine. It runs only on: {bound_to}
-Its precision, its input and its output are in bundle.json.
+Its precision, its input and its output are in bundle.json; model.engine.json is its fingerprint. An engine is native
+code: load it only while sha256sum prints the engine_sha256 that stands there.
 """
 
 _TORCH = """\

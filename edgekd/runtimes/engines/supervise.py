@@ -144,6 +144,12 @@ class Supervisor:
             return {"library": None, "device": None, "memory_mib": None, "missing": [f"looking {ended.death}: {said}"]}
         return found
 
+    def _note(self, text: str) -> None:
+        """Keeps a note for the result, and tells it now: what it explains may take minutes."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.tell(text, 0, 0)
+
     def _no_device(self, reasons: Sequence[str]) -> BuildError:
         return BuildError(NO_DEVICE, "; ".join(reasons))
 
@@ -157,13 +163,11 @@ class Supervisor:
         foreign = origin is not None and any(origin.get(key) != value for key, value in here.items())
         if foreign:
             there = f"{origin.get('gpu')} with TensorRT {origin.get('tensorrt')}" if origin else ""
-            self.notes.append(f"the timing cache is of another device ({there}): it is ignored")
+            self._note(f"the timing cache is of another device ({there}): it is ignored")
             return None
         # The program takes caches of other GPUs without a word; the Python API looks and refuses.
         if origin is None and builder == "trtexec":
-            self.notes.append(
-                "nothing says which device the timing cache is of, and trtexec does not ask: it is ignored"
-            )
+            self._note("nothing says which device the timing cache is of, and trtexec does not ask: it is ignored")
             return None
         return order.timing_cache
 
@@ -179,7 +183,8 @@ class Supervisor:
             shutil.rmtree(place, ignore_errors=True)
             code = TIME_LIMIT if err.timed_out else FAILED
             return {"engine": None, "code": code, "failure": str(err)}
-        self.notes += [note for note in made.notes if note not in self.notes]
+        for note in made.notes:
+            self._note(note)
         self.tell(f"run {which}", 0, 0)
         ran = builder.run(place, self.order, RUN_LIMIT_S)
         times = ran.get("times_ms") or []
@@ -212,10 +217,10 @@ class Supervisor:
                 smaller = _smaller(settings.workspace_mib, memory_mib)
                 last = attempt == MOST_ATTEMPTS - 1 or err.timed_out or err.stopped
                 if err.cache and cache is not None and not last:
-                    self.notes.append("the timing cache is damaged: it is ignored")
+                    self._note("the timing cache is damaged: it is ignored")
                     cache = None
                 elif err.memory and smaller is not None and not last:
-                    self.notes.append(f"memory was short ({err}): tried again with {smaller} MiB of scratch memory")
+                    self._note(f"memory was short ({err}): tried again with {smaller} MiB of scratch memory")
                     settings = settings.with_workspace(smaller)
                 else:
                     raise
