@@ -199,7 +199,7 @@ def _checked_entries(path: Path, archive: zipfile.ZipFile, stream: BinaryIO, cou
 def _unreadable(entry: zipfile.ZipInfo) -> str | None:
     """Why an entry is not read, as a clause; None when it is."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
-    if entry.is_dir() or kind not in (0, stat.S_IFREG):
+    if not entry.filename or entry.filename.endswith("/") or kind not in (0, stat.S_IFREG):
         return "is a link, a folder or a device, and a package holds only files"
     if entry.flag_bits & 0x1:
         return "is encrypted"

@@ -28,7 +28,7 @@ from edgekd.errors import UserError
 from edgekd.export.archive import is_packed, open_package
 from edgekd.export.manifest import MANIFEST_FILE
 from edgekd.export.package import TARGET_FILE, Package
-from edgekd.pipeline.sources import bundle_from_onnx
+from edgekd.pipeline.sources import bundle_from_onnx, require_named_code
 from edgekd.pipeline.stages import STAGES
 from edgekd.targets.schema import Target
 
@@ -140,6 +140,7 @@ def _opened(path: Path, store: MemoryStore) -> tuple[ModelBundle, Origin, Target
     if not path.is_dir() and not is_packed(path):
         return bundle_from_onnx(path, store.blobs), Origin(), None
     with open_package(path) as package:
+        require_named_code(package.bundle, path)
         for digest in package.bundle.files.values():
             store.blobs.add(package.files.path(Digest(digest)))
         facts = package.manifest.facts
