@@ -158,11 +158,9 @@ class Supervisor:
         order = self.order
         if order.timing_cache is None:
             return None
-        here = {"gpu": device.gpu, "compute_capability": device.compute_capability, "tensorrt": device.tensorrt}
         origin = order.timing_cache_from
-        foreign = origin is not None and any(origin.get(key) != value for key, value in here.items())
-        if foreign:
-            there = f"{origin.get('gpu')} with TensorRT {origin.get('tensorrt')}" if origin else ""
+        if origin is not None and _identity(origin) != _identity(vars(device)):
+            there = f"{origin.get('gpu')} with TensorRT {origin.get('tensorrt')}"
             self._note(f"the timing cache is of another device ({there}): it is ignored")
             return None
         # The program takes caches of other GPUs without a word; the Python API looks and refuses.
@@ -234,6 +232,12 @@ class Supervisor:
             found[key] = f"{place.name}/{name}" if there else None
             found[f"{key}_sha256"] = sha256_of(place / name) if there else None
         return found
+
+
+def _identity(facts: Mapping[str, Any]) -> tuple[str, str, list[str]]:
+    """What timings depend on. Of a version the first three numbers: the program tells no more, the bindings do."""
+    version = str(facts.get("tensorrt")).split(".")[:3]
+    return str(facts.get("gpu")), str(facts.get("compute_capability")), version
 
 
 def _smaller(workspace_mib: int | None, memory_mib: int | None) -> int | None:

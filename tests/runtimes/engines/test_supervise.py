@@ -98,7 +98,7 @@ def test_a_damaged_timing_cache_and_one_of_another_device_are_ignored_and_said(
 ) -> None:
     cache = tmp_path / "given.cache"
     cache.write_text("damaged")
-    here = {"gpu": "Orin", "compute_capability": "8.7", "tensorrt": "10.3.0"}
+    here = {"gpu": "Orin", "compute_capability": "8.7", "tensorrt": "10.3.0.26"}  # as the Python bindings say it
     quick = replace(order, probes=(), timing_cache=cache)
     notes = []
     for origin in (here, {**here, "gpu": "Thor"}, None):
