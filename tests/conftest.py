@@ -7,6 +7,10 @@ import sys
 import pytest
 
 from edgekd.targets.calibration import FOLDER_VARIABLE
+from tests.runtimes.engines.boards import cuda_libraries, fake_board, fake_trtexec, gpu
+
+__all__ = ["cuda_libraries", "fake_board", "fake_trtexec", "gpu"]
+"""Fixtures of several rooms: a TensorRT that is not there."""
 
 
 @pytest.fixture(autouse=True, scope="session")

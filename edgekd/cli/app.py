@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "quantize": ("edgekd.cli.quantize:quantize", "Make the INT8 graph of a network."),
     "export": ("edgekd.cli.export:export", "Write a network as an ONNX graph."),
     "package": ("edgekd.cli.package:package", "Put a bundle into one file, or verify one."),
+    "build": ("edgekd.cli.build:build", "Build the TensorRT engines of a bundle on its device."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
     "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles, here or on boards."),
     "benchmark": ("edgekd.cli.benchmark:benchmark", "Compare runtimes and precisions of one model in one table."),

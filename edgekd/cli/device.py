@@ -200,7 +200,7 @@ def _candidates(bench: Any) -> list[Candidate]:
     Raises:
         UserError: A bundle of another kind.
     """
-    from edgekd.profiling.remote.request import FILES, Candidate
+    from edgekd.profiling.remote.request import FILES, candidate_from_bundle
     from edgekd.runtimes.session import described
 
     for name, bundle in bench.bundles.items():
@@ -209,10 +209,7 @@ def _candidates(bench: Any) -> list[Candidate]:
                 f"{name} is {described(bundle)}, and boards run ONNX graphs and TensorRT engines.",
                 hint="export it first",
             )
-    return [
-        Candidate(name=name, bundle=bundle, path=bench.store.blobs.path(bundle.file(FILES[bundle.format])))
-        for name, bundle in bench.bundles.items()
-    ]
+    return [candidate_from_bundle(name, bundle, bench.store.blobs) for name, bundle in bench.bundles.items()]
 
 
 def _print_lab(boards: Mapping[str, LabBoard], found: Mapping[str, Outcome], reporter: Reporter) -> None:

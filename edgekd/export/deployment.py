@@ -22,8 +22,8 @@ from edgekd.core.deployment import (
 from edgekd.core.digest import Digest
 from edgekd.core.report_io import schema_from_json
 from edgekd.errors import UserError
-from edgekd.export.engine import SCHEMES as TENSORRT_SCHEMES
 from edgekd.export.manifest import AGAIN, Manifest
+from edgekd.export.tensorrt import SCHEMES as TENSORRT_SCHEMES
 from edgekd.runtimes.onnx_file import size_mib
 from edgekd.targets.schema import Target
 

@@ -1,36 +1,21 @@
-"""The build stage: an ONNX graph becomes a TensorRT engine on the device, or the command that would build it there."""
+"""The build stage: an ONNX graph becomes a TensorRT engine on the device, with the fingerprint that it is loaded by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar
 
-from pydantic import Field
-
 from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.deployment import FINGERPRINT_FILE, TIMING_CACHE_FILE
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
-from edgekd.errors import DeviceUnavailable, UserError
-from edgekd.export.tensorrt import engine_from_onnx
-from edgekd.runtimes.onnx_file import MODEL_FILE, size_mib
+from edgekd.errors import DeviceUnavailable
+from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, require_read, settings_for
+from edgekd.export.tensorrt_build import BuildTask, MadeEngine, built_here, probe_images
+from edgekd.runtimes.engines.trtexec import find_trtexec
+from edgekd.runtimes.fingerprint import fingerprint_text
+from edgekd.runtimes.onnx_file import MODEL_FILE
 from edgekd.runtimes.session import RUNTIMES
-from edgekd.runtimes.tensorrt import device_fingerprint
 from edgekd.targets.schema import Target
-
-ENGINE_FILE = "model.engine"
-SCHEMES = ("", "tensorrt-s8")
-"""Graphs that TensorRT reads: unquantized ones, and Q/DQ with symmetric signed activations and float biases."""
-
-
-class BuildConfig(StageConfig):
-    """How the engine is built.
-
-    Attributes:
-        max_batch: Largest batch it will take; it is optimised for 1.
-        workspace_mib: Limit of TensorRT's scratch memory; None leaves its own.
-    """
-
-    max_batch: int = Field(default=1, ge=1)
-    workspace_mib: int | None = Field(default=None, ge=1)
 
 
 class BuildStage(Stage[BuildConfig]):
@@ -40,81 +25,49 @@ class BuildStage(Stage[BuildConfig]):
     """
 
     name: ClassVar[str] = "build"
+    version: ClassVar[int] = 2
     Config: ClassVar[type[StageConfig]] = BuildConfig
     ports: ClassVar[Mapping[str, Port]] = {"model": port(BundleKind.ONNX)}
     produces: ClassVar[BundleKind] = BundleKind.ENGINE
+    reads: ClassVar[frozenset[str]] = frozenset({"target"})
     cacheable: ClassVar[bool] = False
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
-        scheme = inputs.one("model").tags.get("scheme", "")
-        if scheme not in SCHEMES:
-            raise UserError(
-                f"TensorRT does not take the quantization scheme {scheme!r}.", hint="quantize with scheme tensorrt-s8"
-            )
+        model = inputs.one("model")
+        require_read(model)
+        settings_for(model, self.config, ctx.resource("target", Target))
         found = RUNTIMES.get("tensorrt").availability()
-        if not found.ok:
+        if not found.ok and find_trtexec() is None:
             raise DeviceUnavailable(
-                f"An engine can only be built on the device it is for: {found.reason}.",
+                f"An engine can only be built on the device it is for: {found.reason}, and there is no trtexec.",
                 hint=f"{found.install}; the package's README.txt has the trtexec command",
             )
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         model = inputs.one("model")
-        path = ctx.scratch / ENGINE_FILE
-        engine_from_onnx(
-            ctx.path(model, MODEL_FILE),
-            path,
-            images=model.inputs[0],
-            precision=str(model.tags["precision"]),
-            max_batch=self.config.max_batch,
-            workspace_mib=self.config.workspace_mib,
+        folder = ctx.scratch / "tensorrt"
+        folder.mkdir(exist_ok=True)
+        task = BuildTask(
+            model=model,
+            graph=ctx.path(model, MODEL_FILE),
+            config=self.config,
+            images=probe_images(model, self.config, ctx.seed),
+            target=ctx.resource("target", Target),
         )
-        fingerprint = device_fingerprint()
-        bundle = model.model_copy(
-            update={
-                "kind": BundleKind.ENGINE,
-                "files": {ENGINE_FILE: ctx.blobs.add(path)},
-                "bound_to": fingerprint,
-            }
-        )
+        made = built_here(task, folder, ctx.reporter)
+        metrics: dict[str, float] = {"size_mib": made.size_mib, "build_s": made.build_s}
         return StageResult(
-            bundle=bundle,
-            metrics={"size_mib": size_mib(path)},
-            decisions=(f"The engine runs only on {fingerprint}.",),
+            bundle=_bundle(model, made, ctx),
+            metrics=metrics,
+            decisions=(*made.decisions, f"The engine runs only on {made.fingerprint.summary}."),
         )
 
 
-def build_command(target: Target, model: ModelBundle, *, max_batch: int = 1) -> str:
-    """The `trtexec` line that builds the engine on the device, in the folder of `model.onnx`.
-
-    Args:
-        target: A device with TensorRT.
-        model: The ONNX bundle that is built.
-        max_batch: Largest batch of the engine; it is optimised for 1.
-
-    Raises:
-        UserError: The target does not run TensorRT.
-    """
-    if target.support("tensorrt") is None:
-        runs = ", ".join(entry.runtime for entry in target.runtimes)
-        raise UserError(f"The target {target.name} does not run TensorRT; it runs {runs}.")
-    images = model.inputs[0]
-    one = "x".join(str(size) for size in (1, *images.shape[1:]))
-    most = "x".join(str(size) for size in (max_batch, *images.shape[1:]))
-    # Permissions that versions below 11 need; what the graph does not hold, they do not add, except that an INT8
-    # graph's remaining float layers may run in half precision.
-    allowed = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}[str(model.tags["precision"])]
-    # Considers sparse kernels for the layers whose weights have the pattern, and takes them where they are faster.
-    sparse = ["--sparsity=enable"] if "sparsity" in model.tags else []
-    return " ".join(
-        [
-            "trtexec",
-            f"--onnx={MODEL_FILE}",
-            f"--saveEngine={ENGINE_FILE}",
-            f"--minShapes={images.name}:{one}",
-            f"--optShapes={images.name}:{one}",
-            f"--maxShapes={images.name}:{most}",
-            *allowed,
-            *sparse,
-        ]
-    )
+def _bundle(model: ModelBundle, made: MadeEngine, ctx: Context) -> ModelBundle:
+    """The ENGINE bundle: the engine, its fingerprint, and the timing cache that makes building it again fast."""
+    sidecar = ctx.scratch / FINGERPRINT_FILE
+    sidecar.write_text(fingerprint_text(made.fingerprint), encoding="utf-8")
+    files = {ENGINE_FILE: ctx.blobs.add(made.files["engine"]), FINGERPRINT_FILE: ctx.blobs.add(sidecar)}
+    if "timing_cache" in made.files:
+        files[TIMING_CACHE_FILE] = ctx.blobs.add(made.files["timing_cache"])
+    return model.model_copy(update={"kind": BundleKind.ENGINE, "files": files, "bound_to": made.fingerprint.summary})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.preprocess import Preprocessing
 from edgekd.errors import EdgekdError
-from edgekd.export.engine import ENGINE_FILE, build_command
+from edgekd.export.tensorrt import ENGINE_FILE, commands_for, is_read
 from edgekd.runtimes.onnxruntime import FOLD_WEIGHTS
 from edgekd.targets.schema import Target
 
@@ -43,17 +43,21 @@ With OpenVINO:
 """
 
 _TENSORRT = """\
-With TensorRT, build the engine once, on the device, in this folder:
+With TensorRT, build the engine once, on the device. With edgekd, which also checks what the engine computes:
 
-    {command}
+    edgekd build FOLDER --device ssh://USER@HOST      (on the device itself: without --device)
 
-TensorRT 11 and later read the precision from the graph: leave out --fp16 and --int8. An engine runs only with the
-TensorRT version and the GPU it was built with.
+Without edgekd, in this folder:
+
+{commands}
+
+An engine runs only with the TensorRT version and the GPU it was built with.
 """
 
 _ENGINE = """\
 {engine} is a TensorRT engine. It runs only on: {bound_to}
-Its precision, its input and its output are in bundle.json.
+Its precision, its input and its output are in bundle.json; model.engine.json is its fingerprint. An engine is native
+code: load it only while sha256sum prints the engine_sha256 that stands there.
 """
 
 _EXECUTORCH = """\
@@ -230,8 +234,11 @@ def _running(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str
         "ort-web-browser": _WEB,
         "ort-web-node": _WEB,
     }
-    if target.support("tensorrt") is not None:
-        values["command"] = build_command(target, bundle)
+    if not is_read(bundle):
+        del known["tensorrt"]
+    elif target.support("tensorrt") is not None:
+        lines = commands_for(target, bundle).items()
+        values["commands"] = "\n\n".join(f"    # TensorRT {family}\n    {command}" for family, command in lines)
     runtimes = sorted((entry.runtime for entry in target.runtimes), key=lambda runtime: runtime != chosen)
     texts = (known[runtime].format(**values) for runtime in runtimes if runtime in known)
     return [*said, *dict.fromkeys(texts)]

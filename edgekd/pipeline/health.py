@@ -14,12 +14,16 @@ from edgekd.pipeline.deliver import versions_here
 from edgekd.profiling.agent.energy import meter_here, why_no_meter
 from edgekd.profiling.environment import state
 from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER
+from edgekd.runtimes.engines.trtexec import PLACES, find_trtexec, version_of
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.load import load_target
 
 DEVICES_TRIED = frozenset({"onnxruntime:openvino", "openvino:auto"})
 """Runtimes on a device that this version's tests have really run; the others were not run on hardware."""
-UNTRIED = "TensorRT engines were never built or run on hardware by this version's tests: treat that path as unproven"
+UNTRIED = (
+    "not run on hardware: calls and options were checked against the published bindings of 8.6, 10 and 11 and the "
+    "source of trtexec; no engine was built by this version's tests"
+)
 
 
 class Finding(Schema):
@@ -61,9 +65,7 @@ def _runtimes() -> list[Finding]:
             findings.append(Finding(name=name, state="note", detail=f"{found.reason}; it needs an NVIDIA GPU anyway"))
         else:
             findings.append(Finding(name=name, state="missing", detail=found.reason, fix=found.install))
-    trtexec = shutil.which("trtexec")
-    detail = f"{trtexec}" if trtexec else "not on the PATH; JetPack ships it, the pip wheel does not"
-    findings.append(Finding(name="trtexec", state="ok" if trtexec else "note", detail=detail))
+    findings.append(_trtexec())
     findings.append(Finding(name="tensorrt path", state="note", detail=UNTRIED))
     return findings
 
@@ -84,6 +86,18 @@ def _addons() -> list[Finding]:
     if part.installed:
         return [Finding(name=part.name, state="ok", detail=part.what)]
     return [Finding(name=part.name, state="note", detail=f"{part.what}: not installed ({part.size})", fix=part.hint)]
+
+
+def _trtexec() -> Finding:
+    """The program that builds engines without TensorRT's Python bindings."""
+    program = find_trtexec()
+    if program is None:
+        places = " or ".join(("the PATH", *PLACES[:1]))
+        detail = f"not on {places}; JetPack ships it, the pip wheel does not"
+        return Finding(name="trtexec", state="note", detail=detail)
+    version = version_of(program)
+    said = "it does not say its version" if version is None else f"TensorRT {'.'.join(map(str, version))}"
+    return Finding(name="trtexec", state="note" if version is None else "ok", detail=f"{program}; {said}")
 
 
 def _training() -> list[Finding]:

@@ -12,8 +12,8 @@ from typing import Literal
 from edgekd import __version__
 from edgekd.core.plan import Action, NodeReport
 from edgekd.core.report import LatencyReport
-from edgekd.export.engine import build_command
 from edgekd.export.manifest import MANIFEST_FILE
+from edgekd.export.tensorrt import build_command, is_read
 from edgekd.pipeline.compose import FINAL
 from edgekd.pipeline.found import found_students
 from edgekd.pipeline.recipes import Recipe
@@ -139,9 +139,14 @@ def _files(bundle: Path) -> tuple[DeliveredFile, ...]:
 def _next_steps(results: Results, situation: Situation, out: Path) -> list[str]:
     steps = []
     built_there = not results.profile.measured or results.profile.board is not None
-    if built_there and situation.target.support("tensorrt") is not None:
-        command = build_command(situation.target, results.chosen_bundle)
-        steps.append(f"Build the engine on the device, in a copy of {out.resolve() / BUNDLE}: {command}")
+    chosen = results.chosen_bundle
+    if built_there and situation.target.support("tensorrt") is not None and is_read(chosen):
+        command = build_command(situation.target, chosen)
+        build = shlex.join(["edgekd", "build", str(out.resolve())])
+        steps.append(
+            f"Build the engine on the device: {build} --device ssh://USER@HOST; or by hand there, in a copy of "
+            f"{out.resolve() / BUNDLE}: {command}"
+        )
     if not results.profile.measured:
         steps.append(
             "Latencies here are predicted from the target's card: measure on the device before relying on them."

@@ -20,7 +20,7 @@ from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.predict.candidates import predicted_latency
 from edgekd.profiling.process import LIMIT_S
 from edgekd.profiling.remote.for_target import profile_for_target
-from edgekd.profiling.remote.request import FILES, BoardPlan, Candidate
+from edgekd.profiling.remote.request import FILES, BoardPlan, candidate_from_bundle
 from edgekd.runtimes.formats import model_size_mib
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Target
@@ -165,7 +165,7 @@ class ProfileStage(Stage[ProfileConfig]):
             layers=config.layers != "none",
         )
         candidates = [
-            Candidate(name=name, bundle=bundle, path=ctx.path(bundle, FILES[bundle.format]))
+            candidate_from_bundle(name, bundle, ctx.blobs)
             for name, bundle in inputs.all("candidates")
             if bundle.format in FILES
         ]

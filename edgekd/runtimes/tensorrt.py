@@ -1,11 +1,13 @@
-"""TensorRT: opens engines on the GPU they were built for.
+"""TensorRT: opens engines on the GPU they were built for, and only those that edgekd built.
 
-Uses only the names that every TensorRT from 8.6 to 11 has; device memory and streams come from PyTorch. Written against
-the published Python bindings and not run on hardware yet: without a GPU, `availability` says so and nothing else works.
+An engine is native code: its digest and its fingerprint are checked before TensorRT sees a byte of it. Uses only the
+names that every TensorRT from 8.6 to 11 has; device memory and streams come from PyTorch. Written against the published
+Python bindings and not run on hardware yet: without a GPU, `availability` says so and nothing else works.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +19,22 @@ from pydantic import JsonValue
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.runtimes.engines.tensorrt_run import EngineError, deserialized
+from edgekd.runtimes.fingerprint import (
+    FINGERPRINT_FILE,
+    Device,
+    Fingerprint,
+    FingerprintError,
+    read_fingerprint,
+    require_own_engine,
+)
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+NATIVE = "Engines are native code, and only those that edgekd built are loaded."
+AGAIN = "edgekd build BUNDLE builds it again, on the device it is for, from the ONNX graph in the bundle"
 INSTALL = "pip install 'edgekd[tensorrt]', or on a Jetson use the TensorRT that JetPack installed"
 
 
@@ -131,15 +144,16 @@ class TensorRt(Runtime):
         return Availability(ok=True, version=tensorrt.__version__)
 
     def open(self, path: Path, *, threads: int | None = None, batch: int | None = None) -> TensorRtSession:
-        import tensorrt
+        """A session on an engine with its fingerprint beside it, `model.engine.json` for `model.engine`."""
+        return self._opened(path, path.with_name(f"{path.name}.json"), batch)
 
-        runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise UserError(
-                f"TensorRT {tensorrt.__version__} cannot read the engine {path}.",
-                hint="engines fit one version and one GPU: build it again on this device",
-            )
+    def _opened(self, path: Path, sidecar: Path, batch: int | None) -> TensorRtSession:
+        """A session on an engine that passed `require_engine_for`."""
+        fingerprint = require_engine_for(device(), sidecar, path)
+        try:
+            tensorrt, engine = deserialized(path.read_bytes(), host_code=fingerprint.version_compatible)
+        except EngineError as err:
+            raise UserError(f"The engine {path.name} does not load: {err}.", hint=AGAIN) from err
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT]
         shapes = {name: _shape(engine.get_tensor_shape(name), batch) for name in inputs}
@@ -148,25 +162,47 @@ class TensorRt(Runtime):
     def open_bundle(
         self, bundle: ModelBundle, blobs: Blobs, *, threads: int | None = None, batch: int | None = None
     ) -> TensorRtSession:
-        here = device_fingerprint()
-        if bundle.bound_to != here:
-            raise DeviceUnavailable(
-                f"The engine was built for {bundle.bound_to}, but this is {here}.",
-                hint="build it again on this device from its ONNX file",
-            )
-        return self.open(blobs.path(bundle.file(self.model_file)), threads=threads, batch=batch)
+        if FINGERPRINT_FILE not in bundle.files:
+            raise UserError(f"The engine has no fingerprint of edgekd ({FINGERPRINT_FILE}). {NATIVE}", hint=AGAIN)
+        return self._opened(blobs.path(bundle.file(self.model_file)), blobs.path(bundle.file(FINGERPRINT_FILE)), batch)
 
 
 RUNTIME = TensorRt()
 
 
-def device_fingerprint() -> str:
-    """What an engine is bound to: `tensorrt-10.3.0/sm_87/Orin`. Needs TensorRT and a GPU."""
+def device() -> Device:
+    """This machine with its current GPU and its TensorRT; needs both."""
     import tensorrt
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return f"tensorrt-{tensorrt.__version__}/sm_{properties.major}{properties.minor}/{properties.name}"
+    return Device(
+        gpu=properties.name,
+        compute_capability=f"{properties.major}.{properties.minor}",
+        tensorrt=tensorrt.__version__,
+        os=platform.system().lower(),
+        arch=platform.machine(),
+        multiprocessors=properties.multi_processor_count,
+        cuda=torch.version.cuda,
+    )
+
+
+def require_engine_for(here: Device, sidecar: Path, engine: Path) -> Fingerprint:
+    """The fingerprint of an engine that edgekd built, that is unaltered, and that fits the device.
+
+    Raises:
+        UserError: No fingerprint, one that cannot be read, or bytes that it was not written for.
+        DeviceUnavailable: The engine does not fit; every reason is named.
+    """
+    try:
+        found = read_fingerprint(sidecar)
+        require_own_engine(found, engine)
+    except FingerprintError as err:
+        raise UserError(f"The engine {engine.name} is not loaded: {err}. {NATIVE}", hint=AGAIN) from err
+    reasons = found.fits(here)
+    if reasons:
+        raise DeviceUnavailable(f"The engine does not fit this device: {'; '.join(reasons)}.", hint=AGAIN)
+    return found
 
 
 def _shape(shape: Any, batch: int | None) -> tuple[int | str, ...]:

@@ -64,9 +64,20 @@ def test_the_next_step_judges_again_as_it_is_printed(tmp_path: Path, measured: b
     assert not any("OUT" in step or "..." in step for step in found.next_steps)
 
 
-def test_an_engine_that_is_built_elsewhere_is_built_in_the_bundle_of_this_run(tmp_path: Path) -> None:
-    first = page(results(measured=False), tmp_path / "out", here=False).next_steps[0]
+def test_an_engine_that_is_built_elsewhere_is_built_in_the_bundle_of_this_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = results(measured=False)
+    read = found.chosen_bundle.model_copy(update={"tags": {"precision": "int8", "scheme": "tensorrt-s8"}})
+    monkeypatch.setattr(Results, "chosen_bundle", property(lambda self: read))
+    first = page(found, tmp_path / "out", here=False).next_steps[0]
+    assert f"edgekd build {tmp_path / 'out'} --device ssh://USER@HOST" in first
     assert f"in a copy of {tmp_path / 'out' / BUNDLE}: trtexec --onnx=model.onnx" in first
+
+
+def test_a_graph_that_tensorrt_does_not_read_is_not_built(tmp_path: Path) -> None:
+    steps = page(results(measured=False), tmp_path / "out", here=False).next_steps
+    assert not any("trtexec" in step for step in steps)
 
 
 @pytest.mark.parametrize("origin", ["real", "synthetic", "random"])

@@ -28,7 +28,15 @@ from edgekd.profiling.measure import latency_report
 from edgekd.profiling.remote.board import Board, board_from_access
 from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.link import Link
-from edgekd.profiling.remote.request import FILES, BoardPlan, Trial, fits, unit_job_for, usable_runtimes
+from edgekd.profiling.remote.request import (
+    FILES,
+    BoardPlan,
+    Trial,
+    candidate_from_bundle,
+    fits,
+    unit_job_for,
+    usable_runtimes,
+)
 from edgekd.profiling.remote.results import board_fingerprint
 from edgekd.runtimes.session import described
 from edgekd.targets.schema import Target
@@ -105,6 +113,7 @@ def board_bench(
             runtime=_runtime(bundle, able, asked, board, known["runtimes"]),
             threads=threads,
             size_mib=paths[bundle.file(FILES[bundle.format])].stat().st_size / 2**20,
+            fingerprint=candidate_from_bundle(name, bundle, bench.store.blobs).fingerprint,
         )
         for name, bundle in bench.bundles.items()
     }

@@ -6,5 +6,21 @@ and travel with them. They print nothing and know nothing of bundles, targets or
 
 from __future__ import annotations
 
-NEEDS = ("edgekd.core.stats", "edgekd.core.rounds", "edgekd.core.packing")
+NEEDS = (
+    "edgekd.core.stats",
+    "edgekd.core.rounds",
+    "edgekd.core.packing",
+    "edgekd.runtimes.fingerprint",
+    "edgekd.runtimes.engines.settings",
+    "edgekd.runtimes.engines.command",
+    "edgekd.runtimes.engines.trtexec",
+    "edgekd.runtimes.engines.cuda",
+    "edgekd.runtimes.engines.device",
+    "edgekd.runtimes.engines.tensorrt_api",
+    "edgekd.runtimes.engines.tensorrt_run",
+    "edgekd.runtimes.engines.process",
+    "edgekd.runtimes.engines.work",
+    "edgekd.runtimes.engines.builders",
+    "edgekd.runtimes.engines.supervise",
+)
 """Modules outside this package that it imports."""

@@ -1,8 +1,8 @@
 """The agent's command line: what the other machine calls over ssh, and what the agent calls itself.
 
-`hello`, `receive`, `submit`, `watch`, `result`, `release` and `cancel` are called from outside, `work` and
-`bench` by the agent. Arguments are digests and job ids, everything longer comes through standard input, so that no
-shell on the way has anything to interpret. Standard library of Python 3.10 only.
+`hello`, `receive`, `fetch`, `forget`, `submit`, `watch`, `result`, `release` and `cancel` are called from outside,
+`work`, `bench` and `engine` by the agent. Arguments are digests and job ids, everything longer comes through standard
+input, so that no shell on the way has anything to interpret. Standard library of Python 3.10 only.
 """
 
 from __future__ import annotations
@@ -58,6 +58,15 @@ def _run(folder: Folder, verb: str, rest: list[str]) -> None:
         from edgekd.profiling.agent.work import work  # imported late: the short verbs answer sooner without it
 
         work(folder, rest[0])
+    elif verb == "engine":
+        from edgekd.runtimes.engines.work import main as engine_work
+
+        engine_work(rest)
+    elif verb == "fetch":
+        folder.send(rest[0], say)
+    elif verb == "forget":
+        folder.forget(rest)
+        say({"forgotten": rest})
     elif verb == "bench":
         from edgekd.profiling.agent.bench import bench
 

@@ -4,7 +4,7 @@ It leaves a pulse before each thing that it does (`pulse.py`), so that the worke
 it was busy with when it died or stopped. Standard library of Python 3.10 only.
 
 The entries of a job's `engines`: `runtime`, `file` (digest), `kind` (`onnx` or `engine`), `inputs` (name and shape, a
-name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `bound_to`. Beside them stand `plan`, `seed`,
+name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `fingerprint`. Beside them stand `plan`, `seed`,
 `lock_clocks`, `layers` (whether to record them), `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`; for a
 gate also `units`, see `bench_units.py`.
 """

@@ -6,14 +6,15 @@ Standard library of Python 3.10 only: it runs on the board.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from edgekd.profiling.agent.wire import BAD_REQUEST, DAMAGED, DISK_FULL, AgentError, agent_error
 
@@ -22,6 +23,8 @@ KEPT_S = 7 * 86400.0
 SPARE_BYTES = 16 << 20
 """Left free on the disk: a system whose disk is full to the last byte misbehaves in other places first."""
 _CHUNK = 1 << 20
+_PIECE = 3 << 16
+"""Of a file that goes home: divisible by three, so that its text has no padding."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,26 @@ class Folder:
         finally:
             if made.exists():
                 made.unlink()
+
+    def send(self, digest: str, say: Callable[[dict[str, Any]], None]) -> None:
+        """Says the bytes of a file, piece by piece, and their number at the end.
+
+        Raises:
+            AgentError: There is no such file any more.
+        """
+        path = self.file(digest)
+        try:
+            with path.open("rb") as source:
+                while piece := source.read(_PIECE):
+                    say({"piece": base64.b64encode(piece).decode("ascii")})
+            say({"sent": path.stat().st_size})
+        except OSError as err:
+            raise AgentError(BAD_REQUEST, f"the file {digest[:12]} was removed from the board") from err
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Removes files that nobody will ask for again; those that are not there are forgotten already."""
+        for digest in digests:
+            self.file(digest).unlink(missing_ok=True)
 
     def tidy(self, now_s: float | None = None) -> None:
         """Removes what was not used for `KEPT_S`, agents of other versions of that age among it.

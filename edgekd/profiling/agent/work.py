@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.profiling.agent import clocks
+from edgekd.profiling.agent.builds import built
 from edgekd.profiling.agent.engines import availability
 from edgekd.profiling.agent.facts import machine
 from edgekd.profiling.agent.folder import Folder
@@ -56,6 +57,8 @@ def work(folder: Folder, job_id: str) -> None:
 def _result(folder: Folder, job: Path, spec: dict[str, Any], lock: int) -> dict[str, Any]:
     """Everything that goes home, measured while the board is held."""
     clocks.restore(folder.root)  # what a measurement that was killed left behind
+    if "build" in spec:
+        return _build(folder, job, spec)
     engines = spec["engines"]
     groups: dict[int, list[int]] = {}
     for index, entry in enumerate(engines):
@@ -74,6 +77,20 @@ def _result(folder: Folder, job: Path, spec: dict[str, Any], lock: int) -> dict[
         "clocks": said,
         "finished_s": time.time(),
     }
+
+
+def _build(folder: Folder, job: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """What a job that builds engines found."""
+    status = read_json(job / STATUS_FILE) or {}
+    told: dict[str, Any] = {}
+
+    def tell(doing: str, done: float) -> None:
+        now = {"doing": doing, "progress": round(done, 2), "task": f"TensorRT: {doing}"}
+        if now != told:
+            told.update(now)
+            write_json(job / STATUS_FILE, {**status, **now})
+
+    return {**built(folder, job, spec, tell), "machine": machine(), "finished_s": time.time()}
 
 
 def _clocks(folder: Folder, lock: bool) -> AbstractContextManager[list[str]]:

@@ -7,13 +7,16 @@ and are pushed once.
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.resources
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekd.core.blobs import disk_errors
 from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
 from edgekd.core.stage import BoardAccess
@@ -95,6 +98,38 @@ class Board:
             on_sent=_Percent(reporter, f"{self.name}: send {what}, percent", total),
         )
         self._answer(done)
+
+    def fetch(self, digest: Digest, path: Path, reporter: Reporter) -> None:
+        """Writes a file of the board here; it appears whole and with its digest, or not at all.
+
+        Raises:
+            DeviceUnavailable: The connection broke, the file is gone, or it arrived damaged.
+        """
+        reporter.message(f"• {self.name}: fetching {path.name}")
+        made, hasher, last = path.with_name(f".{path.name}.part"), hashlib.sha256(), [""]
+        try:
+            with disk_errors(path), made.open("wb") as out:
+
+                def hear(line: str) -> None:
+                    said = heard(line)
+                    if said is not None and "piece" in said:
+                        content = base64.b64decode(said["piece"])
+                        hasher.update(content)
+                        out.write(content)
+                    elif said is not None:
+                        last[:] = [line]
+
+                done = self.ssh.follow(self._command(["fetch", digest]), hear, silence_s=ANSWER_S)
+            self._answer(Done(done.code, last[0], done.err))
+            if hasher.hexdigest() != digest:
+                raise DeviceUnavailable(
+                    f"{self.name}: {path.name} arrived damaged: its SHA-256 is {hasher.hexdigest()[:12]}..., expected "
+                    f"was {digest[:12]}...",
+                    hint="run the command again",
+                )
+            os.replace(made, path)
+        finally:
+            made.unlink(missing_ok=True)
 
     def ask(self, verb: str, *arguments: str, data: bytes | None = None) -> dict[str, Any]:
         """The agent's answer to one verb.

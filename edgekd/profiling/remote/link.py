@@ -7,7 +7,7 @@ a measurement here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Link:
         clock_s: Monotonic seconds.
         sleep: Waits.
         counts: Show how far a job is; one that asks for many jobs counts in its own way.
+        failed: Makes the error for a job that failed, from the board's name and the job's last status.
     """
 
     board: Board
@@ -39,6 +40,7 @@ class Link:
     clock_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     counts: bool = True
+    failed: Callable[[str, Mapping[str, Any]], Exception] = refusal
 
     def result_of(self, job_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         """What a job found: started, or found where the board has it already, and put aside once its result is here.
@@ -72,7 +74,7 @@ class Link:
             self.patient(lambda: self.board.watch(job_id, tell), job_id)
         if last["state"] == "failed":
             self.board.ask("release", job_id)
-            raise refusal(self.board.name, last)
+            raise self.failed(self.board.name, last)
 
     def patient(self, action: Callable[[], Any], job_id: str | None) -> Any:
         """The result of an action that is tried again while the connection may come back.
@@ -105,9 +107,10 @@ class Link:
         elif not self.counts:
             return
         elif status["state"] == "running":
-            self.reporter.progress(f"{where}: measure, percent", round(100 * status.get("progress", 0.0)), 100)
+            task = status.get("task", "measure")
+            self.reporter.progress(f"{where}: {task}, percent", round(100 * status.get("progress", 0.0)), 100)
         elif status["state"] == "done":
-            self.reporter.progress(f"{where}: measure, percent", 100, 100)
+            self.reporter.progress(f"{where}: {status.get('task', 'measure')}, percent", 100, 100)
 
 
 def _lost(err: ConnectionFailed, job_id: str | None) -> DeviceUnavailable:

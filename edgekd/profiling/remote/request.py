@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Digest, digest
 from edgekd.core.schema import Schema
@@ -20,6 +21,7 @@ from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.remote.archive import agent_archive
+from edgekd.runtimes.fingerprint import FINGERPRINT_FILE, FingerprintError, read_fingerprint
 
 FILES = {"onnx": "model.onnx", "tensorrt": "model.engine"}
 """The file of each format that goes to a board; its agent knows the runtimes of no other format."""
@@ -71,6 +73,7 @@ class Trial:
     runtime: str
     threads: int
     size_mib: float
+    fingerprint: Mapping[str, Any] | None = None
 
     @property
     def precision(self) -> str:
@@ -94,22 +97,49 @@ class Trial:
             "batch": 1,
             "precision": self.precision,
             "fold_weights": self.bundle.tags.get("scheme") == "weight-only",
-            "bound_to": self.bundle.bound_to,
+            "fingerprint": None if self.fingerprint is None else dict(self.fingerprint),
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A bundle to measure and where its model file lies."""
+    """A bundle to measure and where its model file lies.
+
+    Attributes:
+        fingerprint: Of a TensorRT engine, as plain data; the board loads none without. None for graphs.
+    """
 
     name: str
     bundle: ModelBundle
     path: Path
+    fingerprint: Mapping[str, Any] | None = None
 
     @property
     def file(self) -> Digest:
         """Of the model."""
         return self.bundle.file(FILES[self.bundle.format])
+
+
+def candidate_from_bundle(name: str, bundle: ModelBundle, blobs: Blobs) -> Candidate:
+    """The candidate that a bundle is, its fingerprint read where it is an engine.
+
+    Args:
+        name: In reports.
+        bundle: Of a format in `FILES`.
+        blobs: Finds its files.
+
+    Raises:
+        UserError: An engine without a fingerprint, or with one that cannot be read.
+    """
+    fingerprint = None
+    if bundle.kind is BundleKind.ENGINE:
+        try:
+            fingerprint = read_fingerprint(blobs.path(bundle.file(FINGERPRINT_FILE))).plain()
+        except FingerprintError as err:
+            raise UserError(f"{name}: {err}.", hint="build the engine again with edgekd build") from err
+    return Candidate(
+        name=name, bundle=bundle, path=blobs.path(bundle.file(FILES[bundle.format])), fingerprint=fingerprint
+    )
 
 
 def usable_runtimes(board: str, python: str, login: str, plan: BoardPlan, offers: Mapping[str, Any]) -> list[str]:
@@ -158,6 +188,7 @@ def trials_for(candidates: Sequence[Candidate], runtimes: Sequence[str], plan: B
             runtime=runtime,
             threads=threads,
             size_mib=candidate.path.stat().st_size / 2**20,
+            fingerprint=candidate.fingerprint,
         )
         for threads in plan.threads
         for candidate in candidates

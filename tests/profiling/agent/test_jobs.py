@@ -54,7 +54,7 @@ class Bench:
                 "batch": 1,
                 "precision": "fp32",
                 "fold_weights": False,
-                "bound_to": None,
+                "fingerprint": None,
             }
             for model in models
         ]

@@ -76,7 +76,7 @@ class OldBoard:
         engine = {
             "label": "fine", "runtime": "onnxruntime", "file": digest, "kind": "onnx", "threads": 1, "batch": 1,
             "inputs": [{"name": "images", "shape": ["N", 3]}], "precision": "fp32", "fold_weights": False,
-            "bound_to": None,
+            "fingerprint": None,
         }  # fmt: skip
         spec = {
             "engines": [engine, {**engine, "label": "also fine"}], "seed": 0, "lock_clocks": False, "reserve_mib": 0.0,

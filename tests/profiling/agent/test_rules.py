@@ -12,7 +12,12 @@ import pytest
 import edgekd.profiling.agent as agent
 
 FOLDER = Path(agent.__file__).parent
-ADAPTERS = {"onnxruntime.py": ("onnxruntime", "numpy"), "tensorrt.py": ("tensorrt",)}
+ADAPTERS = {
+    "onnxruntime.py": ("onnxruntime", "numpy"),
+    "tensorrt.py": ("tensorrt",),
+    "tensorrt_api.py": ("tensorrt",),
+    "tensorrt_run.py": ("tensorrt",),
+}
 """What an adapter may import, inside functions: the runtime that it is named for and what that brings along."""
 NEWER = {
     "typing": {"Self", "Never", "LiteralString", "assert_never", "reveal_type", "Required", "NotRequired", "Unpack",

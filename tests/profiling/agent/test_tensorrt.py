@@ -7,7 +7,9 @@ would on a board. No GPU takes part: what a real TensorRT does with these calls 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from edgekd.profiling.agent import cuda as cuda_module
-from edgekd.profiling.agent.cuda import Cuda
 from edgekd.profiling.agent.engines import availability, open_engine
 from edgekd.profiling.agent.wire import AgentError
+from edgekd.runtimes.engines import cuda as cuda_module
+from edgekd.runtimes.engines.cuda import Cuda
 
 LIBRARY = """
 #include <stdlib.h>
@@ -48,11 +50,17 @@ int cudaEventElapsedTime(float *ms, void *first, void *second) {
     return 0;
 }
 int cudaGetDevice(int *device) { *device = 0; return 0; }
-int cudaDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 7; return 0; }
+int cudaDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 76 ? 7 : 8; return 0; }
+int cudaRuntimeGetVersion(int *version) { *version = 12060; return 0; }
 const char *cudaGetErrorString(int error) { return error == 2 ? "out of memory" : "invalid argument"; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Orin", size); return 0; }
 """
 HERE = "tensorrt-10.3.0/sm_87/Orin"
+FINGERPRINT = {
+    "schema_version": 1, "gpu": "Orin", "compute_capability": "8.7", "tensorrt": "10.3.0", "os": "linux",
+    "arch": platform.machine(), "builder": "python", "onnx_sha256": "0" * 64,
+    "engine_sha256": hashlib.sha256(b"engine").hexdigest(),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -86,8 +94,9 @@ class Bindings:
     flags: list[str] = field(default_factory=list)
     profiles: list[Any] = field(default_factory=list)
     config: Any = None
+    network_flags: int = 0
     __version__ = "10.3.0"
-    NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+    NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1)
     BuilderFlag = SimpleNamespace(INT8="INT8", FP16="FP16")
     TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
     ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
@@ -99,27 +108,39 @@ class Bindings:
         def __init__(self) -> None:
             self.initialised = True
 
-    class Logger:
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, VERBOSE=4, INFO=3)
+
+        def __init__(self) -> None:
+            self.initialised = True
+
+    class Logger(ILogger):
         ERROR = 1
 
-        def __init__(self, level: int) -> None: ...
+        def __init__(self, level: int) -> None:
+            self.level = level
 
     def Builder(self, logger: object) -> Any:
         config = SimpleNamespace(set_flag=self.flags.append, add_optimization_profile=lambda profile: 0)
         self.config = config
         profile = SimpleNamespace(set_shape=lambda *shape: self.profiles.append(shape))
         return SimpleNamespace(
-            create_network=lambda flags: SimpleNamespace(flags=flags),
+            create_network=self._network,
             create_builder_config=lambda: config,
             create_optimization_profile=lambda: profile,
             build_serialized_network=self._build,
         )
 
     def OnnxParser(self, network: object, logger: object) -> Any:
-        return SimpleNamespace(parse=lambda text: self.parses, num_errors=1, get_error=lambda index: "no such operator")
+        error = SimpleNamespace(desc=lambda: "no such operator", node=lambda: 3)
+        return SimpleNamespace(parse=lambda text, path: self.parses, num_errors=1, get_error=lambda index: error)
 
     def Runtime(self, logger: object) -> Any:
         return SimpleNamespace(deserialize_cuda_engine=lambda text: Engine(self.kind) if text == b"engine" else None)
+
+    def _network(self, flags: int) -> Any:
+        self.network_flags = flags
+        return SimpleNamespace(flags=flags)
 
     def _build(self, network: object, config: object) -> bytes:
         self.built += 1
@@ -204,7 +225,7 @@ def spec(**changes: Any) -> dict[str, Any]:
     inputs = [{"name": "images", "shape": ["N", 3]}]
     return {
         "runtime": "tensorrt", "file": "0" * 64, "kind": "onnx", "inputs": inputs, "threads": 1, "batch": 1,
-        "precision": "int8", "bound_to": None, **changes,
+        "precision": "int8", "fingerprint": None, **changes,
     }  # fmt: skip
 
 
@@ -229,7 +250,7 @@ def test_a_graph_is_built_once_run_and_its_outputs_come_back(
         assert engine.facts()["engine"] == HERE
         engine.close()
     assert bindings.built == 1
-    assert bindings.flags == ["INT8", "FP16"]
+    assert (bindings.flags, bindings.network_flags) == ([], 0b11)  # explicit batch, and the types of the graph bind
     assert bindings.profiles == [("images", (1, 3), (1, 3), (1, 3))]
 
 
@@ -269,9 +290,16 @@ def test_half_precision_tensors_are_packed_and_unpacked(
     ("changes", "kind", "message"),
     [
         (
-            {"kind": "engine", "bound_to": "tensorrt-8.6/sm_72/Xavier"},
+            {"kind": "engine", "fingerprint": {**FINGERPRINT, "gpu": "Xavier", "compute_capability": "7.2"}},
             "FLOAT",
-            "was built for tensorrt-8.6/sm_72/Xavier",
+            r"does not fit the board: it was built for Xavier \(compute capability 7.2\), this is Orin",
+        ),
+        ({"kind": "engine", "fingerprint": None}, "FLOAT", "has no fingerprint of edgekd"),
+        ({"kind": "engine", "fingerprint": {"schema_version": 1}}, "FLOAT", "fingerprint has no gpu"),
+        (
+            {"kind": "engine", "fingerprint": {**FINGERPRINT, "engine_sha256": "0" * 64}},
+            "FLOAT",
+            "was altered after it was built",
         ),
         ({"inputs": [{"name": "images", "shape": ["N", 5]}]}, "FLOAT", r"takes no input 'images' of shape \[1, 5\]"),
         ({}, "FP8", "has the type FP8, which is not supported"),
@@ -285,14 +313,26 @@ def test_an_engine_that_does_not_fit_is_refused_with_the_reason(
         open_engine(spec(**changes), model, tmp_path)
 
 
+def test_an_engine_of_our_own_for_this_board_is_loaded(
+    device: None, bindings: Bindings, model: Path, tmp_path: Path
+) -> None:
+    engine = open_engine(spec(kind="engine", fingerprint=FINGERPRINT), model, tmp_path)
+    engine.run()
+    assert len(engine.outputs()[0]) == 3
+    assert bindings.built == 0
+
+
 def test_a_damaged_engine_and_a_graph_that_does_not_parse_are_told_apart(
     device: None, bindings: Bindings, model: Path, tmp_path: Path
 ) -> None:
     model.write_bytes(b"damaged")
-    with pytest.raises(AgentError, match="cannot read the engine: damaged, or of another version"):
-        open_engine(spec(kind="engine", bound_to=HERE), model, tmp_path)
+    own = {**FINGERPRINT, "engine_sha256": hashlib.sha256(b"damaged").hexdigest()}
+    with pytest.raises(
+        AgentError, match=r"on the board TensorRT 10\.3\.0 cannot read the engine: damaged, or of another version"
+    ):
+        open_engine(spec(kind="engine", fingerprint=own), model, tmp_path)
     bindings.parses = False
-    with pytest.raises(AgentError, match="cannot parse the graph: no such operator"):
+    with pytest.raises(AgentError, match="cannot take node 3: no such operator"):
         open_engine(spec(), model, tmp_path)
 
 

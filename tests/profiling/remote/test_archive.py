@@ -10,7 +10,12 @@ import pytest
 from edgekd.profiling.remote.archive import agent_archive, agent_sources
 
 OLDEST = (3, 10)
-BESIDE_A_RUNTIME = {"onnxruntime": {"onnxruntime", "numpy"}, "tensorrt": {"tensorrt"}}
+BESIDE_A_RUNTIME = {
+    "onnxruntime": {"onnxruntime", "numpy"},
+    "tensorrt": {"tensorrt"},
+    "tensorrt_api": {"tensorrt"},
+    "tensorrt_run": {"tensorrt"},
+}
 """What an adapter may import, by its file."""
 
 

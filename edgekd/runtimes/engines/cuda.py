@@ -12,7 +12,7 @@ from typing import Any
 
 DRIVER = "libcuda.so.1"
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+_MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
 _PLACES = ("", "/usr/local/cuda/lib64/")
 
@@ -74,6 +74,24 @@ class Cuda:
         driver = ctypes.CDLL(DRIVER)
         driver.cuDeviceGetName(name, ctypes.c_int(len(name)), number)
         return self._attribute(_CAPABILITY_MAJOR, number), self._attribute(_CAPABILITY_MINOR, number), _text(name)
+
+    def multiprocessors(self) -> int:
+        """How many the current device has."""
+        number = ctypes.c_int()
+        self._call("cudaGetDevice", ctypes.byref(number))
+        return self._attribute(_MULTIPROCESSORS, number)
+
+    def memory_mib(self) -> tuple[int, int]:
+        """(free, total) memory of the device; a Jetson's is the memory of the whole board."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
+        return free.value >> 20, total.value >> 20
+
+    def version(self) -> str:
+        """Of the runtime library: `12.6`."""
+        number = ctypes.c_int()
+        self._call("cudaRuntimeGetVersion", ctypes.byref(number))
+        return f"{number.value // 1000}.{number.value % 1000 // 10}"
 
     def _attribute(self, attribute: int, device: ctypes.c_int) -> int:
         value = ctypes.c_int()

@@ -1,0 +1,139 @@
+"""`edgekd build`: plans, engines in the package, what is left when it fails; TensorRT is made from recorded names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekd.cli.app import exit_code_of
+from edgekd.core.blobs import FolderBlobs
+from edgekd.core.digest import file_digest
+from edgekd.export.package import verified_package, write_package
+from edgekd.targets.load import load_target
+from edgekd.testing.toy_graphs import toy_onnx_bundle
+from tests.runtimes.engines.boards import FakeBoard
+
+QUICK = ["--probes", "1", "--duration", "0"]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package of a toy graph for a Jetson, in the folder of a run; the working directory is above it."""
+    blobs = FolderBlobs(tmp_path / "blobs")
+    (tmp_path / "scratch").mkdir()
+    bundle = toy_onnx_bundle(blobs, tmp_path / "scratch")
+    place = tmp_path / "out" / "bundle"
+    write_package(bundle, blobs, place, target=load_target("jetson"), versions={"edgekd": "0"}, extra={})
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "photos.npz", images=images, labels=np.arange(40) % 4)
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    assert exit_code_of(arguments) == code
+    captured = capsys.readouterr()
+    return captured.out if code == 0 else captured.err
+
+
+def test_a_dry_run_prints_the_command_of_each_release_and_changes_nothing(
+    package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = bytes_of(package)
+    text = said(["build", "out", "--dry-run", "--max-shapes", "images:4x3x8x8"], capsys)
+    assert "model-trt, from model (fp32):" in text
+    assert "TensorRT 8.5: trtexec --onnx=model.onnx" in text
+    assert "--maxShapes=images:4x3x8x8 --stronglyTyped" in text
+    found = json.loads(said(["build", "out", "--dry-run", "--format", "json"], capsys))
+    assert list(found["builds"][0]["commands"]) == ["8.5", "8.6", "10"]
+    assert bytes_of(package) == before
+
+
+def test_without_a_gpu_the_exit_code_is_3_and_the_command_is_told(
+    package: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    before = bytes_of(package)
+    text = said(["build", "out", *QUICK], capsys, code=3)
+    assert "An engine can only be built on the device it is for: " in text
+    assert "by hand, on the device, in the folder of model.onnx: trtexec --onnx=model.onnx" in text
+    assert "--stronglyTyped" in text
+    assert bytes_of(package) == before
+
+
+def test_engines_go_into_the_package_with_fingerprint_timings_and_layers(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "timings"
+    text = said(["build", "out", *QUICK, "--timing-cache", str(cache)], capsys)
+    assert "model-trt" in text
+    assert "tensorrt-10.3.0/sm_87/Orin" in text
+    found = verified_package(package)
+    assert found.deployment is not None
+    entry, source = found.deployment.engines
+    assert (entry.name, entry.format, entry.source, entry.chosen) == ("model-trt", "tensorrt", "model", False)
+    assert (source.name, source.chosen) == ("model", True)
+    assert entry.fingerprint == "engines/model-trt/model.engine.json"
+    assert entry.timing_cache == "engines/model-trt/timing.cache"
+    assert entry.latency is None  # the time of the kernels alone is no latency
+    assert "built from model by TensorRT 10.3.0 on Orin, GPU compute time" in entry.reason
+    sidecar = json.loads((package / "engines/model-trt/model.engine.json").read_text())
+    assert sidecar["engine_sha256"] == file_digest(package / "engines/model-trt/model.engine")
+    assert (package / "engines/model-trt/layers.json").is_file()
+    assert json.loads((tmp_path / "timings.json").read_text())["gpu"] == "Orin"
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    # Built again, it takes the timings that lie in the package; parity may be judged on photos.
+    said(["build", "out", *QUICK, "--data", "photos.npz", "--format", "json"], capsys)
+    assert [call["cache"] for call in fake_board.calls] == ["", "FAKE-CACHE Orin"]
+
+
+@pytest.mark.slow
+def test_a_package_in_one_file_stays_one_file(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(["package", "out", "-o", "model.edgekd"], capsys)
+    found = json.loads(said(["build", "model.edgekd", *QUICK, "-o", "built.edgekd", "--format", "json"], capsys))
+    assert found["engines"]["model-trt"]["fingerprint"]["gpu"] == "Orin"
+    verified = said(["package", "built.edgekd", "--verify", "--expect-digest", found["digest"]], capsys)
+    assert "model-trt" in verified
+    assert sorted(path.name for path in tmp_path.glob("*.edgekd")) == ["built.edgekd", "model.edgekd"]
+
+
+def test_a_build_that_fails_ends_with_4_and_leaves_the_package_as_it_was(
+    fake_board: FakeBoard, package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = bytes_of(package)
+    fake_board.set(version="10.3.0", builds=[{"fail": "crash"}])
+    assert "the builder crashed with SIGSEGV" in said(["build", "out", *QUICK], capsys, code=4)
+    assert bytes_of(package) == before
+    assert sorted(path.name for path in package.parent.iterdir()) == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "other"], "has no graph 'other'"),
+        (["--max-batch", "4", "--max-shapes", "4x3x8x8"], "--max-batch and --max-shapes say the same"),
+        (["--max-shapes", "4x3x9x9"], "the graph's input is images:Nx3x8x8"),
+        (["--opt-shapes", "8x3x8x8"], "batches must rise"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(
+    package: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in said(["build", "out", *arguments], capsys, code=2)
+
+
+def test_a_package_for_another_runtime_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    bundle = toy_onnx_bundle(blobs, tmp_path)
+    write_package(bundle, blobs, tmp_path / "pi", target=load_target("raspberry-pi-5"), versions={}, extra={})
+    text = said(["build", str(tmp_path / "pi")], capsys, code=2)
+    assert "is for raspberry-pi-5, which does not run TensorRT" in text
