@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from edgekd.core.schema import Schema
+from edgekd.export.convert import CONVERTERS
 from edgekd.pipeline.deliver import versions_here
 from edgekd.profiling.agent.energy import meter_here, why_no_meter
 from edgekd.profiling.environment import state
@@ -17,6 +18,8 @@ from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.load import load_target
 
 UNTRIED = "TensorRT engines were never built or run on hardware by this version's tests: treat that path as unproven"
+
+ON_BOARDS = "run and timed on this machine only, not on boards, whose agent has ONNX Runtime and TensorRT"
 
 
 class Finding(Schema):
@@ -58,10 +61,27 @@ def _runtimes() -> list[Finding]:
             findings.append(Finding(name=name, state="note", detail=f"{found.reason}; it needs an NVIDIA GPU anyway"))
         else:
             findings.append(Finding(name=name, state="missing", detail=found.reason, fix=found.install))
+    findings += _converters()
     trtexec = shutil.which("trtexec")
     detail = f"{trtexec}" if trtexec else "not on the PATH; JetPack ships it, the pip wheel does not"
     findings.append(Finding(name="trtexec", state="ok" if trtexec else "note", detail=detail))
     findings.append(Finding(name="tensorrt path", state="note", detail=UNTRIED))
+    return findings
+
+
+def _converters() -> list[Finding]:
+    """The tools that make engines for runtimes that read no ONNX graph."""
+    findings = []
+    for name in CONVERTERS:
+        converter = CONVERTERS.get(name)
+        found = converter.availability()
+        label = f"converter {name}"
+        if found.ok:
+            precisions = ", ".join(converter.precisions)
+            detail = f"{converter.tool} {found.version} writes {precisions}; {ON_BOARDS}"
+            findings.append(Finding(name=label, state="ok", detail=detail))
+        else:
+            findings.append(Finding(name=label, state="missing", detail=found.reason, fix=found.install))
     return findings
 
 
