@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from edgekd.core.schema import Schema
+from edgekd.export.convert import CONVERTERS
 from edgekd.pipeline.deliver import versions_here
 from edgekd.profiling.agent.energy import meter_here, why_no_meter
 from edgekd.profiling.environment import state
@@ -24,6 +25,8 @@ UNTRIED = (
     "not run on hardware: calls and options were checked against the published bindings of 8.6, 10 and 11 and the "
     "source of trtexec; no engine was built by this version's tests"
 )
+
+ON_BOARDS = "run and timed on this machine only, not on boards, whose agent has ONNX Runtime and TensorRT"
 
 
 class Finding(Schema):
@@ -65,6 +68,7 @@ def _runtimes() -> list[Finding]:
             findings.append(Finding(name=name, state="note", detail=f"{found.reason}; it needs an NVIDIA GPU anyway"))
         else:
             findings.append(Finding(name=name, state="missing", detail=found.reason, fix=found.install))
+    findings += _converters()
     findings.append(_trtexec())
     findings.append(Finding(name="tensorrt path", state="note", detail=UNTRIED))
     return findings
@@ -98,6 +102,22 @@ def _trtexec() -> Finding:
     version = version_of(program)
     said = "it does not say its version" if version is None else f"TensorRT {'.'.join(map(str, version))}"
     return Finding(name="trtexec", state="note" if version is None else "ok", detail=f"{program}; {said}")
+
+
+def _converters() -> list[Finding]:
+    """The tools that make engines for runtimes that read no ONNX graph."""
+    findings = []
+    for name in CONVERTERS:
+        converter = CONVERTERS.get(name)
+        found = converter.availability()
+        label = f"converter {name}"
+        if found.ok:
+            precisions = ", ".join(converter.precisions)
+            detail = f"{converter.tool} {found.version} writes {precisions}; {ON_BOARDS}"
+            findings.append(Finding(name=label, state="ok", detail=detail))
+        else:
+            findings.append(Finding(name=label, state="missing", detail=found.reason, fix=found.install))
+    return findings
 
 
 def _training() -> list[Finding]:
