@@ -20,6 +20,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.runtimes.session import open_bundle
+from edgekd.tasks.classification import guesses
 from edgekd.train.answers import (
     AnswersSpec,
     answers_file,
@@ -113,7 +114,7 @@ class TeachStage(Stage[TeachConfig]):
                 "samples": len(dataset.train),
                 "size_mib": sum(path.stat().st_size for path in kept.values()) / 2**20,
             },
-            decisions=self._said(views),
+            decisions=(*self._said(views), *_doubts(kept, dataset, ctx)),
         )
 
     def _said(self, views: int) -> tuple[str, ...]:
@@ -179,6 +180,18 @@ def _asked(
 
     with torch_settings(ctx.execution), placed(module, device, channels_last=True):
         yield shapes, ask
+
+
+def _doubts(kept: Mapping[str, Path], dataset: Dataset, ctx: Context) -> tuple[str, ...]:
+    """A warning where the teacher's answers to the first view are no better than guessing."""
+    path = kept.get(str(Signal.LOGITS))
+    if path is None or dataset.train.labels is None:
+        return ()
+    doubt = guesses(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)[0]), dataset.train.labels)
+    if doubt is None:
+        return ()
+    ctx.reporter.message(doubt, level="warning")
+    return (doubt,)
 
 
 def _opened(path: Path, shape: tuple[int, ...], *, fresh: bool) -> Memmap:
