@@ -74,7 +74,8 @@ student_options = section(
     click.option("--importance", help="How pruning ranks channels: l2, l1, bn, lamp, flap, taylor, fisher or kd."),
     click.option("--prune-follow", type=click.Choice(["macs", "latency"]),
                  help="Cut evenly by MACs, or where the predicted latency falls most for what is lost."),
-    click.option("--prune-rounds", type=click.IntRange(1, 16), help="Cuts, each with a recovery; default: one."),
+    click.option("--prune-rounds", type=click.IntRange(1, 16),
+                 help="Cuts, each of them recovered, measured and drawn; default: one."),
     click.option("--weight-bits", type=click.Choice(["2", "3", "4", "8"]),
                  help="Add quantized distillation at this width."),
 )  # fmt: skip

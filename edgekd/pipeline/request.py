@@ -88,7 +88,8 @@ class Options(Schema):
         importance: How pruning ranks channels: see `edgekd.prune.importance`.
         prune_follow: Where pruning cuts: `macs` about evenly, `latency` where the predicted latency falls most for the
             importance that is lost.
-        prune_rounds: Cuts with a recovery after each, instead of one.
+        prune_rounds: Cuts with a recovery after each, instead of one. The engines of each are measured and may be
+            chosen; the report draws accuracy and latency over them.
         quantize: `ptq`: INT8 engines are calibrated; `qat`: each has a twin beside it that was also trained, with its
             quantizers in place, for a tenth of the epochs.
         weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.

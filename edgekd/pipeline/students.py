@@ -85,9 +85,8 @@ def _draft_student(
     """distill -> prune -> recover of one searched student; the distilled one stays a candidate beside the pruned."""
     distilled = _train(draft, options, situation, dataset, f"{label}-distill", picked, fresh=True)
     models = [(label, distilled)]
-    last = distilled
     if options.prune_keep < 1:
-        last = draft_pruned(
+        models += draft_pruned(
             draft,
             request,
             options,
@@ -99,8 +98,7 @@ def _draft_student(
             images=len(dataset.train),
             recover=_recovery(draft, options, situation, dataset),
         )
-        models.append((f"{label}-pruned", last))
-    return [*models, *_draft_quantized(draft, options, situation, dataset, label, last)]
+    return [*models, *_draft_quantized(draft, options, situation, dataset, label, models[-1][1])]
 
 
 def _draft_teacher_branch(
@@ -112,7 +110,7 @@ def _draft_teacher_branch(
             "teacher and for post-training stages only."
         )
         return []
-    recovered = draft_pruned(
+    models = draft_pruned(
         draft,
         request,
         options,
@@ -124,8 +122,7 @@ def _draft_teacher_branch(
         images=len(dataset.train),
         recover=_recovery(draft, options, situation, dataset),
     )
-    models = [("teacher-pruned", recovered)]
-    return [*models, *_draft_quantized(draft, options, situation, dataset, "teacher", recovered)]
+    return [*models, *_draft_quantized(draft, options, situation, dataset, "teacher", models[-1][1])]
 
 
 def _draft_assembled_branch(
