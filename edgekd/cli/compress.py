@@ -133,6 +133,7 @@ engine_options = section(
     "Main",
     click.option("--target", required=True, help="Device: a name from `edgekd targets`, or a card (YAML)."),
     click.option("--data", help="Image folder, .npz, calibration card, or `synthetic`. Without: what needs no data."),
+    click.option("--unlabelled", help="Further images without labels: those that the teacher is sure of are added."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The only source of randomness."),
     *running("out"),
 )
@@ -170,9 +171,7 @@ def request_from_flags(flags: dict[str, object]) -> Request:
         "drop_type": flags["drop_type"],
         "max_size_mib": flags["max_size_mib"],
     }
-    data = _text(flags["data"])
-    if data is not None and data != SYNTHETIC and Path(data).expanduser().exists():
-        data = absolute(data)
+    data, unlabelled = _place(flags["data"]), _place(flags.get("unlabelled"))
     target = str(flags["target"])
     if target.endswith((".yaml", ".yml")):
         target = absolute(target)
@@ -180,6 +179,7 @@ def request_from_flags(flags: dict[str, object]) -> Request:
         model=model,
         target=target,
         data=data,
+        unlabelled=unlabelled,
         budget=Budget.parse(budget, "the budget flags"),
         seed=int(str(flags["seed"])),
     )
@@ -237,6 +237,14 @@ def _labels(path: object) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"--labels {path}: cannot be read ({err}).", hint="a text file, one class name a line") from err
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def _place(value: object) -> str | None:
+    """A path that exists in its absolute form, any other text as it is."""
+    text = _text(value)
+    if text is None or text == SYNTHETIC or not Path(text).expanduser().exists():
+        return text
+    return absolute(text)
 
 
 def _text(value: object) -> str | None:

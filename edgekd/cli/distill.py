@@ -26,6 +26,7 @@ TRAINING = ("objective", "effort", "epochs", "batch_size", "lr", "teacher_views"
     click.option("--also-teacher", "also", multiple=True, metavar="PACKAGE",
                  help="A further teacher: a package, .onnx or .pt2; what they say is averaged. Repeat."),
     click.option("--data", required=True, help="Image folder, .npz or calibration card."),
+    click.option("--unlabelled", help="Further images without labels: those that the teacher is sure of are added."),
     *places("distilled"),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
     click.option("--cpu-threads", type=click.IntRange(1), help="CPU threads of training; default: all cores."),
@@ -58,4 +59,5 @@ def distill(**flags: Any) -> int:
     if flags["also"] and teacher is None:
         raise click.UsageError("--also-teacher adds to --teacher: give the first one with it.")
     also = [{"path": existing(path)} for path in flags["also"]]
-    return carry_out(request_from("distill", flags, teacher=teacher, also=also, training=training), flags)
+    more = {"teacher": teacher, "also": also, "training": training, "unlabelled": existing(flags["unlabelled"])}
+    return carry_out(request_from("distill", flags, **more), flags)

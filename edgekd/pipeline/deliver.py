@@ -132,7 +132,7 @@ def _facts(results: Results, recipe: Recipe, situation: Situation) -> dict[str, 
         "threads": str(results.profile.threads[0]),
     }
     if situation.dataset is not None:
-        facts["data"] = situation.dataset.digest
+        facts["data"] = situation.dataset.own_digest
     latency = results.latency(results.choice.candidate)
     if latency is not None:
         facts["latency"] = ms(latency.median_ms)

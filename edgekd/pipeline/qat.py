@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.request import Options
 from edgekd.pipeline.situation import Situation
-from edgekd.pipeline.students import ANSWERS
+from edgekd.pipeline.students import ANSWERS, gathered
 from edgekd.pipeline.training import DEFAULT_LR, epochs_for, train_config
 from edgekd.train.objective import OBJECTIVES, TAPPED
 
@@ -39,8 +39,8 @@ def draft_qat(draft: Draft, options: Options, situation: Situation, label: str, 
     config: dict[str, JsonValue] = train_config(options, epochs=epochs, fresh=True, size=size, images=images)
     config |= {"lr": (options.lr or DEFAULT_LR) / LR_SHARE, "warmup_epochs": 0, "objective": objective}
     stored = any(node.name == ANSWERS for node in draft.nodes)
-    ports = {"model": quantized, "teacher": TEACHER, "answers": ANSWERS if stored else None}
-    return [draft.add(f"{quantized}-qat", "qat", config, ports)]
+    taught: dict[str, str | None] = {"teacher": TEACHER, "answers": ANSWERS if stored else None, **gathered(draft)}
+    return [draft.add(f"{quantized}-qat", "qat", config, {"model": quantized, **taught})]
 
 
 def _on_a_grid(label: str, options: Options) -> bool:

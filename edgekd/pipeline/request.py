@@ -54,6 +54,8 @@ class Request(Schema):
 
     Attributes:
         data: An image folder, an `.npz`, a calibration card, `synthetic`, or None for no data at all.
+        unlabelled: Further images without labels, in the same forms; the teacher chooses those that students also
+            train on.
         target: A card's name or path.
         seed: The only source of randomness of the whole run.
     """
@@ -61,6 +63,7 @@ class Request(Schema):
     model: ModelSource
     target: str
     data: str | None = None
+    unlabelled: str | None = None
     budget: Budget = Field(default_factory=Budget)
     seed: int = Field(default=0, ge=0)
 

@@ -17,6 +17,7 @@ from edgekd.train.objective import OBJECTIVES, TAPPED, Signal, label_free_object
 from edgekd.train.teachers import check_teacher_can_be_tapped
 
 ANSWERS = "teacher-answers"
+GATHERED = "gathered"
 MOST_ANSWERS_MIB = 1024
 """Of the teacher's inner signals; maps of many images are large, and what does not fit is asked for again."""
 TEACHER_ENGINE = "teacher-fp32"
@@ -41,6 +42,8 @@ def draft_students(draft: Draft, request: Request, options: Options, situation: 
             hint=f"use an objective that does not need labels: --objective {free.split(', ')[0]} (known: {free})",
         )
     check_importance(options, dataset)
+    if dataset.pool is not None:
+        draft.add(GATHERED, "gather", {}, {"teacher": TEACHER_ENGINE})
     _draft_answers(draft, options, situation, dataset)
     models: list[tuple[str, str]] = []
     if "search" in options.students:
@@ -174,13 +177,18 @@ def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset
     inner = sorted(objective.needs_of_teacher & (TAPPED - {Signal.CLASSIFIER}))
     if inner:
         shared |= {"signals": [str(signal) for signal in inner], "capacity_mib": MOST_ANSWERS_MIB}
-    draft.add(ANSWERS, "teach", shared, {"teacher": TEACHER if inner else TEACHER_ENGINE})
+    draft.add(ANSWERS, "teach", shared, {"teacher": TEACHER if inner else TEACHER_ENGINE, **gathered(draft)})
 
 
 def _teachers(draft: Draft) -> dict[str, str | None]:
-    """The ports of a training that teach: the network, and its stored answers if there are any."""
+    """The ports of a training that teach: the network, its stored answers and what it gathered, if there are any."""
     stored = any(node.name == ANSWERS for node in draft.nodes)
-    return {"teacher": TEACHER, "answers": ANSWERS if stored else None}
+    return {"teacher": TEACHER, "answers": ANSWERS if stored else None, **gathered(draft)}
+
+
+def gathered(draft: Draft) -> dict[str, str | None]:
+    """The port of what was gathered from a pool, where there is one."""
+    return {"pool": GATHERED} if any(node.name == GATHERED for node in draft.nodes) else {}
 
 
 def _train_config(options: Options, situation: Situation, dataset: Dataset, *, fresh: bool) -> dict[str, JsonValue]:

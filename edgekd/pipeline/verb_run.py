@@ -125,7 +125,7 @@ class VerbRun:
         if self.request.data is None:
             return None
         knows = TEACHER if TEACHER in self._inputs else MODEL
-        dataset = load_dataset(self.request.data, seed=self.request.seed)
+        dataset = load_dataset(self.request.data, seed=self.request.seed, unlabelled=self.request.unlabelled)
         self._inputs[knows], dataset = with_same_classes(self._inputs[knows], dataset)
         labels = self._inputs[knows].model.labels
         self._inputs = {name: named(bundle, labels) for name, bundle in self._inputs.items()}
@@ -138,7 +138,7 @@ class VerbRun:
             "seed": str(self.request.seed),
         }
         if self._dataset is not None:
-            facts["data"] = self._dataset.digest
+            facts["data"] = self._dataset.own_digest
         return facts
 
     def _next_steps(self, result: ModelBundle) -> tuple[tuple[str, str], ...]:

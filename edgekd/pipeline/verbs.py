@@ -21,7 +21,7 @@ from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.search import likely_precision
 from edgekd.pipeline.sources import starts_fresh
-from edgekd.pipeline.students import MOST_ANSWERS_MIB
+from edgekd.pipeline.students import GATHERED, MOST_ANSWERS_MIB
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Need, importances_without, needs_of
@@ -42,6 +42,7 @@ class VerbRequest(Schema):
         teacher: Of `distill`; None trains with the labels alone.
         also: Further teachers: what all of them say is averaged.
         data: See `edgekd.data.sources.load_dataset`; None where none is needed.
+        unlabelled: Of `distill`: further images without labels, of which the teacher chooses some to train on.
         target: The device that the result is for; None for a PyTorch model on its way.
         training: How `distill` trains; of the options, those that concern a training.
         config: Fields of the stage's config, which come before all else; those left open take the stage's own or the
@@ -56,6 +57,7 @@ class VerbRequest(Schema):
     teacher: ModelSource | None = None
     also: tuple[ModelSource, ...] = ()
     data: str | None = None
+    unlabelled: str | None = None
     target: str | None = None
     training: Options = Field(default_factory=Options)
     config: dict[str, JsonValue] = Field(default_factory=dict)
@@ -122,7 +124,24 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
     further = tuple(f"@{name}" for name in inputs if name not in (MODEL, TEACHER))
     if further:
         ports["teachers"] = further
-    return [Node(name="distill", stage="distill", config=defaults | request.config, inputs=ports)]
+    nodes = []
+    if dataset.pool is not None:
+        nodes.append(_gathering(request, inputs))
+        ports["pool"] = (GATHERED,)
+    return [*nodes, Node(name="distill", stage="distill", config=defaults | request.config, inputs=ports)]
+
+
+def _gathering(request: VerbRequest, inputs: Mapping[str, ModelBundle]) -> Node:
+    """The teacher's choice from the pool; a student that has learned already is asked with it."""
+    if TEACHER not in inputs:
+        raise UserError(
+            "Images without labels are chosen by a teacher, and there is none.",
+            hint="--teacher MODEL, or leave --unlabelled out",
+        )
+    asked: dict[str, tuple[str, ...]] = {"teacher": (f"@{TEACHER}",)}
+    if not starts_fresh(request.model):
+        asked["student"] = (f"@{MODEL}",)
+    return Node(name=GATHERED, stage="gather", config={}, inputs=asked)
 
 
 def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:

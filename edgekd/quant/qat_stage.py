@@ -33,6 +33,7 @@ from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport, distil_
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
+from edgekd.train.pool import POOL_PORT, training_data
 
 PARITY_SAMPLES = 64
 LEAST_SQNR_DB = 15.0
@@ -85,6 +86,7 @@ class QatStage(Stage[QatConfig]):
         "model": port(BundleKind.ONNX),
         "teacher": port(BundleKind.TORCH, BundleKind.ONNX, optional=True),
         "answers": port(BundleKind.DATA, optional=True),
+        **POOL_PORT,
     }
     produces: ClassVar[BundleKind] = BundleKind.ONNX
     reads: ClassVar[frozenset[str]] = frozenset({"data"})
@@ -110,7 +112,7 @@ class QatStage(Stage[QatConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         before, config = inputs.one("model"), self.config
-        data, p = ctx.resource("data", Dataset), before.model.preprocessing
+        data, p = training_data(inputs, ctx), before.model.preprocessing
         network = QatNetwork(graph_from_file(ctx.path(before, MODEL_FILE)), config.ranges)
         teacher = _teacher(inputs, ctx)
         images = preprocess(data.select.images(range(min(PARITY_SAMPLES, len(data.select))), p), p)
@@ -196,7 +198,7 @@ def _answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | Non
     bundle = inputs.maybe("answers")
     if bundle is None:
         return None
-    p, dataset = inputs.one("model").model.preprocessing, ctx.resource("data", Dataset)
+    p, dataset = inputs.one("model").model.preprocessing, training_data(inputs, ctx)
     spec = answers_spec(config, p, dataset, ctx.seed, inputs.maybe("teacher"))
     return answers_from_bundle(bundle, spec, ctx.blobs)
 

@@ -94,7 +94,7 @@ def guesses(logits: FloatArray, labels: Int64Array) -> str | None:
         return None
     what = "gives every image the same class" if constant else "is no better than guessing"
     return (
-        f"The teacher {what}: it knows {hits} of {len(labels)} training images, and chance is {100 * chance:.3g} %. "
+        f"The teacher {what}: it knows {hits} of {len(labels)} images, and chance is {100 * chance:.3g} %. "
         "What learns from it learns little else. Usual causes are another order of classes (--labels), another "
         "normalisation (--mean, --std, --channel-order), or weights that were never trained."
     )

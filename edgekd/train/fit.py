@@ -39,7 +39,7 @@ _STATISTICS_BATCHES = 100
 """Batches over which BatchNorm statistics are gathered for averaged weights."""
 
 _CHECKED_IMAGES = 256
-"""Training images on which a live teacher is compared with the labels before anything learns from it."""
+"""Images of `select` on which a live teacher is compared with the labels before anything learns from it."""
 
 _SLOWER_FORMAT = (
     "Trained in the contiguous memory format: the student has strided 1x1 convolutions of few channels, whose "
@@ -187,8 +187,11 @@ def _start(loop: Loop, job: Job) -> int | None:
 
 
 def _teacher_guesses(loop: Loop, job: Job) -> str | None:
-    """Warns of a live teacher that guesses; one whose answers are stored was looked at where they were made."""
-    split, teacher = job.dataset.train, loop.teacher
+    """Warns of a live teacher that guesses; one whose answers are stored was looked at where they were made.
+
+    On `select`, whose labels nobody made up: gathered images of the training split have those of the teacher itself.
+    """
+    split, teacher = job.dataset.select, loop.teacher
     if teacher is None or job.teacher is None or split.labels is None or job.answers is not None:
         return None
     rows = epoch_order(len(split), job.ctx.seed, 0)[:_CHECKED_IMAGES]

@@ -50,6 +50,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.arange(len(data.train))
     assert data.train.labels is not None
     np.savez(folder / "data.npz", images=data.train.images(rows, p), labels=data.train.labels)
+    more = toy_dataset(n=50, size=SIZE, seed=3).train
+    np.savez(folder / "more.npz", images=more.images(np.arange(len(more)), p))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert exit_code_of(["prune", "model.pt", *ARCH, "--keep", "0.6", "channel_multiple=4", "-q"]) == 0
@@ -131,6 +133,17 @@ def test_a_graph_and_a_network_teach_together_with_two_objectives(here: Path) ->
     assert any("2 teachers" in sentence for sentence in metrics["decisions"]), metrics["decisions"]
 
 
+def test_images_without_labels_are_gathered_by_the_teacher_and_trained_on(here: Path) -> None:
+    command = ["distill", "student-1.json", *TEACHER, "--data", "data.npz", "--unlabelled", "more.npz"]
+    assert exit_code_of([*command, "--epochs", "1", "--batch-size", "32", "-q"]) == 0
+    metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+    gathered = metrics["stages"]["gathered"]
+    assert gathered["pool"] == 42
+    assert 0 < gathered["gathered"] <= 42
+    assert metrics["request"]["unlabelled"] == str(here / "more.npz")
+    assert any(line.startswith("Of 42 images without labels,") for line in metrics["decisions"])
+
+
 def test_a_package_is_quantized_for_this_machine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quantize = ["quantize", "pruned", "--data", "data.npz", "--calib-samples", "16", "--scheme", "ort-u8s8"]
     assert exit_code_of(quantize) == 0
@@ -178,6 +191,11 @@ def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]
         (["prune", "model.pt", *ARCH, "--importance", "kd"], "--data"),
         (["distill", "pruned", "--data", "nowhere.npz"], "nowhere.npz"),
         (["distill", "pruned", "--data", "data.npz", "--also-teacher", "pruned"], "--teacher"),
+        (["distill", "pruned", "--data", "data.npz", "--unlabelled", "more.npz"], "chosen by a teacher"),
+        (
+            ["compress", "model.pt", *ARCH, "--target", "host", "--unlabelled", "more.npz"],
+            "beside the data of the task",
+        ),
         (["quantize", "pruned", "--scheme", "ort-u8s8"], "--data"),
         (["prune", "pruned", "--arch", "timm:resnet18"], "holds its own architecture"),
         (["compress", "exported", "--target", "host"], "exported"),

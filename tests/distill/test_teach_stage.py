@@ -130,11 +130,13 @@ def test_answers_that_are_guesses_are_said_where_they_are_stored(
 ) -> None:
     ctx, dataset, teacher, _ = taught
     config = TeachConfig(views=1, batch=16)
-    own = Context(**{**vars(ctx), "scratch": tmp_path})
+    own, bare = (Context(**{**vars(ctx), "scratch": tmp_path / name}) for name in ("labels", "none"))
+    own.scratch.mkdir()
+    bare.scratch.mkdir()
     result = run_stage(TeachStage(config), make_inputs(teacher=teacher), own)
-    assert "of 48 training images, and chance is 25 %" in result.decisions[-1]  # the teacher was never trained
+    assert "of 48 images, and chance is 25 %" in result.decisions[-1]  # the teacher was never trained
     assert len(dataset.train) == 48
-    unlabelled = Context(**{**vars(own), "resources": {"data": toy_dataset(labelled=False)}})
+    unlabelled = Context(**{**vars(bare), "resources": {"data": toy_dataset(labelled=False)}})
     assert run_stage(TeachStage(config), make_inputs(teacher=teacher), unlabelled).decisions == ()
 
 

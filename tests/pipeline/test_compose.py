@@ -191,6 +191,17 @@ def test_training_quantizers_needs_images_and_an_objective_on_logits(tmp_path: P
     assert {n.config["objective"] for n in found.graph.nodes if n.stage == "qat"} == {"kd"}
 
 
+def test_a_pool_is_gathered_from_once_for_every_training_and_for_the_answers(tmp_path: Path) -> None:
+    data = labelled()
+    pooled = data.with_pool(data.select, data.digest, "a pool")
+    found = composed(tmp_path, dataset=pooled, quantize="qat", weight_bits=4)
+    assert "gathered" in names(found)
+    trained = [node for node in found.graph.nodes if node.stage in ("distill", "quantized-distill", "qat", "teach")]
+    assert len(trained) > 5
+    assert all(node.inputs["pool"] == ("gathered",) for node in trained)
+    assert "gathered" not in names(composed(tmp_path, dataset=data))
+
+
 def test_another_number_of_picks_leaves_the_search_as_it_is(tmp_path: Path) -> None:
     searches = [
         next(node for node in composed(tmp_path, dataset=labelled(), picks=picks).graph.nodes if node.name == "search")

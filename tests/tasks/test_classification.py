@@ -73,7 +73,7 @@ def test_a_teacher_that_guesses_is_told_from_one_that_knows() -> None:
     said = guesses(noise, labels)
     assert said is not None
     assert "is no better than guessing" in said
-    assert f"it knows {int((noise.argmax(1) == labels).sum())} of 400 training images, and chance is 10 %" in said
+    assert f"it knows {int((noise.argmax(1) == labels).sum())} of 400 images, and chance is 10 %" in said
 
 
 def test_classes_in_another_order_count_as_guessing() -> None:
