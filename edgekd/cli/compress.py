@@ -88,6 +88,8 @@ training_options = section(
     click.option("--batch-size", type=click.IntRange(2), help="Images per step."),
     click.option("--lr", type=float, help="Peak learning rate of a new student; recovery takes a fifth."),
     click.option("--teacher-views", type=click.IntRange(1), help="Augmented views of each image."),
+    click.option("--hard-augment", type=click.FloatRange(0, 1), metavar="SHARE",
+                 help="Vary images as far as student and teacher disagree; 0.4 is usual, 0 is none."),
     click.option("--flip/--no-flip", default=None, help="Mirror training images; not for digits, text, signs."),
 )  # fmt: skip
 engine_options = section(

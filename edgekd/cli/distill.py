@@ -10,7 +10,7 @@ from edgekd.cli.compress import model_options, training_options
 from edgekd.cli.options import SectionedCommand, parse_assignments, section, shared
 from edgekd.cli.verb import carry_out, existing, fields, places, request_from
 
-TRAINING = ("objective", "effort", "epochs", "batch_size", "lr", "teacher_views", "flip")
+TRAINING = ("objective", "effort", "epochs", "batch_size", "lr", "teacher_views", "hard_augment", "flip")
 """Flags that are options of a compression too."""
 
 

@@ -36,8 +36,8 @@ def confident_and_balanced(
 ) -> tuple[Int64Array, Int64Array]:
     """(rows, classes) of the images that a model is sure of, the surest of each class where there are too many.
 
-    Source: the selection of KD^3 (Zhang et al. 2022, "Knowledge distillation from web data"): confident and balanced
-    over the classes. Ties go to the earlier row, so the choice is repeatable.
+    Source: the selection of KD^3 (Tang et al. 2023, arXiv 2307.11469): confident and balanced over the classes. Ties go
+    to the earlier row, so the choice is repeatable.
 
     Args:
         p: (N, K) probabilities.
@@ -75,7 +75,7 @@ def k_centres(points: Points, count: int, *, given: Points | None = None) -> tup
     """(order, distances): greedily, each time the point farthest from everything chosen so far.
 
     Within twice the least possible largest distance of any choice of so many centres (Gonzalez 1985); as a choice of
-    what to label: Sener and Savarese 2018 (arXiv 1708.00489), in the space of probabilities PCoreSet (Kim et al. 2025,
+    what to label: Sener and Savarese 2018 (arXiv 1708.00489), in the space of probabilities PCoreSet (Kang et al. 2025,
     arXiv 2506.00910). The nearest distance of every point is kept and lowered, N distances a pick; the reference of
     PCoreSet computes all of them anew.
 

@@ -4,9 +4,10 @@ Images from the web, from a camera in the field or from a neighbouring task are 
 nothing of the task. The teacher tells which: it is as sure of them as it is of images of the task. How far the pool has
 moved away from the task is measured and said, because a teacher can also be sure and wrong.
 
-After KD^3 (Zhang et al. 2022): the choice by confidence and balance. Left out are its alignment of features with shared
-classifier weights, which needs equal widths, and its mixing of image statistics; and the choice is made once, not anew
-during the training, so that every student of a run learns from the same images and the teacher's answers can be stored.
+After KD^3 (Tang et al. 2023, arXiv 2307.11469): the choice by confidence and balance. Left out are its alignment of
+features with shared classifier weights, which needs equal widths, and its mixing of image statistics; and the choice is
+made once, not anew during the training, so that every student of a run learns from the same images and the teacher's
+answers can be stored.
 """
 
 from __future__ import annotations

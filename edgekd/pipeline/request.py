@@ -85,6 +85,8 @@ class Options(Schema):
         recover_epochs: Epochs after pruning; None is half of `epochs`.
         flip: Mirrors training images at random; switch it off where left and right differ (digits, text, signs).
         teacher_views: Different augmented views of each training image; the teacher answers once for each.
+        hard_augment: Above 0, images are varied as far as student and teacher disagree, up to this share of the full
+            range; the teacher is then asked in each step.
         lr: Peak learning rate of a student that starts from random weights; recovery takes a fifth of it.
         prune_keep: Share of multiply-accumulates kept when a searched student is pruned; 1 leaves that stage out.
         teacher_keep: The same when the teacher itself is pruned; None follows the latency budget.
@@ -121,6 +123,7 @@ class Options(Schema):
     batch_size: int = Field(default=128, ge=2)
     flip: bool = True
     teacher_views: int = Field(default=4, ge=1)
+    hard_augment: float = Field(default=0.0, ge=0, le=1)
     lr: float | None = Field(default=None, gt=0)
     prune_keep: float = Field(default=0.75, gt=0, le=1)
     teacher_keep: float | None = Field(default=None, gt=0, lt=1)

@@ -172,6 +172,9 @@ def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset
     if not objective.needs_teacher:
         draft.say(f"The objective {options.objective!r} needs no teacher, so none is asked.")
         return
+    if options.hard_augment:
+        draft.say("The teacher is asked in each step of a training: --hard-augment varies the images anew every time.")
+        return
     config = _train_config(options, situation, dataset, fresh=True)
     shared: dict[str, JsonValue] = {"views": config["teacher_views"], "augment": config["augment"]}
     inner = sorted(objective.needs_of_teacher & (TAPPED - {Signal.CLASSIFIER}))

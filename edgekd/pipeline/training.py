@@ -45,7 +45,8 @@ def train_config(
         "lr": peak if fresh else peak / 5,
         "warmup_epochs": 1 if fresh and epochs >= 5 else 0,
         "objective": options.objective,
-        "teacher_views": options.teacher_views,
+        "teacher_views": 0 if options.hard_augment else options.teacher_views,
+        "hard": options.hard_augment,
         "augment": {
             "pad_px": min(size) // 8 if small else 0,
             "flip": options.flip,

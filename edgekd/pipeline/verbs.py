@@ -116,8 +116,8 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
         images=images,
     )
     defaults["teacher_cache_mib"] = MOST_ANSWERS_MIB
-    if request.config.get("mixup") or request.config.get("cutmix"):
-        defaults["teacher_views"] = 0  # images are mixed anew in each step, so there are no views to keep
+    if any(request.config.get(name) for name in ("mixup", "cutmix", "hard")):
+        defaults["teacher_views"] = 0  # images change anew in each step, so there are no views to keep
     ports: dict[str, tuple[str, ...]] = {"student": (f"@{MODEL}",)}
     if TEACHER in inputs:
         ports["teacher"] = (f"@{TEACHER}",)

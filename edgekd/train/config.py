@@ -40,6 +40,9 @@ class TrainConfig(StageConfig):
         mixup: Alpha of mixup (0.2 to 0.8 are usual), 0 for none. Each step mixes its images anew, and the teacher sees
             the very mixtures that the student sees, so it is asked live.
         cutmix: Alpha of CutMix (1 is usual), 0 for none; with both, each step has one of them.
+        hard: Above 0, images are also warped and recoloured as far as makes the student disagree most with its teacher,
+            up to this share of the full range (0.3 to 0.6 are sensible; see `edgekd.train.hard`). Each step varies its
+            images anew, so the teacher is asked live. 0 for none.
         grad_clip: Largest norm of the gradient, None for no limit.
         objective: Name of the distillation objective, used when there is a teacher.
         objective_args: Its arguments.
@@ -71,6 +74,7 @@ class TrainConfig(StageConfig):
     augment: Augment = Field(default_factory=Augment)
     mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
+    hard: float = Field(default=0.0, ge=0, le=1)
     grad_clip: float | None = Field(default=None, gt=0)
     objective: str | None = "kd"
     objective_args: dict[str, JsonValue] = Field(default_factory=dict)
@@ -94,6 +98,8 @@ class TrainConfig(StageConfig):
             raise ValueError("nesterov needs momentum")
         if self.mixes and self.teacher_views:
             raise ValueError("mixup and cutmix mix images anew in each step: teacher_views must be 0")
+        if self.hard and self.teacher_views:
+            raise ValueError("hard varies images anew in each step: teacher_views must be 0")
         self._check_form()
         return self
 

@@ -159,6 +159,7 @@ def distil_(
             *plan.decisions,
             *(loop.teacher.decisions if loop.teacher is not None else ()),
             *((doubt,) if doubt is not None else ()),
+            *((loop.hard.said(),) if loop.hard is not None else ()),
             *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
         ),
     )

@@ -133,13 +133,14 @@ def test_a_graph_and_a_network_teach_together_with_two_objectives(here: Path) ->
     assert any("2 teachers" in sentence for sentence in metrics["decisions"]), metrics["decisions"]
 
 
-def test_images_without_labels_are_gathered_by_the_teacher_and_trained_on(here: Path) -> None:
+def test_images_without_labels_are_gathered_and_all_are_varied_where_it_is_hard(here: Path) -> None:
     command = ["distill", "student-1.json", *TEACHER, "--data", "data.npz", "--unlabelled", "more.npz"]
-    assert exit_code_of([*command, "--epochs", "1", "--batch-size", "32", "-q"]) == 0
+    assert exit_code_of([*command, "--epochs", "1", "--batch-size", "32", "--hard-augment", "0.4", "-q"]) == 0
     metrics = json.loads((here / "distilled" / "metrics.json").read_text())
     gathered = metrics["stages"]["gathered"]
     assert gathered["pool"] == 42
     assert 0 < gathered["gathered"] <= 42
+    assert any(line.startswith("Images were varied as far as") for line in metrics["decisions"])
     assert metrics["request"]["unlabelled"] == str(here / "more.npz")
     assert any(line.startswith("Of 42 images without labels,") for line in metrics["decisions"])
 

@@ -202,6 +202,16 @@ def test_a_pool_is_gathered_from_once_for_every_training_and_for_the_answers(tmp
     assert "gathered" not in names(composed(tmp_path, dataset=data))
 
 
+def test_hard_augmentation_asks_the_teacher_live_in_every_training(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), hard_augment=0.4, quantize="qat", weight_bits=4)
+    assert "teacher-answers" not in names(found)
+    trained = [node for node in found.graph.nodes if node.stage in ("distill", "quantized-distill", "qat")]
+    assert len(trained) > 5
+    assert all((node.config["hard"], node.config["teacher_views"]) == (0.4, 0) for node in trained)
+    assert all("answers" not in node.inputs for node in trained)
+    assert any("--hard-augment" in line for line in found.decisions)
+
+
 def test_another_number_of_picks_leaves_the_search_as_it_is(tmp_path: Path) -> None:
     searches = [
         next(node for node in composed(tmp_path, dataset=labelled(), picks=picks).graph.nodes if node.name == "search")

@@ -213,6 +213,7 @@ def test_an_odd_number_of_images_leaves_no_batch_of_one(tmp_path: Path, data: Da
         {"ema_decay": 0.5},
         {"augment": {}},
         {"batch_size": 32},
+        {"hard": 0.5},
     ],
     ids=lambda options: next(iter(options)),
 )
