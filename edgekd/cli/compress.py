@@ -92,6 +92,11 @@ training_options = section(
                  help="Vary images as far as student and teacher disagree; 0.4 is usual, 0 is none."),
     click.option("--flip/--no-flip", default=None, help="Mirror training images; not for digits, text, signs."),
 )  # fmt: skip
+calib_select = click.option(
+    "--calib-select",
+    type=click.Choice(["stratified", "random", "coverage"]),
+    help="How they are chosen; coverage: as far apart as possible for the model. Default: stratified.",
+)
 engine_options = section(
     "Engines",
     click.option(
@@ -103,6 +108,7 @@ engine_options = section(
         help="ptq: calibrate INT8 engines; qat: also train each one. Default: ptq.",
     ),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images."),
+    calib_select,
     click.option(
         "--calib-method",
         type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),

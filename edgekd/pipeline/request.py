@@ -100,6 +100,8 @@ class Options(Schema):
         weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.
         precisions: Precisions to build, of those the target runs.
         calib_samples: Calibration images; None takes 300 real ones, or 64 generated ones.
+        calib_select: How calibration images are chosen; None takes the classes in turn, or a card's own way. `coverage`
+            takes images that the model sees as far apart as possible.
         calib_method: How activation ranges are found; `auto` compares the methods on held-out samples.
         rounding: Of INT8 weights: to the `nearest` level, or so that each layer's output changes least (`reconstruct`).
         equalize: Gives neighbouring layers like weight ranges before INT8.
@@ -134,6 +136,7 @@ class Options(Schema):
     weight_bits: Literal[2, 3, 4, 8] | None = None
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     calib_samples: int | None = Field(default=None, ge=1)
+    calib_select: Literal["random", "stratified", "coverage"] | None = None
     calib_method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
     rounding: Literal["nearest", "reconstruct"] = "nearest"
     equalize: bool = False

@@ -48,6 +48,7 @@ class VerbRequest(Schema):
         config: Fields of the stage's config, which come before all else; those left open take the stage's own or the
             target's.
         calib_samples: Calibration images of `quantize`; None takes the card's number, or 300.
+        calib_select: How they are chosen; None takes the classes in turn, or the card's own way.
         half: Whether `export` goes on to FP16.
         seed: The only source of randomness.
     """
@@ -62,6 +63,7 @@ class VerbRequest(Schema):
     training: Options = Field(default_factory=Options)
     config: dict[str, JsonValue] = Field(default_factory=dict)
     calib_samples: int | None = Field(default=None, ge=1)
+    calib_select: Literal["random", "stratified", "coverage"] | None = None
     half: bool = False
     seed: int = Field(default=0, ge=0)
 
@@ -198,7 +200,7 @@ def _export(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, t
 def _samples(request: VerbRequest, dataset: Dataset | None) -> list[Node]:
     if dataset is None:
         return []
-    config = sampling(dataset, request.calib_samples)
+    config = sampling(dataset, request.calib_samples, request.calib_select)
     return [Node(name=SAMPLES, stage="calibration", config=config, inputs={"model": (f"@{MODEL}",)})]
 
 
