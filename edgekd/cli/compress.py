@@ -81,7 +81,7 @@ student_options = section(
 )  # fmt: skip
 training_options = section(
     "Training",
-    click.option("--objective", help="Distillation objective; see `edgekd objectives`."),
+    click.option("--objective", help="Distillation objective or a sum, kd:0.5+dist:1; see `edgekd objectives`."),
     click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), help="0.1, 1 or 5 million images."),
     click.option("--epochs", type=click.IntRange(1), help="Passes over the images, instead of --effort."),
     click.option("--recover-epochs", type=click.IntRange(1), help="After pruning; default: half of the epochs."),
@@ -90,6 +90,7 @@ training_options = section(
     click.option("--teacher-views", type=click.IntRange(1), help="Augmented views of each image."),
     click.option("--hard-augment", type=click.FloatRange(0, 1), metavar="SHARE",
                  help="Vary images as far as student and teacher disagree; 0.4 is usual, 0 is none."),
+    click.option("--augment/--no-augment", default=None, help="Vary training images at all."),
     click.option("--flip/--no-flip", default=None, help="Mirror training images; not for digits, text, signs."),
 )  # fmt: skip
 calib_select = click.option(
@@ -141,6 +142,11 @@ engine_options = section(
     "Main",
     click.option("--target", required=True, help="Device: a name from `edgekd targets`, or a card (YAML)."),
     click.option("--data", help="Image folder, .npz, calibration card, or `synthetic`. Without: what needs no data."),
+    click.option(
+        "--teacher-logits",
+        metavar="FILE",
+        help="Learn from the logits of another teacher on the training images: .npz with logits and data.",
+    ),
     click.option("--unlabelled", help="Further images without labels: those that the teacher is sure of are added."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The only source of randomness."),
     *running("out"),
@@ -188,6 +194,7 @@ def request_from_flags(flags: dict[str, object]) -> Request:
         target=target,
         data=data,
         unlabelled=unlabelled,
+        teacher_logits=_place(flags.get("teacher_logits")),
         budget=Budget.parse(budget, "the budget flags"),
         seed=int(str(flags["seed"])),
     )

@@ -56,6 +56,8 @@ class Request(Schema):
         data: An image folder, an `.npz`, a calibration card, `synthetic`, or None for no data at all.
         unlabelled: Further images without labels, in the same forms; the teacher chooses those that students also
             train on.
+        teacher_logits: A file with the logits of another teacher on the training images, which students learn from in
+            the place of the model: see `edgekd.distill.teacher_file_stage`.
         target: A card's name or path.
         seed: The only source of randomness of the whole run.
     """
@@ -64,6 +66,7 @@ class Request(Schema):
     target: str
     data: str | None = None
     unlabelled: str | None = None
+    teacher_logits: str | None = None
     budget: Budget = Field(default_factory=Budget)
     seed: int = Field(default=0, ge=0)
 
@@ -79,10 +82,11 @@ class Options(Schema):
         space: Search space; None chooses by the input size.
         searcher: How the search goes through the space; None chooses by how many students fit.
         proxy: How the search ranks architectures that fit the budget.
-        objective: Distillation objective.
+        objective: Distillation objective, or a weighted sum of several: `kd:0.5+dist:1`.
         effort: Training length, in images seen: see `edgekd.pipeline.training`.
         epochs: Overrides `effort`.
         recover_epochs: Epochs after pruning; None is half of `epochs`.
+        augment: Varies training images at all.
         flip: Mirrors training images at random; switch it off where left and right differ (digits, text, signs).
         teacher_views: Different augmented views of each training image; the teacher answers once for each.
         hard_augment: Above 0, images are varied as far as student and teacher disagree, up to this share of the full
@@ -123,6 +127,7 @@ class Options(Schema):
     epochs: int | None = Field(default=None, ge=1)
     recover_epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=128, ge=2)
+    augment: bool = True
     flip: bool = True
     teacher_views: int = Field(default=4, ge=1)
     hard_augment: float = Field(default=0.0, ge=0, le=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgekd.core.bundle import BundleKind
 from edgekd.core.events import SilentReporter
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.store import LocalStore
+from edgekd.data.sources import load_dataset
 from edgekd.export.package import read_package
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs
@@ -143,6 +145,24 @@ def test_images_without_labels_are_gathered_and_all_are_varied_where_it_is_hard(
     assert any(line.startswith("Images were varied as far as") for line in metrics["decisions"])
     assert metrics["request"]["unlabelled"] == str(here / "more.npz")
     assert any(line.startswith("Of 42 images without labels,") for line in metrics["decisions"])
+
+
+def test_stored_logits_teach_where_no_teacher_can_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = len(load_dataset("data.npz").train)
+    logits = np.random.default_rng(0).normal(size=(images, 4)).astype(np.float32)
+    np.savez(here / "logits.npz", logits=logits)
+    command = ["distill", "student-1.json", "--data", "data.npz", "--teacher-logits", "logits.npz", "-q"]
+    command += ["--epochs", "2", "--batch-size", "32", "--objective", "kd:0.5+dist:1"]
+    assert exit_code_of(command) == 2
+    digest = re.search(r"data='([0-9a-f]{64})'", capsys.readouterr().err)
+    assert digest is not None, "the message says what is missing"
+    np.savez(here / "logits.npz", logits=logits, data=digest[1])
+    assert exit_code_of(command) == 0
+    metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+    assert set(metrics["stages"]["distill"]["train_distill_losses"]) == {"kd", "dist"}
+    assert metrics["decisions"][0].startswith("Distilled with 0.1 * cross-entropy + 0.5 * kd + 1 * dist")
+    assert exit_code_of([*command, *TEACHER]) == 2
+    assert "from the one or the other" in capsys.readouterr().err
 
 
 def test_a_package_is_quantized_for_this_machine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
