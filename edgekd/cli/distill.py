@@ -61,6 +61,6 @@ def distill(**flags: Any) -> int:
     if flags["also"] and teacher is None:
         raise click.UsageError("--also-teacher adds to --teacher: give the first one with it.")
     also = [{"path": existing(path)} for path in flags["also"]]
-    more = {"teacher": teacher, "also": also, "training": training}
+    more: dict[str, Any] = {"teacher": teacher, "also": also, "training": training}
     more |= {name: existing(flags[name]) for name in ("unlabelled", "teacher_logits")}
     return carry_out(request_from("distill", flags, **more), flags)

@@ -21,7 +21,7 @@ from edgekd.core.bundle import BundleKind
 from edgekd.core.digest import Json
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
 from edgekd.core.text import percent
-from edgekd.data.choice import confident_and_balanced, entropies, probabilities, separation
+from edgekd.data.choice import Float64Array, confident_and_balanced, entropies, probabilities, separation
 from edgekd.data.dataset import Dataset, Split
 from edgekd.errors import UserError
 from edgekd.train.pool import bundle_from_choice
@@ -107,10 +107,11 @@ class GatherStage(Stage[GatherConfig]):
         bundle = bundle_from_choice(rows, classes, data, ctx.blobs, ctx.scratch)
         return StageResult(bundle=bundle, metrics=metrics, decisions=tuple(said))
 
-    def _said(self, split: Split, inputs: Inputs, ctx: Context) -> np.ndarray:
+    def _said(self, split: Split, inputs: Inputs, ctx: Context) -> Float64Array:
         """(N, K) probabilities, of the teacher or of both."""
         asked = [model for model in (inputs.one("teacher"), inputs.maybe("student")) if model is not None]
-        return np.mean([probabilities(responses(model, split, ctx)) for model in asked], axis=0)
+        found: Float64Array = np.mean([probabilities(responses(model, split, ctx)) for model in asked], axis=0)
+        return found
 
     def _most(self, images: int, classes: int) -> int | None:
         per_class = self.config.per_class
