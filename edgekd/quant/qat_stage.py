@@ -22,6 +22,7 @@ from edgekd.data.transform import preprocess
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.onnx_module import OnnxModule
+from edgekd.quant.averaged import FROZEN_SHARE
 from edgekd.quant.qat import QatNetwork, Ranges
 from edgekd.runtimes.compare import Comparison, compare_logits, logits_of
 from edgekd.runtimes.onnx_file import MODEL_FILE, bundle_from_graph, graph_from_file, size_mib, write_graph
@@ -53,8 +54,9 @@ class QatConfig(TrainConfig):
         weight_decay: 0 unless asked for: the weights are trained already.
         grad_clip: Largest norm of the gradient. Without BatchNorm one large step throws a trained graph away; with
             objectives of a large gradient, such as `dkd`, it did so at a tenth of this learning rate.
-        ranges: `learned`: the step size of every quantizer is trained too (LSQ); `calibrated`: they stay, and only
-            weights and biases adapt to them.
+        ranges: `learned`: the step size of every quantizer is trained too (LSQ); `average`: those of activations follow
+            the moving average of their extremes for the first half, and then stand still; `calibrated`: they stay, and
+            only weights and biases adapt to them.
     """
 
     epochs: int = Field(default=6, ge=1)
@@ -80,7 +82,7 @@ class QatStage(Stage[QatConfig]):
     """
 
     name: ClassVar[str] = "qat"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Config: ClassVar[type[StageConfig]] = QatConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
@@ -113,12 +115,17 @@ class QatStage(Stage[QatConfig]):
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         before, config = inputs.one("model"), self.config
         data, p = training_data(inputs, ctx), before.model.preprocessing
-        network = QatNetwork(graph_from_file(ctx.path(before, MODEL_FILE)), config.ranges)
+        steps = config.epochs * -(-len(data.train) // config.batch_size)
+        network = QatNetwork(
+            graph_from_file(ctx.path(before, MODEL_FILE)),
+            config.ranges,
+            followed_steps=round((1 - FROZEN_SHARE) * steps),
+        )
         teacher = _teacher(inputs, ctx)
         images = preprocess(data.select.images(range(min(PARITY_SAMPLES, len(data.select))), p), p)
         dead = network.constant_activations(torch.from_numpy(images))
         first = self._scores(network, teacher, data, before, ctx)
-        steps = _activation_steps(network)
+        began = _activation_steps(network)
         report = distil_(network, teacher, data, p, config, ctx, answers=_answers(inputs, ctx, config))
         if not report.leads:
             return StageResult(bundle=before)  # only the leader's result counts, and only it writes files
@@ -131,7 +138,7 @@ class QatStage(Stage[QatConfig]):
             metrics={**_metrics(report, parity, first, last), "size_mib": size_mib(path)},
             decisions=(
                 *report.decisions,
-                self._said(network, steps),
+                self._said(network, began),
                 *_compared(first, last),
                 *_dead(dead, len(images)),
             ),
@@ -164,7 +171,8 @@ class QatStage(Stage[QatConfig]):
             return f"{said} The ranges are those of calibration."
         moved = [abs(now / before[name] - 1) for name, now in _activation_steps(network).items()]
         median = percent(float(np.median(moved)))
-        return f"{said} The ranges of activations were learned and moved by {median} in the median."
+        how = "were learned" if self.config.ranges == "learned" else "followed their moving average"
+        return f"{said} The ranges of activations {how} and moved by {median} in the median."
 
 
 def _check_logits_do(objective: Objective[Any]) -> None:
