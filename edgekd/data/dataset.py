@@ -44,6 +44,10 @@ class Images(ABC):
             UserError: It cannot be read; the message names it.
         """
 
+    def name(self, row: int) -> str:
+        """What a person calls the image: its file, or its row where there is none."""
+        return f"row {row}"
+
     def canvases(self, rows: Int64Array, p: Preprocessing) -> UInt8Array:
         """(N, Hc, Wc, C) uint8: the rows, resized and cropped to the canvas of `p`."""
         shape = (*p.canvas, p.channels)
@@ -108,6 +112,10 @@ class JoinedImages(Images):
         own = row < len(self._first)
         return self._first.open(row) if own else self._second.open(row - len(self._first))
 
+    def name(self, row: int) -> str:
+        own = row < len(self._first)
+        return self._first.name(row) if own else self._second.name(row - len(self._first))
+
     def canvases(self, rows: Int64Array, p: Preprocessing) -> UInt8Array:
         own = rows < len(self._first)
         out = np.empty((len(rows), *p.canvas, p.channels), dtype=np.uint8)
@@ -144,6 +152,10 @@ class Split:
             UserError: An image cannot be read; the message names it.
         """
         return self._source.canvases(self._rows[np.asarray(indices, dtype=np.int64)], p)
+
+    def names(self, indices: Sequence[int] | Int64Array) -> tuple[str, ...]:
+        """What a person calls these images: a file, or a row of an array."""
+        return tuple(self._source.name(int(row)) for row in self._rows[np.asarray(indices, dtype=np.int64)])
 
     def subset(self, indices: Sequence[int] | Int64Array) -> Split:
         """The split reduced to these positions, in this order."""
