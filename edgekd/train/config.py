@@ -5,7 +5,7 @@ All of them enter the key, and all but `teacher_cache_mib`, which trades time fo
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -52,6 +52,9 @@ class TrainConfig(StageConfig):
         objectives: Several objectives with weights and schedules, in place of the four options of the short form.
         teacher_views: With a teacher: number of different views of each image. Its outputs are computed once per view
             and kept, so that later epochs cost the student alone. 0: a new view each epoch, and a live teacher.
+        teacher_weights: With several teachers: the share of each in the mean of their probabilities, in their order;
+            empty for equal ones. `edgekd teachers` proposes some. Objectives that read each teacher by itself have
+            weights of their own.
         teacher_cache_mib: Most that is kept of them; for views that do not fit the teacher is asked in each epoch. None
             keeps all, as long as the disk has room.
         ema_decay: Trains as usual and keeps the exponential moving average of the weights; BatchNorm statistics are
@@ -83,6 +86,7 @@ class TrainConfig(StageConfig):
     distill_warmup_epochs: int | None = Field(default=None, ge=0)
     objectives: tuple[TermConfig, ...] = ()
     teacher_views: int = Field(default=0, ge=0)
+    teacher_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     teacher_cache_mib: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"

@@ -20,7 +20,7 @@ from edgekd.core.stage import Context
 from edgekd.data.batches import epoch_order
 from edgekd.data.dataset import Dataset
 from edgekd.data.transform import preprocess
-from edgekd.errors import BuildFailed
+from edgekd.errors import BuildFailed, UserError
 from edgekd.tasks.classification import guesses
 from edgekd.train.answers import Answers
 from edgekd.train.assemble import Job, assemble
@@ -118,6 +118,7 @@ def distil_(
         BuildFailed: The training diverged.
     """
     plan = plan_loss(config, teachers=_teachers(teacher, answers), labelled=dataset.labelled)
+    _weigh_(teacher, config)
     job = Job(
         student=student,
         teacher=teacher if plan.needs_teacher else None,
@@ -169,6 +170,17 @@ def _teachers(teacher: nn.Module | None, answers: Answers | None) -> int:
     if isinstance(teacher, TeacherGroup):
         return len(teacher.members)
     return int(teacher is not None or answers is not None)
+
+
+def _weigh_(teacher: nn.Module | None, config: TrainConfig) -> None:
+    if not config.teacher_weights:
+        return
+    if not isinstance(teacher, TeacherGroup):
+        raise UserError(
+            "teacher_weights are the shares of several teachers, and there are not several.",
+            hint="leave it out, or connect more teachers",
+        )
+    teacher.weigh_(config.teacher_weights)
 
 
 def _start(loop: Loop, job: Job) -> int | None:
