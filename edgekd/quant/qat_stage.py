@@ -56,7 +56,8 @@ class QatConfig(TrainConfig):
             objectives of a large gradient, such as `dkd`, it did so at a tenth of this learning rate.
         ranges: `learned`: the step size of every quantizer is trained too (LSQ); `average`: those of activations follow
             the moving average of their extremes for the first half, and then stand still; `calibrated`: they stay, and
-            only weights and biases adapt to them.
+            only weights and biases adapt to them. On digits at 8 bits `learned` came nearest to the teacher, `average`
+            close behind it, `calibrated` last, so the first is the default.
     """
 
     epochs: int = Field(default=6, ge=1)

@@ -21,6 +21,8 @@ LEFT, RIGHT = 64.0, 880.0
 UPPER, LOWER = (26.0, 196.0), (252.0, 446.0)
 """Top and bottom of the panel of accuracies and of the panel of latencies."""
 TEACHER_NAME = "Teacher"
+NO_DIFFERENCE = 0.0005
+"""Of two accuracies that read the same in percent."""
 GAP = 16.0
 """Least distance of two lines of text."""
 
@@ -38,20 +40,21 @@ def curve_picture(curve: PruningCurve, budget: Budget) -> str:
 
 
 def curve_in_words(curve: PruningCurve) -> str:
-    """What the curve says, in one sentence about the precision that is fastest at its end."""
-    first, last = curve.points[0], curve.points[-1]
-    end = min(last.engines, key=lambda engine: engine.median_ms)
-    start = _of(first, end.precision) or min(first.engines, key=lambda engine: engine.median_ms)
+    """What the curve says of its two ends, by the engine that is fastest at each."""
+    start, end = (min(point.engines, key=lambda e: e.median_ms) for point in (curve.points[0], curve.points[-1]))
+    kept, factor = curve.points[-1].kept, start.median_ms / end.median_ms
+    pace = f"{significant(factor, 2)}{TIMES} faster" if factor >= 1 else f"{significant(1 / factor, 2)}{TIMES} slower"
     said = (
-        f"With {percent(last.kept)} of the multiply-accumulates the {precision_name(end.precision)} engine takes "
-        f"{ms(end.median_ms)} instead of {ms(start.median_ms)}"
+        f"With {percent(kept)} of the multiply-accumulates the fastest engine takes {ms(end.median_ms)} "
+        f"({precision_name(end.precision)}) instead of {ms(start.median_ms)} ({precision_name(start.precision)}): "
+        f"{pace}, where arithmetic alone would give {significant(1 / kept, 2)}{TIMES}."
     )
-    said += f" ({significant(start.median_ms / end.median_ms, 2)}{TIMES} faster; by arithmetic alone it would be "
-    said += f"{significant(1 / last.kept, 2)}{TIMES})"
     if start.accuracy is None or end.accuracy is None:
-        return f"{said}."
+        return said
     lost = start.accuracy.value - end.accuracy.value
-    return f"{said} and is {points(abs(lost))} {'less' if lost >= 0 else 'more'} accurate."
+    if abs(lost) < NO_DIFFERENCE:
+        return f"{said} It is as accurate."
+    return f"{said} It is {points(abs(lost))} {'less' if lost > 0 else 'more'} accurate."
 
 
 def _frame(curve: PruningCurve, x: Scale) -> str:
