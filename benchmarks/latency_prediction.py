@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 import edgekd.profiling.predict
+from edgekd.core.orphan import end_with_parent
 from edgekd.profiling.predict import Population, choose_samples, fit
 from edgekd.profiling.predict.archs import ArchTable, arch_table
 from edgekd.profiling.predict.observations import devices_from_references
@@ -288,7 +289,8 @@ def main() -> None:
     cases = cases_so_far(args.out, args.seeds)
     done = {(case["space"], case["device"]) for case in cases}
     tasks = [task for pair in zip(*(devices_of(args.data, space) for space in SPACES), strict=True) for task in pair]
-    with ProcessPoolExecutor(max_workers=args.workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(args.workers, context, end_with_parent, (os.getpid(),)) as pool:
         jobs = [pool.submit(device_rows, args.data, *task, args.seeds) for task in tasks if task not in done]
         for job in as_completed(jobs):
             for entry in job.result():

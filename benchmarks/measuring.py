@@ -27,6 +27,7 @@ from typing import Any
 
 import edgekd
 from edgekd.core.bundle import ModelBundle
+from edgekd.core.orphan import end_with_parent
 from edgekd.core.rounds import median_interval, ratio_interval
 from edgekd.core.stats import quantile_interval
 from edgekd.profiling.compare import Contender, compare
@@ -133,7 +134,8 @@ def workers(bundle: ModelBundle, blobs: Any, runs: int) -> dict[str, Any]:
     return found
 
 
-def _disturb() -> None:
+def _disturb(parent: int) -> None:
+    end_with_parent(parent)
     rng = random.Random(0)
     while True:
         end = time.monotonic() + rng.uniform(0.2, 2)
@@ -160,7 +162,7 @@ def main() -> None:
         ctx = make_context(Path(folder))
         bundle = toy_onnx_bundle(ctx.blobs, ctx.scratch, size=128)
         if args.disturb:
-            other = multiprocessing.get_context("fork").Process(target=_disturb, daemon=True)
+            other = multiprocessing.get_context("fork").Process(target=_disturb, args=(os.getpid(),), daemon=True)
             other.start()
             stack.callback(other.terminate)
         version = str(RUNTIMES.get("onnxruntime").availability().version)

@@ -32,6 +32,7 @@ import numpy.typing as npt
 from cifar10 import PREPROCESSING, machine, versions
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
+from edgekd.core.orphan import end_with_parent
 from edgekd.core.recipe import ModelRecipe
 from edgekd.search.ranking import RANKINGS, ranking_from_name
 from edgekd.search.spaces.nasbench201 import recipe_from_cell
@@ -156,7 +157,7 @@ def values_of(task: Task, arguments: argparse.Namespace) -> tuple[dict[str, dict
         began, done = time.monotonic(), 0
         with (
             path.open("a") as log,
-            ProcessPoolExecutor(arguments.workers, get_context("spawn"), _start, (setting,)) as pool,
+            ProcessPoolExecutor(arguments.workers, get_context("spawn"), _start, (setting, os.getpid())) as pool,
         ):
             work = [[task.recipes[place] for place in chunk] for chunk in chunks]
             for chunk, found in zip(chunks, pool.map(_scored, work), strict=True):
@@ -187,7 +188,7 @@ class _Setting:
 _workers: list[Any] = []
 
 
-def _start(setting: _Setting) -> None:
+def _start(setting: _Setting, parent: int) -> None:
     """Builds the scorers of one process: one for all proxies, which share their passes, and one for each by itself."""
     import torch
 
@@ -195,6 +196,7 @@ def _start(setting: _Setting) -> None:
     from edgekd.search.proxy import batch_from_images
     from edgekd.search.scoring import Scorer
 
+    end_with_parent(parent)
     torch.set_num_threads(1)
     sys.path.insert(0, str(setting.data / "cifar10"))
     import expand

@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "history": ("edgekd.cli.history:history", "Show the verdicts over time, as a table or a plot."),
     "targets": ("edgekd.cli.targets:targets", "List the devices, or explain one."),
     "teachers": ("edgekd.cli.teachers:teachers", "Find out which of several teachers suits a student."),
+    "label": ("edgekd.cli.label:label", "Choose the images whose labels would teach most."),
     "objectives": ("edgekd.cli.objectives:objectives", "List the distillation objectives."),
     "doctor": ("edgekd.cli.doctor:doctor", "Say what this machine can do and what is missing."),
     "demo": ("edgekd.cli.demo:demo", "The main job on handwritten digits, from training to verdict."),

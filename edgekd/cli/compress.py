@@ -75,21 +75,30 @@ student_options = section(
     click.option("--importance", help="How pruning ranks channels: l2, l1, bn, lamp, flap, taylor, fisher or kd."),
     click.option("--prune-follow", type=click.Choice(["macs", "latency"]),
                  help="Cut evenly by MACs, or where the predicted latency falls most for what is lost."),
-    click.option("--prune-rounds", type=click.IntRange(1, 16), help="Cuts, each with a recovery; default: one."),
+    click.option("--prune-rounds", type=click.IntRange(1, 16),
+                 help="Cuts, each of them recovered, measured and drawn; default: one."),
     click.option("--weight-bits", type=click.Choice(["2", "3", "4", "8"]),
                  help="Add quantized distillation at this width."),
 )  # fmt: skip
 training_options = section(
     "Training",
-    click.option("--objective", help="Distillation objective; see `edgekd objectives`."),
+    click.option("--objective", help="Distillation objective or a sum, kd:0.5+dist:1; see `edgekd objectives`."),
     click.option("--effort", type=click.Choice(["quick", "standard", "thorough"]), help="0.1, 1 or 5 million images."),
     click.option("--epochs", type=click.IntRange(1), help="Passes over the images, instead of --effort."),
     click.option("--recover-epochs", type=click.IntRange(1), help="After pruning; default: half of the epochs."),
     click.option("--batch-size", type=click.IntRange(2), help="Images per step."),
     click.option("--lr", type=float, help="Peak learning rate of a new student; recovery takes a fifth."),
     click.option("--teacher-views", type=click.IntRange(1), help="Augmented views of each image."),
+    click.option("--hard-augment", type=click.FloatRange(0, 1), metavar="SHARE",
+                 help="Vary images as far as student and teacher disagree; 0.4 is usual, 0 is none."),
+    click.option("--augment/--no-augment", default=None, help="Vary training images at all."),
     click.option("--flip/--no-flip", default=None, help="Mirror training images; not for digits, text, signs."),
 )  # fmt: skip
+calib_select = click.option(
+    "--calib-select",
+    type=click.Choice(["stratified", "random", "coverage"]),
+    help="How they are chosen; coverage: as far apart as possible for the model. Default: stratified.",
+)
 engine_options = section(
     "Engines",
     click.option(
@@ -101,6 +110,7 @@ engine_options = section(
         help="ptq: calibrate INT8 engines; qat: also train each one. Default: ptq.",
     ),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images."),
+    calib_select,
     click.option(
         "--calib-method",
         type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
@@ -138,6 +148,12 @@ engine_options = section(
     "Main",
     click.option("--target", required=True, help="Device: a name from `edgekd targets`, or a card (YAML)."),
     click.option("--data", help="Image folder, .npz, calibration card, or `synthetic`. Without: what needs no data."),
+    click.option(
+        "--teacher-logits",
+        metavar="FILE",
+        help="Learn from the logits of another teacher on the training images: .npz with logits and data.",
+    ),
+    click.option("--unlabelled", help="Further images without labels: those that the teacher is sure of are added."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The only source of randomness."),
     *running("out"),
 )
@@ -175,9 +191,7 @@ def request_from_flags(flags: dict[str, object]) -> Request:
         "drop_type": flags["drop_type"],
         "max_size_mib": flags["max_size_mib"],
     }
-    data = _text(flags["data"])
-    if data is not None and data != SYNTHETIC and Path(data).expanduser().exists():
-        data = absolute(data)
+    data, unlabelled = _place(flags["data"]), _place(flags.get("unlabelled"))
     target = str(flags["target"])
     if target.endswith((".yaml", ".yml")):
         target = absolute(target)
@@ -185,6 +199,8 @@ def request_from_flags(flags: dict[str, object]) -> Request:
         model=model,
         target=target,
         data=data,
+        unlabelled=unlabelled,
+        teacher_logits=_place(flags.get("teacher_logits")),
         budget=Budget.parse(budget, "the budget flags"),
         seed=int(str(flags["seed"])),
     )
@@ -243,6 +259,14 @@ def _labels(path: object) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"--labels {path}: cannot be read ({err}).", hint="a text file, one class name a line") from err
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def _place(value: object) -> str | None:
+    """A path that exists in its absolute form, any other text as it is."""
+    text = _text(value)
+    if text is None or text == SYNTHETIC or not Path(text).expanduser().exists():
+        return text
+    return absolute(text)
 
 
 def _text(value: object) -> str | None:

@@ -10,7 +10,7 @@ from edgekd.cli.compress import model_options, training_options
 from edgekd.cli.options import SectionedCommand, parse_assignments, section, shared
 from edgekd.cli.verb import carry_out, existing, fields, places, request_from
 
-TRAINING = ("objective", "effort", "epochs", "batch_size", "lr", "teacher_views", "flip")
+TRAINING = ("objective", "effort", "epochs", "batch_size", "lr", "teacher_views", "hard_augment", "augment", "flip")
 """Flags that are options of a compression too."""
 
 
@@ -26,6 +26,9 @@ TRAINING = ("objective", "effort", "epochs", "batch_size", "lr", "teacher_views"
     click.option("--also-teacher", "also", multiple=True, metavar="PACKAGE",
                  help="A further teacher: a package, .onnx or .pt2; what they say is averaged. Repeat."),
     click.option("--data", required=True, help="Image folder, .npz or calibration card."),
+    click.option("--teacher-logits", metavar="FILE",
+                 help="A teacher's logits on the training images, .npz with logits and data, instead of --teacher."),
+    click.option("--unlabelled", help="Further images without labels: those that the teacher is sure of are added."),
     *places("distilled"),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train."),
     click.option("--cpu-threads", type=click.IntRange(1), help="CPU threads of training; default: all cores."),
@@ -58,4 +61,6 @@ def distill(**flags: Any) -> int:
     if flags["also"] and teacher is None:
         raise click.UsageError("--also-teacher adds to --teacher: give the first one with it.")
     also = [{"path": existing(path)} for path in flags["also"]]
-    return carry_out(request_from("distill", flags, teacher=teacher, also=also, training=training), flags)
+    more: dict[str, Any] = {"teacher": teacher, "also": also, "training": training}
+    more |= {name: existing(flags[name]) for name in ("unlabelled", "teacher_logits")}
+    return carry_out(request_from("distill", flags, **more), flags)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgekd.cli.compress import model_options
+from edgekd.cli.compress import calib_select, model_options
 from edgekd.cli.options import SectionedCommand, section, shared
 from edgekd.cli.verb import carry_out, fields, places, request_from
 
@@ -24,6 +24,7 @@ FIELDS = ("scheme", "calib_method", "rounding", "max_drop")
     click.option("--scheme", type=click.Choice(["ort-u8s8", "openvino", "tensorrt-s8", "weight-only"]),
                  help="Form of INT8, instead of the target's; weight-only needs no images."),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images; default: 300."),
+    calib_select,
     click.option("--calib-method", type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
                  help="How ranges are found; default: the best on held-out samples."),
     click.option("--rounding", type=click.Choice(["nearest", "reconstruct"]),
@@ -44,4 +45,5 @@ def quantize(**flags: Any) -> int:
     edgekd quantize model.pt --arch timm:resnet18 --target host --data photos/
     """
     given = {name: flags[name] for name in FIELDS if flags[name] is not None}
-    return carry_out(request_from("quantize", flags, config=given, calib_samples=flags["calib_samples"]), flags)
+    samples = {name: flags[name] for name in ("calib_samples", "calib_select")}
+    return carry_out(request_from("quantize", flags, config=given, **samples), flags)

@@ -27,7 +27,8 @@ def print_listing(output_format: str) -> int:
 
 def _listing() -> dict[str, list[Entry]]:
     """By kind; the first key of an entry is its name."""
-    from edgekd.search.proxy import OBJECTIVE_PREFIX, PROXIES
+    from edgekd.search.proxy import PROXIES
+    from edgekd.search.proxy_names import OBJECTIVE_PREFIX
     from edgekd.search.ranking import RANKINGS
     from edgekd.search.searcher import SEARCHERS
     from edgekd.search.space import SPACES

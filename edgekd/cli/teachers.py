@@ -164,12 +164,13 @@ def _print(report: Any) -> None:
     rows = [
         [c.teacher.name, "yes" if c.piloted else "no", c.reason, significant(c.teacher.size.params_m),
          f"{significant(c.gap_params, 2)}x",
-         significant(c.teacher.size.macs_m), f"{significant(c.gap_macs, 2)}x", percent(c.teacher.accuracy)]
+         significant(c.teacher.size.macs_m), f"{significant(c.gap_macs, 2)}x", percent(c.teacher.accuracy),
+         _fit(c.teacher)]
         for c in report.candidates
     ]  # fmt: skip
     size = report.student
     title = f"student: {significant(size.params_m)} M parameters, {significant(size.macs_m)} M MACs"
-    columns = ["teacher", "piloted", "why", "params M", "gap", "MACs M", "gap", "top-1"]
+    columns = ["teacher", "piloted", "why", "params M", "gap", "MACs M", "gap", "top-1", "fit (LogME)"]
     print_table(title, columns, rows, numeric_from=3)
     if report.advice is None:
         count = sum(c.piloted for c in report.candidates)
@@ -179,6 +180,9 @@ def _print(report: Any) -> None:
         )
     else:
         _print_pilots(report)
+    if report.weights:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in report.weights.items())
+        click.echo(f"together   {shares}: shares by the fit of their features, for distill teacher_weights=[...]")
     if report.assistant is not None:
         keep, macs = percent(report.assistant.macs_keep, 0), significant(report.assistant.macs_m)
         click.echo(f"assistant  {report.assistant.teacher} cut to {keep} ({macs} M MACs): {report.assistant.reason}")
@@ -188,6 +192,12 @@ def _print(report: Any) -> None:
         else:
             size = f"{significant(made.size.params_m)} M parameters, {significant(made.size.macs_m)} M MACs"
             click.echo(f"           made with {size}, top-1 {percent(made.accuracy)}")
+
+
+def _fit(teacher: Any) -> str:
+    if teacher.fit is None:
+        return ""
+    return f"{teacher.fit:.3f} ({teacher.fit_low:.3f} to {teacher.fit_high:.3f})"
 
 
 def _print_pilots(report: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,12 @@ class CalibrationSamples(NamedTuple):
 
 
 def calibration_samples(
-    dataset: Dataset, p: Preprocessing, *, samples: int, seed: int, method: SamplingMethod = "stratified"
+    dataset: Dataset,
+    p: Preprocessing,
+    *,
+    samples: int,
+    seed: int,
+    method: Literal["random", "stratified"] = "stratified",
 ) -> CalibrationSamples:
     """Samples of `train`, preprocessed without augmentation, the classes mixed.
 
@@ -60,17 +65,34 @@ def calibration_samples(
     if samples < 1:
         raise UserError(f"Calibration: expected at least 1 sample, got {samples}.")
     train = dataset.train
-    drawn = np.argsort(hashed(np.arange(len(train), dtype=np.int64), seed, _DRAW_STREAM), kind="stable")
+    drawn = drawn_order(len(train), seed)
     stratified = method == "stratified" and train.labels is not None
     if stratified and train.labels is not None:
         drawn = drawn[_turns(train.labels[drawn])]
-    rows = drawn[:samples].astype(np.int64)
-    found = len(rows)
     how = "stratified by class" if stratified else "at random"
-    short = f" ({samples} were asked for)" if found < samples else ""
-    description = f"{found} of {len(train)} training images of {dataset.name}{short}, drawn {how} with seed {seed}"
+    return samples_at(dataset, p, drawn[:samples], asked=samples, how=f"drawn {how} with seed {seed}")
+
+
+def samples_at(dataset: Dataset, p: Preprocessing, rows: Int64Array, *, asked: int, how: str) -> CalibrationSamples:
+    """The samples of these rows of `train`, in their order.
+
+    Args:
+        dataset: The images.
+        p: The model's preprocessing.
+        rows: Positions in the training split.
+        asked: How many were asked for; said where there are fewer.
+        how: They were chosen, as the end of a sentence.
+    """
+    train, found = dataset.train, len(rows)
+    short = f" ({asked} were asked for)" if found < asked else ""
+    description = f"{found} of {len(train)} training images of {dataset.name}{short}, {how}"
     labels = None if train.labels is None else train.labels[rows]
     return CalibrationSamples(preprocess(train.images(rows, p), p), labels, description)
+
+
+def drawn_order(n: int, seed: int) -> Int64Array:
+    """(n,) positions in the order in which a calibration draws them at random."""
+    return np.argsort(hashed(np.arange(n, dtype=np.int64), seed, _DRAW_STREAM), kind="stable").astype(np.int64)
 
 
 def _turns(labels: Int64Array) -> Int64Array:

@@ -44,6 +44,10 @@ class Images(ABC):
             UserError: It cannot be read; the message names it.
         """
 
+    def name(self, row: int) -> str:
+        """What a person calls the image: its file, or its row where there is none."""
+        return f"row {row}"
+
     def canvases(self, rows: Int64Array, p: Preprocessing) -> UInt8Array:
         """(N, Hc, Wc, C) uint8: the rows, resized and cropped to the canvas of `p`."""
         shape = (*p.canvas, p.channels)
@@ -89,6 +93,37 @@ class ArrayImages(Images):
         return super().canvases(rows, p)
 
 
+class JoinedImages(Images):
+    """The rows of one source, then those of another.
+
+    Args:
+        first: Its rows keep their numbers.
+        second: Its row r becomes `len(first) + r`.
+    """
+
+    def __init__(self, first: Images, second: Images) -> None:
+        super().__init__()
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def open(self, row: int) -> Image.Image:
+        own = row < len(self._first)
+        return self._first.open(row) if own else self._second.open(row - len(self._first))
+
+    def name(self, row: int) -> str:
+        own = row < len(self._first)
+        return self._first.name(row) if own else self._second.name(row - len(self._first))
+
+    def canvases(self, rows: Int64Array, p: Preprocessing) -> UInt8Array:
+        own = rows < len(self._first)
+        out = np.empty((len(rows), *p.canvas, p.channels), dtype=np.uint8)
+        out[own] = self._first.canvases(rows[own], p)
+        out[~own] = self._second.canvases(rows[~own] - len(self._first), p)
+        return out
+
+
 class Split:
     """A part of a data set: rows of a source in a fixed order.
 
@@ -118,10 +153,25 @@ class Split:
         """
         return self._source.canvases(self._rows[np.asarray(indices, dtype=np.int64)], p)
 
+    def names(self, indices: Sequence[int] | Int64Array) -> tuple[str, ...]:
+        """What a person calls these images: a file, or a row of an array."""
+        return tuple(self._source.name(int(row)) for row in self._rows[np.asarray(indices, dtype=np.int64)])
+
     def subset(self, indices: Sequence[int] | Int64Array) -> Split:
         """The split reduced to these positions, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
         return Split(self._source, self._rows[chosen], None if self.labels is None else self.labels[chosen])
+
+    def followed_by(self, other: Split) -> Split:
+        """The images of this split and then those of another; labelled when both are."""
+        source = JoinedImages(self._source, other._source)
+        labelled = self.labels is not None and other.labels is not None
+        labels = np.concatenate([self.labels, other.labels]) if labelled else None
+        return Split(source, np.concatenate([self._rows, len(self._source) + other._rows]), labels)
+
+    def labelled(self, labels: Int64Array | None) -> Split:
+        """The same images with other labels, or none."""
+        return Split(self._source, self._rows, labels)
 
     def relabelled(self, numbers: Int64Array) -> Split:
         """The same images with label k turned into `numbers[k]`."""
@@ -140,6 +190,9 @@ class Dataset:
         test: For the verdict; nothing is chosen on it.
         digest: Over every image, every label, the class names and the splits.
         decisions: Sentences on how it was read and split.
+        pool: Further images without labels, of which a teacher may choose some to train on; None without any. They are
+            part of the digest.
+        without_pool: The digest that the same data has without its pool; None where there is no pool.
         calibration: How its card would have samples drawn; None without a card that says so. It changes no image, so
             it is not part of the digest.
     """
@@ -151,12 +204,19 @@ class Dataset:
     test: Split
     digest: Digest
     decisions: tuple[str, ...] = field(default=())
+    pool: Split | None = None
+    without_pool: Digest | None = None
     calibration: CardSampling | None = None
 
     @property
     def labelled(self) -> bool:
         """Whether there are labels; without them only agreement with a teacher can be judged."""
         return self.train.labels is not None
+
+    @property
+    def own_digest(self) -> Digest:
+        """Of the data itself, whatever stands beside it: what a later look at the same data has."""
+        return self.without_pool or self.digest
 
     def with_classes(self, names: Sequence[str]) -> Dataset:
         """The same images with labels numbered as in `names`, the order of a model's logits.
@@ -215,7 +275,49 @@ class Dataset:
             select=self.select.relabelled(numbers),
             test=self.test.relabelled(numbers),
             digest=digest("dataset-classes", self.digest, list(names)),
+            without_pool=None
+            if self.without_pool is None
+            else digest("dataset-classes", self.without_pool, list(names)),
             decisions=(*self.decisions, decision),
+        )
+
+    def with_pool(self, pool: Split, content: Digest, decision: str) -> Dataset:
+        """The same data beside a pool.
+
+        Args:
+            pool: Without labels.
+            content: Over its images.
+            decision: One sentence on where it comes from.
+        """
+        return replace(
+            self,
+            pool=pool.labelled(None),
+            without_pool=self.digest,
+            digest=digest("dataset-pool", self.digest, content),
+            decisions=(*self.decisions, decision),
+        )
+
+    def trained_on_pool(self, rows: Int64Array, labels: Int64Array | None) -> Dataset:
+        """The same data with some images of the pool added to the training split; nothing else changes.
+
+        Args:
+            rows: (M,) positions in the pool.
+            labels: (M,) what the teacher takes them for; needed where the data has labels.
+
+        Raises:
+            UserError: There is no pool.
+        """
+        if self.pool is None:
+            raise UserError(
+                f"Images of a pool were chosen, but the data {self.name} has none.",
+                hint="give the images without labels again: --unlabelled FOLDER_OR_NPZ",
+            )
+        chosen = self.pool.subset(rows).labelled(labels if self.labelled else None)
+        marks = None if labels is None else labels.astype("<i8").tobytes()
+        return replace(
+            self,
+            train=self.train.followed_by(chosen),
+            digest=digest("dataset-pooled", self.digest, rows.astype("<i8").tobytes(), marks),
         )
 
     def describe(self) -> dict[str, Json]:

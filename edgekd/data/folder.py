@@ -55,6 +55,9 @@ class FileImages(Images):
             raise _unreadable(path, err) from err
         return image
 
+    def name(self, row: int) -> str:
+        return str(self.paths[row])
+
 
 def parts_from_folder(root: Path) -> dict[PartName, Part]:
     """The parts of a folder.

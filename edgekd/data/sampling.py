@@ -11,7 +11,7 @@ from pydantic import Field
 
 from edgekd.core.schema import Schema
 
-SamplingMethod = Literal["random", "stratified"]
+SamplingMethod = Literal["random", "stratified", "coverage"]
 
 
 class CardSampling(Schema):

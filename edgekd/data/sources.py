@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from edgekd.data.arrays import part_from_arrays, parts_from_npz
 from edgekd.data.cards import CalibrationCard, load_card
 from edgekd.data.dataset import Dataset
 from edgekd.data.folder import parts_from_folder
-from edgekd.data.parts import dataset_from_parts
+from edgekd.data.parts import Part, PartName, dataset_from_parts
+from edgekd.data.sampling import CardSampling
 from edgekd.errors import UserError
 
 
-def load_dataset(spec: str, *, seed: int = 0) -> Dataset:
+def load_dataset(spec: str, *, seed: int = 0, unlabelled: str | None = None) -> Dataset:
     """The data set that `spec` names, read and checked.
 
     Args:
@@ -26,27 +27,58 @@ def load_dataset(spec: str, *, seed: int = 0) -> Dataset:
             (`images` uint8 (N, H, W, C) or (N, H, W), optional `labels`, `classes`, `val_images`, `val_labels`,
             `test_images`, `test_labels`), or a calibration card (its name, or a path to its YAML).
         seed: Another seed gives another split of the same images.
+        unlabelled: A further source of images, in the same forms: its `train` part becomes the pool. Labels that it has
+            are not looked at, and images that also stand in the data are left out, so that nothing of `select` and
+            `test` can come back as something to train on.
 
     Raises:
-        UserError: Nothing there, nothing in it, an unreadable image, or labels that do not fit; the message names it.
+        UserError: Nothing there, nothing in it, an unreadable image, labels that do not fit, or a pool without any
+            image of its own; the message names it.
     """
+    name, parts, sampling = _opened(spec)
+    dataset = replace(dataset_from_parts(name, parts, seed=seed), calibration=sampling)
+    if unlabelled is None:
+        return dataset
+    known = {key for part in parts.values() for key in part.keys}
+    return _with_pool(dataset, known, *_opened(unlabelled)[:2])
+
+
+def _with_pool(dataset: Dataset, known: set[bytes], name: str, parts: Mapping[PartName, Part]) -> Dataset:
+    part = parts["train"]
+    rows = np.array([row for row, key in enumerate(part.keys) if key not in known], dtype=np.int64)
+    if not len(rows):
+        raise UserError(
+            f"The images without labels in {name} all stand in the data {dataset.name} already.",
+            hint="give other images with --unlabelled, or leave it out",
+        )
+    shared = len(part.keys) - len(rows)
+    said = f"{len(rows)} images without labels from {name} stand beside the data"
+    if shared:
+        said += f"; {shared} more of them stand in the data itself and were left out"
+    bare = replace(part, labels=None)
+    return dataset.with_pool(bare.split(rows), bare.content(rows), said)
+
+
+def _opened(spec: str) -> tuple[str, Mapping[PartName, Part], CardSampling | None]:
+    """(name, parts, how its card would have it sampled)."""
     try:
-        return _loaded(spec, Path(spec).expanduser(), seed)
+        return _read(spec, Path(spec).expanduser())
     except PermissionError as err:
         raise UserError(f"Data {spec}: {err.filename} may not be read.", hint="check the permissions") from err
 
 
-def _loaded(spec: str, path: Path, seed: int) -> Dataset:
+def _read(spec: str, path: Path) -> tuple[str, Mapping[PartName, Part], CardSampling | None]:
     if path.is_dir():
-        return dataset_from_parts(path.resolve().name, parts_from_folder(path), seed=seed)
+        return path.resolve().name, parts_from_folder(path), None
     if path.is_file() and path.suffix == ".npz":
-        return dataset_from_parts(path.name, parts_from_npz(path), seed=seed)
+        return path.name, parts_from_npz(path), None
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         raise UserError(
             f"Data {spec}: expected a folder, an .npz file or a calibration card (.yaml).",
             hint="put the images into a folder, one sub-folder per class",
         )
-    return dataset_from_card(load_card(spec), seed=seed)
+    card = load_card(spec)
+    return card.name, _parts_of_card(card), card.sampling
 
 
 def dataset_from_arrays(
@@ -79,16 +111,16 @@ def dataset_from_card(card: CalibrationCard, *, seed: int = 0) -> Dataset:
     Raises:
         UserError: What the card points at is missing or does not fit.
     """
-    return replace(_behind_card(card, seed), calibration=card.sampling)
+    return replace(dataset_from_parts(card.name, _parts_of_card(card), seed=seed), calibration=card.sampling)
 
 
-def _behind_card(card: CalibrationCard, seed: int) -> Dataset:
+def _parts_of_card(card: CalibrationCard) -> Mapping[PartName, Part]:
     if card.source.kind == "npz":
-        return dataset_from_parts(card.name, parts_from_npz(card.location), seed=seed)
+        return parts_from_npz(card.location)
     if card.source.kind == "folder":
-        return dataset_from_parts(card.name, parts_from_folder(card.location), seed=seed)
+        return parts_from_folder(card.location)
     from sklearn.datasets import load_digits
 
     found = load_digits()
     pixels = np.round(found.images * (255 / 16)).astype(np.uint8)
-    return dataset_from_arrays(card.name, pixels, found.target, seed=seed)
+    return {"train": part_from_arrays(pixels, found.target, None, card.name)}

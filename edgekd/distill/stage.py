@@ -8,11 +8,11 @@ import torch
 
 from edgekd.core.bundle import BundleKind
 from edgekd.core.stage import Context, Inputs, Stage, StageResult
-from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed
 from edgekd.nn.build import module_from_bundle
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
+from edgekd.train.pool import training_data
 from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
@@ -28,7 +28,7 @@ class DistillStage(Stage[TrainConfig]):
     """The student of the port `student`, trained on the data's training split; its architecture stays as it is."""
 
     name = "distill"
-    version = 3
+    version = 4
     Config = TrainConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH
@@ -40,7 +40,7 @@ class DistillStage(Stage[TrainConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         before = inputs.one("student")
-        data = ctx.resource("data", Dataset)
+        data = training_data(inputs, ctx)
         answers = stored_answers(inputs, ctx, self.config)
         student, teacher = networks(inputs, ctx)
         report = distil_(student, teacher, data, before.model.preprocessing, self.config, ctx, answers=answers)

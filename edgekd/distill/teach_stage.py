@@ -20,6 +20,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import module_from_bundle
 from edgekd.runtimes.session import open_bundle
+from edgekd.tasks.classification import guesses
 from edgekd.train.answers import (
     AnswersSpec,
     answers_file,
@@ -30,6 +31,7 @@ from edgekd.train.answers import (
 )
 from edgekd.train.engine import resolve_device, torch_settings
 from edgekd.train.memory_format import placed
+from edgekd.train.pool import POOL_PORT, training_data
 from edgekd.train.signal import TAPPED, Signal
 from edgekd.train.signals import SignalSource
 from edgekd.train.teachers import RUNTIME
@@ -75,7 +77,7 @@ class TeachStage(Stage[TeachConfig]):
     name = "teach"
     version = 3
     Config = TeachConfig
-    ports: ClassVar = {"teacher": port(BundleKind.ONNX, BundleKind.TORCH)}
+    ports: ClassVar = {"teacher": port(BundleKind.ONNX, BundleKind.TORCH), **POOL_PORT}
     produces = BundleKind.DATA
     reads = frozenset({"data"})
 
@@ -88,13 +90,13 @@ class TeachStage(Stage[TeachConfig]):
             )
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
-        teacher, dataset = inputs.one("teacher"), ctx.resource("data", Dataset)
+        teacher, dataset = inputs.one("teacher"), training_data(inputs, ctx)
         with _asked(teacher, self.config.signals, ctx) as (shapes, answer):
             views = views_that_fit(shapes, len(dataset.train), self.config.views, self.config.capacity_mib)
             paths = {name: ctx.scratch / answers_file(name) for name in shapes}
             if views:
                 sizes = {name: (views, len(dataset.train), *shape) for name, shape in shapes.items()}
-                self._fill(paths, sizes, answer, teacher, ctx)
+                self._fill(paths, sizes, answer, inputs, ctx)
         spec = AnswersSpec(
             views=self.config.views,
             augment=self.config.augment,
@@ -113,7 +115,7 @@ class TeachStage(Stage[TeachConfig]):
                 "samples": len(dataset.train),
                 "size_mib": sum(path.stat().st_size for path in kept.values()) / 2**20,
             },
-            decisions=self._said(views),
+            decisions=(*self._said(views), *_doubts(kept, ctx)),
         )
 
     def _said(self, views: int) -> tuple[str, ...]:
@@ -130,12 +132,12 @@ class TeachStage(Stage[TeachConfig]):
         paths: Mapping[str, Path],
         sizes: Mapping[str, tuple[int, ...]],
         answer: Answer,
-        teacher: ModelBundle,
+        inputs: Inputs,
         ctx: Context,
     ) -> None:
         """Writes the signals batch by batch; what `done` counts is on the disk before the count is."""
-        dataset, size = ctx.resource("data", Dataset), self.config.batch
-        split, p = dataset.train, teacher.model.preprocessing
+        split, size = training_data(inputs, ctx).train, self.config.batch
+        p = inputs.one("teacher").model.preprocessing
         per_view = -(-len(split) // size)
         total, done_file = next(iter(sizes.values()))[0] * per_view, ctx.scratch / _DONE
         done = int(done_file.read_text()) if done_file.exists() else 0
@@ -179,6 +181,18 @@ def _asked(
 
     with torch_settings(ctx.execution), placed(module, device, channels_last=True):
         yield shapes, ask
+
+
+def _doubts(kept: Mapping[str, Path], ctx: Context) -> tuple[str, ...]:
+    """A warning where the answers to the first view are no better than guessing, on images with labels of their own."""
+    path, labels = kept.get(str(Signal.LOGITS)), ctx.resource("data", Dataset).train.labels
+    if path is None or labels is None:
+        return ()
+    doubt = guesses(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)[0, : len(labels)]), labels)
+    if doubt is None:
+        return ()
+    ctx.reporter.message(doubt, level="warning")
+    return (doubt,)
 
 
 def _opened(path: Path, shape: tuple[int, ...], *, fresh: bool) -> Memmap:

@@ -189,7 +189,8 @@ def _check_bound(config: StoredLogitsConfig, bound_to: str | None, dataset: Data
     if bound_to is None:
         raise UserError(
             f"{config.path} does not say which data its logits belong to.",
-            hint=f"if its rows are the training split of this data in order, write data: {dataset.digest}",
+            hint="if its rows are the training split of this data in order, say so in the file: "
+            f"numpy.savez(path, logits=..., data='{dataset.digest}')",
         )
     if bound_to != dataset.digest:
         raise UserError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgekd.core.bundle import ModelBundle
 from edgekd.errors import BuildFailed
-from edgekd.export.parity import Tolerance
+from edgekd.runtimes.compare import Tolerance
 from edgekd.runtimes.onnxruntime import RUNTIME
 from edgekd.runtimes.session import FloatArray
 

@@ -146,7 +146,7 @@ def _facts(results: Results, recipe: Recipe, situation: Situation) -> dict[str, 
     if situation.license is not None:
         facts[MODEL_LICENSE] = situation.license
     if situation.dataset is not None:
-        facts["data"] = situation.dataset.digest
+        facts["data"] = situation.dataset.own_digest
     calibration = _calibration(results)
     if calibration is not None:
         facts["calibration"] = calibration

@@ -19,7 +19,8 @@ from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.engines import draft_engines, draft_samples
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
-from edgekd.pipeline.students import TEACHER_ENGINE, draft_students
+from edgekd.pipeline.students import draft_students
+from edgekd.pipeline.teaching import TEACHER_ENGINE, draft_teaching
 
 FINAL = "chosen"
 PROFILE = "profile"
@@ -47,6 +48,7 @@ def compose(request: Request, options: Options, situation: Situation) -> Composi
     draft = Draft()
     _say_what_is_left_out(draft, options, situation)
     samples = draft_samples(draft, request, options, situation)
+    options = draft_teaching(draft, request, options, situation)
     models = [("teacher", TEACHER), *draft_students(draft, request, options, situation)]
     candidates = [
         candidate

@@ -36,17 +36,18 @@ def draft_samples(draft: Draft, request: Request, options: Options, situation: S
             "verdict: pass --data FOLDER_OR_NPZ, or --data synthetic for calibration images made from the model itself."
         )
         return None
-    config = sampling(situation.dataset, options.calib_samples)
+    config = sampling(situation.dataset, options.calib_samples, options.calib_select)
     return draft.add(SAMPLES, "calibration", config, {"model": "@teacher"})
 
 
-def sampling(dataset: Dataset, samples: int | None) -> dict[str, JsonValue]:
+def sampling(dataset: Dataset, samples: int | None, select: str | None = None) -> dict[str, JsonValue]:
     """Config of the calibration node: a calibration card says how its author wants it sampled; flags come first."""
     card = dataset.calibration
     config: dict[str, JsonValue] = {"method": "stratified" if dataset.labelled else "random"}
     if card is not None:
         config |= {"samples": card.samples} | ({"method": card.method} if dataset.labelled else {})
-    return config if samples is None else config | {"samples": samples}
+    given: dict[str, JsonValue] = {"samples": samples, "method": select}
+    return config | {name: value for name, value in given.items() if value is not None}
 
 
 def draft_engines(

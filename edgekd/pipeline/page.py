@@ -15,6 +15,7 @@ from edgekd.core.report import LatencyReport
 from edgekd.export.manifest import MANIFEST_FILE
 from edgekd.export.tensorrt import build_command, is_read
 from edgekd.pipeline.compose import FINAL
+from edgekd.pipeline.curves import curves_of
 from edgekd.pipeline.found import found_students
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import SYNTHETIC, Request
@@ -56,6 +57,7 @@ def page_of(
         choice=results.choice,
         steps=steps,
         search=found_students(results.search, results.graph),
+        curves=curves_of(results, steps),
         profile=results.profile,
         evaluations=results.evaluations,
         reference=results.reference,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgekd.core.events import Reporter
 from edgekd.core.stage import BoardAccess, Resource
 from edgekd.core.store import Store
+from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.nn.build import module_from_bundle
@@ -49,7 +50,7 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
             f"None of the runtimes of {target.name} is installed: {'; '.join(missing)}.",
             hint="edgekd doctor shows how to install them",
         )
-    dataset = None if request.data in (None, SYNTHETIC) else load_dataset(str(request.data), seed=request.seed)
+    dataset = _data(request)
     loaded = model_from_source(request.model, store, reporter, seed=request.seed)
     teacher = require_network(loaded, request.model, "a compression starts from a PyTorch model")
     if dataset is not None:
@@ -64,6 +65,17 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
         runtimes=runtimes,
         license=request.model.license or loaded.license,
     )
+
+
+def _data(request: Request) -> Dataset | None:
+    if request.data in (None, SYNTHETIC):
+        if request.unlabelled is not None:
+            raise UserError(
+                "Images without labels are gathered to train on beside the data of the task, and there is none.",
+                hint="give it with --data FOLDER_OR_NPZ; images without labels alone are data too: --data",
+            )
+        return None
+    return load_dataset(str(request.data), seed=request.seed, unlabelled=request.unlabelled)
 
 
 def resources_of(situation: Situation) -> dict[str, Resource]:

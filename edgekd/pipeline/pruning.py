@@ -48,14 +48,16 @@ def draft_pruned(
     budgeted: bool,
     images: int,
     recover: Recover,
-) -> str:
-    """The last recovery of `prune_rounds` rounds of pruning and recovering.
+) -> list[tuple[str, str]]:
+    """(label, node) of each recovered network of `prune_rounds` rounds of pruning and recovering, the smallest last.
 
     Every round keeps an equal ratio of what the one before it left. The recoveries in between share the epochs of the
-    last one.
+    last one. Each is a model that may be deployed: together they are the curve of accuracy and latency over the cut,
+    and where the last cut loses too much, the one before it is there to be chosen.
 
     Args:
-        label: Nodes are `{label}-prune`, `{label}-recover`, and for the rounds before the last `{label}-prune-1` ...
+        label: Nodes are `{label}-prune`, `{label}-recover`, and for the rounds before the last `{label}-prune-1` ...;
+            models are `{label}-pruned`, and `{label}-pruned-1` ... before it.
         model: Node of the network, or the teacher.
         keep: Share of the multiply-accumulates that remains after all rounds.
         budgeted: Whether the cut goes on until the predicted latency keeps the request's limit.
@@ -66,6 +68,7 @@ def draft_pruned(
     config, latency_model = _config(draft, request, options, situation, budgeted=budgeted)
     teacher = TEACHER if Need.TEACHER in needs_of(options.importance) else None
     epochs = recover_epochs_for(options, images)
+    models: list[tuple[str, str]] = []
     for number in range(1, rounds + 1):
         last = number == rounds
         mark = "" if last else f"-{number}"
@@ -76,7 +79,8 @@ def draft_pruned(
         ports = {"model": model, "teacher": teacher, "latency_model": latency_model}
         pruned = draft.add(f"{label}-prune{mark}", "prune", config | shares, ports)
         model = recover(f"{label}-recover{mark}", pruned, epochs if last else max(1, epochs // rounds))
-    return model
+        models.append((f"{label}-pruned{mark}", model))
+    return models
 
 
 def _config(

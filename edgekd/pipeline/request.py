@@ -57,6 +57,10 @@ class Request(Schema):
 
     Attributes:
         data: An image folder, an `.npz`, a calibration card, `synthetic`, or None for no data at all.
+        unlabelled: Further images without labels, in the same forms; the teacher chooses those that students also
+            train on.
+        teacher_logits: A file with the logits of another teacher on the training images, which students learn from in
+            the place of the model: see `edgekd.distill.teacher_file_stage`.
         target: A card's name or path.
         seed: The only source of randomness of the whole run.
     """
@@ -64,6 +68,8 @@ class Request(Schema):
     model: ModelSource
     target: str
     data: str | None = None
+    unlabelled: str | None = None
+    teacher_logits: str | None = None
     budget: Budget = Field(default_factory=Budget)
     seed: int = Field(default=0, ge=0)
 
@@ -79,24 +85,30 @@ class Options(Schema):
         space: Search space; None chooses by the input size.
         searcher: How the search goes through the space; None chooses by how many students fit.
         proxy: How the search ranks architectures that fit the budget.
-        objective: Distillation objective.
+        objective: Distillation objective, or a weighted sum of several: `kd:0.5+dist:1`.
         effort: Training length, in images seen: see `edgekd.pipeline.training`.
         epochs: Overrides `effort`.
         recover_epochs: Epochs after pruning; None is half of `epochs`.
+        augment: Varies training images at all.
         flip: Mirrors training images at random; switch it off where left and right differ (digits, text, signs).
         teacher_views: Different augmented views of each training image; the teacher answers once for each.
+        hard_augment: Above 0, images are varied as far as student and teacher disagree, up to this share of the full
+            range; the teacher is then asked in each step.
         lr: Peak learning rate of a student that starts from random weights; recovery takes a fifth of it.
         prune_keep: Share of multiply-accumulates kept when a searched student is pruned; 1 leaves that stage out.
         teacher_keep: The same when the teacher itself is pruned; None follows the latency budget.
         importance: How pruning ranks channels: see `edgekd.prune.importance`.
         prune_follow: Where pruning cuts: `macs` about evenly, `latency` where the predicted latency falls most for the
             importance that is lost.
-        prune_rounds: Cuts with a recovery after each, instead of one.
+        prune_rounds: Cuts with a recovery after each, instead of one. The engines of each are measured and may be
+            chosen; the report draws accuracy and latency over them.
         quantize: `ptq`: INT8 engines are calibrated; `qat`: each has a twin beside it that was also trained, with its
             quantizers in place, for a tenth of the epochs.
         weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.
         precisions: Precisions to build, of those the target runs.
         calib_samples: Calibration images; None takes 300 real ones, or 64 generated ones.
+        calib_select: How calibration images are chosen; None takes the classes in turn, or a card's own way. `coverage`
+            takes images that the model sees as far apart as possible.
         calib_method: How activation ranges are found; `auto` compares the methods on held-out samples.
         rounding: Of INT8 weights: to the `nearest` level, or so that each layer's output changes least (`reconstruct`).
         equalize: Gives neighbouring layers like weight ranges before INT8.
@@ -120,8 +132,10 @@ class Options(Schema):
     epochs: int | None = Field(default=None, ge=1)
     recover_epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=128, ge=2)
+    augment: bool = True
     flip: bool = True
     teacher_views: int = Field(default=4, ge=1)
+    hard_augment: float = Field(default=0.0, ge=0, le=1)
     lr: float | None = Field(default=None, gt=0)
     prune_keep: float = Field(default=0.75, gt=0, le=1)
     teacher_keep: float | None = Field(default=None, gt=0, lt=1)
@@ -132,6 +146,7 @@ class Options(Schema):
     weight_bits: Literal[2, 3, 4, 8] | None = None
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     calib_samples: int | None = Field(default=None, ge=1)
+    calib_select: Literal["random", "stratified", "coverage"] | None = None
     calib_method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
     rounding: Literal["nearest", "reconstruct"] = "nearest"
     equalize: bool = False

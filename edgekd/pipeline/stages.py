@@ -19,6 +19,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "assemble": "edgekd.search.blocks.assemble_stage:AssembleStage",
         "onnx-teacher": "edgekd.distill.teacher_file_stage:OnnxTeacherStage",
         "stored-logits": "edgekd.distill.teacher_file_stage:StoredLogitsStage",
+        "gather": "edgekd.distill.gather_stage:GatherStage",
         "teach": "edgekd.distill.teach_stage:TeachStage",
         "distill": "edgekd.distill.stage:DistillStage",
         "quantized-distill": "edgekd.quant.qd_stage:QuantizedDistillStage",

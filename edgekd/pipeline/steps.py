@@ -17,7 +17,8 @@ from edgekd.report.data import Step
 
 MADE_OF = ("model", "student")
 """Ports that take the network which a stage changes; a stage without them (`pick`) starts a new one."""
-DONE = {"distill": "distilled", "recover": "pruned"}
+RECOVERED = "recover"
+DONE = {"distill": "distilled", RECOVERED: "pruned"}
 QUANTIZED = "qd"
 
 
@@ -97,7 +98,7 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
     return Step(
         name=f"{_title(trained)}, {precision}" + (f" ({scheme})" if scheme else "") + _floats(run.metrics),
         detail=name,
-        branch="teacher" if trained == TEACHER else trained.rsplit("-", 1)[0],
+        branch="teacher" if trained == TEACHER else trained_parts(trained)[0],
         parent=parent,
         model=trained,
         accuracy=results.accuracy(name, "select", runtime or None) or results.accuracy(name, "select"),
@@ -154,10 +155,23 @@ def _title(trained: str) -> str:
     """`Student 2, distilled`, from the name of the node that trained it."""
     if trained == TEACHER:
         return "Teacher"
-    label, _, last = trained.rpartition("-")
+    label, last, cut = trained_parts(trained)
     bits = last.removeprefix(QUANTIZED)
     done = f"{bits}-bit weights" if bits.isdecimal() else DONE.get(last, last)
-    return f"{label.replace('-', ' ').capitalize()}, {done}"
+    return f"{title_of_label(label)}, {done}" + (f", cut {cut}" if cut else "")
+
+
+def title_of_label(label: str) -> str:
+    """`Student 2`, from the label of a branch."""
+    return label.replace("-", " ").capitalize()
+
+
+def trained_parts(trained: str) -> tuple[str, str, str]:
+    """(label, what was done, number of the cut or ""): `student-2-recover-1` is cut 1 of student 2."""
+    label, _, last = trained.rpartition("-")
+    if last.isdecimal() and label.endswith(f"-{RECOVERED}"):
+        return label.removesuffix(f"-{RECOVERED}"), RECOVERED, last
+    return label, last, ""
 
 
 def ancestors_of(name: str, graph: Graph) -> list[str]:

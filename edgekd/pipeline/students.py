@@ -5,22 +5,15 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from edgekd.data.dataset import Dataset
-from edgekd.errors import UserError
 from edgekd.pipeline.assembled import LABEL, draft_assembled
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.pruning import Recover, check_importance, draft_pruned
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.search import draft_search, leaves_room, space_of
 from edgekd.pipeline.situation import Situation
+from edgekd.pipeline.teaching import taught_by
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
-from edgekd.train.objective import OBJECTIVES, TAPPED, Signal, label_free_objectives
-from edgekd.train.teachers import check_teacher_can_be_tapped
 
-ANSWERS = "teacher-answers"
-MOST_ANSWERS_MIB = 1024
-"""Of the teacher's inner signals; maps of many images are large, and what does not fit is asked for again."""
-TEACHER_ENGINE = "teacher-fp32"
-"""The exported teacher, which every graph has."""
 MIN_TRAINING_IMAGES = 200
 """Below this a student from random weights learns nothing worth deploying; the pruned teacher still may."""
 DEFAULT_TEACHER_KEEP = 0.5
@@ -31,17 +24,7 @@ def draft_students(draft: Draft, request: Request, options: Options, situation: 
     dataset = situation.dataset
     if dataset is None or not options.students:
         return []
-    objective = OBJECTIVES.get(options.objective)
-    if objective.needs_teacher:
-        check_teacher_can_be_tapped(objective, situation.teacher.model)
-    if not dataset.labelled and options.objective not in label_free_objectives():
-        free = ", ".join(label_free_objectives())
-        raise UserError(
-            f"The objective {options.objective!r} needs labels, and {request.data} has none.",
-            hint=f"use an objective that does not need labels: --objective {free.split(', ')[0]} (known: {free})",
-        )
     check_importance(options, dataset)
-    _draft_answers(draft, options, situation, dataset)
     models: list[tuple[str, str]] = []
     if "search" in options.students:
         models += _draft_search_branches(draft, request, options, situation, dataset)
@@ -85,9 +68,8 @@ def _draft_student(
     """distill -> prune -> recover of one searched student; the distilled one stays a candidate beside the pruned."""
     distilled = _train(draft, options, situation, dataset, f"{label}-distill", picked, fresh=True)
     models = [(label, distilled)]
-    last = distilled
     if options.prune_keep < 1:
-        last = draft_pruned(
+        models += draft_pruned(
             draft,
             request,
             options,
@@ -99,8 +81,7 @@ def _draft_student(
             images=len(dataset.train),
             recover=_recovery(draft, options, situation, dataset),
         )
-        models.append((f"{label}-pruned", last))
-    return [*models, *_draft_quantized(draft, options, situation, dataset, label, last)]
+    return [*models, *_draft_quantized(draft, options, situation, dataset, label, models[-1][1])]
 
 
 def _draft_teacher_branch(
@@ -112,7 +93,7 @@ def _draft_teacher_branch(
             "teacher and for post-training stages only."
         )
         return []
-    recovered = draft_pruned(
+    models = draft_pruned(
         draft,
         request,
         options,
@@ -124,8 +105,7 @@ def _draft_teacher_branch(
         images=len(dataset.train),
         recover=_recovery(draft, options, situation, dataset),
     )
-    models = [("teacher-pruned", recovered)]
-    return [*models, *_draft_quantized(draft, options, situation, dataset, "teacher", recovered)]
+    return [*models, *_draft_quantized(draft, options, situation, dataset, "teacher", models[-1][1])]
 
 
 def _draft_assembled_branch(
@@ -146,7 +126,7 @@ def _draft_quantized(
         return []
     config = _train_config(options, situation, dataset, fresh=False) | {"bits": options.weight_bits}
     name = draft.add(
-        f"{label}-qd{options.weight_bits}", "quantized-distill", config, {"student": model, **_teachers(draft)}
+        f"{label}-qd{options.weight_bits}", "quantized-distill", config, {"student": model, **taught_by(draft)}
     )
     return [(f"{label}-w{options.weight_bits}", name)]
 
@@ -154,7 +134,7 @@ def _draft_quantized(
 def _recovery(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> Recover:
     def recover(name: str, model: str, epochs: int) -> str:
         config = _train_config(options, situation, dataset, fresh=False) | {"epochs": epochs}
-        return draft.add(name, "distill", config, {"student": model, **_teachers(draft)})
+        return draft.add(name, "distill", config, {"student": model, **taught_by(draft)})
 
     return recover
 
@@ -163,27 +143,7 @@ def _train(
     draft: Draft, options: Options, situation: Situation, dataset: Dataset, name: str, student: str, *, fresh: bool
 ) -> str:
     config = _train_config(options, situation, dataset, fresh=fresh)
-    return draft.add(name, "distill", config, {"student": student, **_teachers(draft)})
-
-
-def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> None:
-    """Asks the teacher once for all branches: its graph for logits, the network for what is inside of it."""
-    objective = OBJECTIVES.get(options.objective)
-    if not objective.needs_teacher:
-        draft.say(f"The objective {options.objective!r} needs no teacher, so none is asked.")
-        return
-    config = _train_config(options, situation, dataset, fresh=True)
-    shared: dict[str, JsonValue] = {"views": config["teacher_views"], "augment": config["augment"]}
-    inner = sorted(objective.needs_of_teacher & (TAPPED - {Signal.CLASSIFIER}))
-    if inner:
-        shared |= {"signals": [str(signal) for signal in inner], "capacity_mib": MOST_ANSWERS_MIB}
-    draft.add(ANSWERS, "teach", shared, {"teacher": TEACHER if inner else TEACHER_ENGINE})
-
-
-def _teachers(draft: Draft) -> dict[str, str | None]:
-    """The ports of a training that teach: the network, and its stored answers if there are any."""
-    stored = any(node.name == ANSWERS for node in draft.nodes)
-    return {"teacher": TEACHER, "answers": ANSWERS if stored else None}
+    return draft.add(name, "distill", config, {"student": student, **taught_by(draft)})
 
 
 def _train_config(options: Options, situation: Situation, dataset: Dataset, *, fresh: bool) -> dict[str, JsonValue]:

@@ -69,6 +69,7 @@ class TeachersReport(Schema):
         plan: What was, or would be, piloted.
         assistant: The assistant that is proposed, or that was asked for.
         assistant_made: What was measured of it after its training; None when none was made.
+        weights: Shares of the teachers in a common training, by how well their features fit; empty for a single one.
         advice: None before the pilots.
     """
 
@@ -78,4 +79,5 @@ class TeachersReport(Schema):
     plan: PilotPlan
     assistant: Assistant | None
     assistant_made: TeacherFacts | None = None
+    weights: dict[str, float] = Field(default_factory=dict)
     advice: Advice | None = None

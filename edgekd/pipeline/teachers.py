@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.events import Reporter
-from edgekd.core.stage import Execution
+from edgekd.core.stage import Context, Execution
 from edgekd.core.store import Store
+from edgekd.data.calibration import drawn_order
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
+from edgekd.data.transfer import Fit, fit_of, weights_from_scores
 from edgekd.errors import UserError
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs, count_params
@@ -22,8 +26,11 @@ from edgekd.search.teachers.advice import Pilot, advise
 from edgekd.search.teachers.assistant import assistant_of, propose_assistant
 from edgekd.search.teachers.shortlist import Size, TeacherFacts, shortlist
 from edgekd.tasks.classification import wilson_interval
+from edgekd.train.responses import embeddings
 
 ASSISTANT = "assistant"
+MOST_FITTED = 1000
+"""Images on which the fit of features is judged; more change it little, and their singular vectors take seconds."""
 
 
 @dataclass
@@ -54,7 +61,13 @@ class Advisor:
         assistant = propose_assistant(student, candidates)
         if assistant is None and self.request.assistant:
             assistant = assistant_of(student, candidates, "asked for, though a nearer teacher is at hand")
-        return TeachersReport(student=student, candidates=candidates, plan=self._pilots.plan(), assistant=assistant)
+        return TeachersReport(
+            student=student,
+            candidates=candidates,
+            plan=self._pilots.plan(),
+            assistant=assistant,
+            weights=weights_from_scores({f.name: f.fit for f in facts if f.fit is not None}) if len(facts) > 1 else {},
+        )
 
     def advise(self) -> TeachersReport:
         """The shortlist, its pilots, and the advice.
@@ -124,7 +137,33 @@ class Advisor:
             params_m=count_params(module) / 1e6,
             macs_m=count_macs(module, bundle.model.preprocessing.input_shape) / 1e6,
         )
-        return TeacherFacts(name=name, size=size, accuracy=float(right.mean()), low=low, high=high)
+        fit = self._fit(bundle)
+        return TeacherFacts(
+            name=name,
+            size=size,
+            accuracy=float(right.mean()),
+            low=low,
+            high=high,
+            fit=fit.score,
+            fit_low=fit.low,
+            fit_high=fit.high,
+        )
+
+    def _fit(self, bundle: ModelBundle) -> Fit:
+        """Of its features to the labels of at most `MOST_FITTED` training images: the few that there may be."""
+        rows = drawn_order(len(self._dataset.train), self.request.seed)[:MOST_FITTED]
+        split = self._dataset.train.subset(rows)
+        assert split.labels is not None
+        with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+            ctx = Context(
+                scratch=Path(scratch),
+                seed=self.request.seed,
+                reporter=self.reporter,
+                blobs=self.store.blobs,
+                execution=self.execution,
+            )
+            features, _ = embeddings(bundle, split, ctx)
+        return fit_of(features, split.labels, seed=self.request.seed)
 
     def _student_size(self) -> Size:
         recipe = self._pilots.recipe(next(iter(self._teachers.values())))

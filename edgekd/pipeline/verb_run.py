@@ -153,7 +153,7 @@ class VerbRun:
         if self.request.data is None:
             return None
         knows = TEACHER if TEACHER in self._inputs else MODEL
-        dataset = load_dataset(self.request.data, seed=self.request.seed)
+        dataset = load_dataset(self.request.data, seed=self.request.seed, unlabelled=self.request.unlabelled)
         self._inputs[knows], dataset = with_same_classes(self._inputs[knows], dataset)
         labels = self._inputs[knows].model.labels
         self._inputs = {name: named(bundle, labels) for name, bundle in self._inputs.items()}
@@ -168,7 +168,7 @@ class VerbRun:
         if self._license is not None:
             facts[MODEL_LICENSE] = self._license
         if self._dataset is not None:
-            facts["data"] = self._dataset.digest
+            facts["data"] = self._dataset.own_digest
         return facts
 
     def _next_steps(self, result: ModelBundle) -> tuple[tuple[str, str], ...]:

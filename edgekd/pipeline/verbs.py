@@ -22,8 +22,8 @@ from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.search import likely_precision
 from edgekd.pipeline.sources import starts_fresh
-from edgekd.pipeline.students import MOST_ANSWERS_MIB
-from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
+from edgekd.pipeline.teaching import GATHERED, LOGITS, MOST_ANSWERS_MIB, STORED
+from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config, with_stored_logits
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Need, importances_without, needs_of
 from edgekd.targets.latency import latency_model_from_target
@@ -43,11 +43,14 @@ class VerbRequest(Schema):
         teacher: Of `distill`; None trains with the labels alone.
         also: Further teachers: what all of them say is averaged.
         data: See `edgekd.data.sources.load_dataset`; None where none is needed.
+        teacher_logits: Of `distill`: a file with a teacher's logits on the training images, in the place of a teacher.
+        unlabelled: Of `distill`: further images without labels, of which the teacher chooses some to train on.
         target: The device that the result is for; None for a PyTorch model on its way.
         training: How `distill` trains; of the options, those that concern a training.
         config: Fields of the stage's config, which come before all else; those left open take the stage's own or the
             target's.
         calib_samples: Calibration images of `quantize`; None takes the card's number, or 300.
+        calib_select: How they are chosen; None takes the classes in turn, or the card's own way.
         half: Whether `export` goes on to FP16.
         convert_to: Runtime with a converter that `export` makes an engine for, instead of an ONNX graph; `config` is
             then that of the stage `convert`.
@@ -59,10 +62,13 @@ class VerbRequest(Schema):
     teacher: ModelSource | None = None
     also: tuple[ModelSource, ...] = ()
     data: str | None = None
+    teacher_logits: str | None = None
+    unlabelled: str | None = None
     target: str | None = None
     training: Options = Field(default_factory=Options)
     config: dict[str, JsonValue] = Field(default_factory=dict)
     calib_samples: int | None = Field(default=None, ge=1)
+    calib_select: Literal["random", "stratified", "coverage"] | None = None
     half: bool = False
     convert_to: str | None = None
     seed: int = Field(default=0, ge=0)
@@ -110,24 +116,59 @@ def graph_of(
 def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: Dataset | None) -> list[Node]:
     if dataset is None:
         raise UserError("Training needs images.", hint="--data FOLDER_OR_NPZ")
+    training, nodes = request.training, []
+    ports: dict[str, tuple[str, ...]] = {"student": (f"@{MODEL}",)}
+    if request.teacher_logits is not None:
+        training, _ = with_stored_logits(training, request.teacher_logits)
     images, fresh = len(dataset.train), starts_fresh(request.model)
     defaults = train_config(
-        request.training,
-        epochs=epochs_for(request.training, images) if fresh else recover_epochs_for(request.training, images),
+        training,
+        epochs=epochs_for(training, images) if fresh else recover_epochs_for(training, images),
         fresh=fresh,
         size=inputs[MODEL].model.preprocessing.size,
         images=images,
     )
     defaults["teacher_cache_mib"] = MOST_ANSWERS_MIB
-    if request.config.get("mixup") or request.config.get("cutmix"):
-        defaults["teacher_views"] = 0  # images are mixed anew in each step, so there are no views to keep
-    ports: dict[str, tuple[str, ...]] = {"student": (f"@{MODEL}",)}
+    if any(request.config.get(name) for name in ("mixup", "cutmix", "hard")):
+        defaults["teacher_views"] = 0  # images change anew in each step, so there are no views to keep
+    if "objective" in request.config:
+        defaults.pop("objectives", None)  # a field comes before the flag
+    if request.teacher_logits is not None:
+        nodes.append(_stored_logits(request.teacher_logits, inputs, defaults | request.config))
+        ports["answers"] = (LOGITS,)
     if TEACHER in inputs:
         ports["teacher"] = (f"@{TEACHER}",)
     further = tuple(f"@{name}" for name in inputs if name not in (MODEL, TEACHER))
     if further:
         ports["teachers"] = further
-    return [Node(name="distill", stage="distill", config=defaults | request.config, inputs=ports)]
+    if dataset.pool is not None:
+        nodes.append(_gathering(request, inputs))
+        ports["pool"] = (GATHERED,)
+    return [*nodes, Node(name="distill", stage="distill", config=defaults | request.config, inputs=ports)]
+
+
+def _stored_logits(path: str, inputs: Mapping[str, ModelBundle], config: Mapping[str, JsonValue]) -> Node:
+    if TEACHER in inputs:
+        raise UserError(
+            "There are a teacher and stored logits, and a student learns from the one or the other.",
+            hint="leave out --teacher or --teacher-logits",
+        )
+    pixels = inputs[MODEL].model.preprocessing.plain()
+    stored: dict[str, JsonValue] = {"path": path, "preprocessing": pixels, "augment": config["augment"]}
+    return Node(name=LOGITS, stage=STORED, config=stored)
+
+
+def _gathering(request: VerbRequest, inputs: Mapping[str, ModelBundle]) -> Node:
+    """The teacher's choice from the pool; a student that has learned already is asked with it."""
+    if TEACHER not in inputs:
+        raise UserError(
+            "Images without labels are chosen by a teacher, and there is none.",
+            hint="--teacher MODEL, or leave --unlabelled out",
+        )
+    asked: dict[str, tuple[str, ...]] = {"teacher": (f"@{TEACHER}",)}
+    if not starts_fresh(request.model):
+        asked["student"] = (f"@{MODEL}",)
+    return Node(name=GATHERED, stage="gather", config={}, inputs=asked)
 
 
 def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
@@ -197,7 +238,7 @@ def _converted(request: VerbRequest, runtime: str, dataset: Dataset | None) -> l
 def _samples(request: VerbRequest, dataset: Dataset | None) -> list[Node]:
     if dataset is None:
         return []
-    config = sampling(dataset, request.calib_samples)
+    config = sampling(dataset, request.calib_samples, request.calib_select)
     return [Node(name=SAMPLES, stage="calibration", config=config, inputs={"model": (f"@{MODEL}",)})]
 
 

@@ -8,12 +8,10 @@ whatever a library prints goes to standard error, which the coordinator keeps fo
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,12 +23,11 @@ import numpy as np
 
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.digest import Digest
+from edgekd.core.orphan import end_with_parent
 from edgekd.errors import EdgekdError, UserError
 from edgekd.profiling.agent import energy, facts
 from edgekd.profiling.agent.loop import CallTimer, settle
 from edgekd.runtimes.session import RUNTIMES, OwnClock, Session, open_bundle
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Files:
@@ -178,7 +175,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     faulthandler.enable()
-    _die_with_parent(int(sys.argv[1]))
+    end_with_parent(int(sys.argv[1]))  # a native call that hangs never reads the end of its input
     gc.disable()
     worker = Worker()
     while line := sys.stdin.readline():
@@ -187,14 +184,6 @@ def main() -> None:
     if worker.runs_elsewhere:
         worker.close()
     os._exit(0)  # libraries that crash while they unload have nothing left to spoil
-
-
-def _die_with_parent(parent: int) -> None:
-    """A native call that hangs never reads the end of its input: Linux kills it when the coordinator is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before we asked
-            os._exit(1)
 
 
 def _forget_peak() -> None:

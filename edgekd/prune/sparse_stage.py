@@ -11,7 +11,6 @@ from torch import nn
 from edgekd.core.bundle import BundleKind
 from edgekd.core.stage import Context, Inputs, Stage, StageResult
 from edgekd.core.text import percent
-from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.count import layer_costs
@@ -19,6 +18,7 @@ from edgekd.nn.reparam import fusable_blocks
 from edgekd.prune.sparsity import SparseWeights, follows_pattern
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
+from edgekd.train.pool import training_data
 from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
@@ -80,7 +80,7 @@ class SparseDistillStage(Stage[SparseDistillConfig]):
         branches, teacher = networks(inputs, ctx)
         student, before = deployed_form(branches, before)
         preprocessing, weights = before.model.preprocessing, config.weights
-        data, answers = ctx.resource("data", Dataset), stored_answers(inputs, ctx, config)
+        data, answers = training_data(inputs, ctx), stored_answers(inputs, ctx, config)
         report = distil_(student, teacher, data, preprocessing, config, ctx, projection=weights, answers=answers)
         if not report.leads:
             return StageResult(bundle=before)  # only the leader's result counts, and only it writes files

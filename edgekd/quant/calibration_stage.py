@@ -7,13 +7,24 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from edgekd.core.bundle import BundleKind
+from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
-from edgekd.data.calibration import SamplingMethod, calibration_samples
+from edgekd.data.calibration import (
+    CalibrationSamples,
+    SamplingMethod,
+    calibration_samples,
+    drawn_order,
+    samples_at,
+)
+from edgekd.data.choice import k_centres
 from edgekd.data.dataset import Dataset
 from edgekd.data.synthetic import range_overlap, synthetic_images
 from edgekd.nn.build import module_from_bundle
 from edgekd.runtimes.samples import Samples, bundle_from_samples
+from edgekd.train.responses import embeddings
+
+MOST_LOOKED_AT = 5000
+"""Training images that `coverage` chooses from, drawn at random; each is run through the model once."""
 
 
 class CalibrationConfig(StageConfig):
@@ -21,7 +32,9 @@ class CalibrationConfig(StageConfig):
 
     Attributes:
         samples: All of the training split when it has fewer.
-        method: `stratified` takes the classes in turn; `random` ignores them.
+        method: `stratified` takes the classes in turn; `random` ignores them; `coverage` takes images that the model
+            sees as far apart as possible (k centres of its features, of at most `MOST_LOOKED_AT` images), so that rare
+            kinds of images are among few samples.
     """
 
     samples: int = Field(default=300, ge=1)
@@ -39,13 +52,7 @@ class CalibrationStage(Stage[CalibrationConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         preprocessing = inputs.one("model").model.preprocessing
-        drawn = calibration_samples(
-            ctx.resource("data", Dataset),
-            preprocessing,
-            samples=self.config.samples,
-            seed=ctx.seed,
-            method=self.config.method,
-        )
+        drawn = self._drawn(inputs.one("model"), ctx)
         bundle = bundle_from_samples(
             Samples(drawn.images, drawn.labels, "real"),
             preprocessing=preprocessing,
@@ -58,6 +65,16 @@ class CalibrationStage(Stage[CalibrationConfig]):
             metrics={"samples": len(drawn.images)},
             decisions=(f"Calibrated on {drawn.description}.",),
         )
+
+    def _drawn(self, model: ModelBundle, ctx: Context) -> CalibrationSamples:
+        data, p, samples = ctx.resource("data", Dataset), model.model.preprocessing, self.config.samples
+        if self.config.method != "coverage":
+            return calibration_samples(data, p, samples=samples, seed=ctx.seed, method=self.config.method)
+        looked_at = drawn_order(len(data.train), ctx.seed)[:MOST_LOOKED_AT]
+        points, what = embeddings(model, data.train.subset(looked_at), ctx)
+        order, _ = k_centres(points, min(samples, len(points)))
+        how = f"chosen to cover the model's {what} of {len(looked_at)} of them"
+        return samples_at(data, p, looked_at[order], asked=samples, how=how)
 
 
 class SyntheticSamplesConfig(StageConfig):

@@ -27,6 +27,7 @@ from edgekd.quant.differentiable_quantization import (
 from edgekd.quant.quantized_distillation import outer_layers
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
+from edgekd.train.pool import training_data
 from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
@@ -85,7 +86,7 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
         check_student_and_teacher(_with_teacher(inputs), ctx, self.config)
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
-        config, data = self.config, ctx.resource("data", Dataset)
+        config, data = self.config, training_data(inputs, ctx)
         branches, teacher = networks(_with_teacher(inputs), ctx)
         student, before = deployed_form(branches, inputs.one("student"))
         preprocessing = before.model.preprocessing

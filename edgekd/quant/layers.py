@@ -59,18 +59,48 @@ def name_nodes_(model: onnx.ModelProto) -> None:
 
 def own_biases_(model: onnx.ModelProto) -> None:
     """Gives every layer a bias that nobody else reads: optimisers merge equal constants, such as biases of zeros."""
-    readers: dict[str, int] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    constants = {entry.name: entry for entry in model.graph.initializer}
-    for node in model.graph.node:
-        name = node.input[2] if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 else ""
-        if name in constants and readers[name] > 1:
-            node.input[2] = f"{name}_of_{node.name}"
-            model.graph.initializer.add().CopyFrom(constants[name])
-            model.graph.initializer[-1].name = node.input[2]
-            readers[name] -= 1
+    view = GraphView(model)
+    counts = {name: len(nodes) for name, nodes in view.readers.items()}
+    for layer in list(view.nodes):
+        place = bias_place(view, layer)
+        if place is None:
+            continue
+        node, at = place
+        name = node.input[at]
+        if name in view.constants and counts[name] > 1:
+            node.input[at] = f"{name}_of_{node.name}"
+            model.graph.initializer.add().CopyFrom(view.constants[name])
+            model.graph.initializer[-1].name = node.input[at]
+            counts[name] -= 1
+
+
+def bias_place(view: GraphView, layer: str) -> tuple[onnx.NodeProto, int] | None:
+    """(node, input) at which a layer's bias is read; None for a layer without one.
+
+    Of a matrix product that is the Add behind it, seen through a Q/DQ pair, when it adds one constant number to each
+    output channel and nothing else reads the product.
+    """
+    node = view.nodes[layer]
+    if node.op_type in ("Conv", "Gemm"):
+        return (node, 2) if len(node.input) > 2 and node.input[2] else None
+    if node.op_type != "MatMul":
+        return None
+    value = node.output[0]
+    while True:
+        readers = view.readers.get(value, [])
+        if len(readers) != 1 or value in view.outputs:
+            return None
+        (reader,) = readers
+        if reader.op_type not in ("QuantizeLinear", "DequantizeLinear") or reader.input[0] != value:
+            break
+        value = reader.output[0]
+    if reader.op_type != "Add":
+        return None
+    at = 1 - list(reader.input).index(value)
+    bias = view.constants.get(reader.input[at])
+    if bias is None or bias.data_type != TensorProto.FLOAT or not bias.dims:
+        return None
+    return (reader, at) if bias.dims[-1] > 1 and int(np.prod(bias.dims)) == bias.dims[-1] else None
 
 
 def weighted_layers(view: GraphView) -> tuple[str, ...]:
@@ -161,12 +191,13 @@ def write_codes_(view: GraphView, weight: QuantizedWeight, codes: NDArray[np.int
 
 def add_to_bias_(view: GraphView, layer: str, shift: FloatArray) -> bool:
     """Adds (O,) to a layer's bias, float or 32-bit; False for a layer without a constant bias."""
-    node = view.nodes[layer]
-    if len(node.input) < 3 or not node.input[2]:
+    place = bias_place(view, layer)
+    if place is None:
         return False
-    name = node.input[2]
+    name = place[0].input[place[1]]
     if name in view.constants:
-        view.write(name, view.array(name) + shift.astype(np.float32))
+        bias = view.array(name)
+        view.write(name, bias + shift.astype(np.float32).reshape(bias.shape))
         return True
     dequantize = view.maker[name]
     if dequantize.op_type != "DequantizeLinear" or dequantize.input[0] not in view.constants:

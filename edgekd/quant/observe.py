@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from edgekd.errors import UserError
 from edgekd.quant.histogram import Histogram
-from edgekd.quant.layers import GraphView, attribute, weighted_layers
+from edgekd.quant.layers import GraphView, attribute, bias_place, weighted_layers
 from edgekd.runtimes.compare import batches
 from edgekd.runtimes.onnxruntime import inner_values
 from edgekd.runtimes.session import FloatArray
@@ -170,7 +170,10 @@ def _readable(view: GraphView, name: str) -> bool:
 
 def _shares(view: GraphView, name: str) -> bool:
     """Whether another node reads the weight or the bias of a layer."""
-    return any(len(view.readers[constant]) > 1 for constant in view.nodes[name].input[1:3] if constant)
+    constants, place = [view.nodes[name].input[1]], bias_place(view, name)
+    if place is not None:
+        constants.append(place[0].input[place[1]])
+    return any(len(view.readers[constant]) > 1 for constant in constants)
 
 
 def _input_rows(view: GraphView, name: str, values: FloatArray, rng: np.random.Generator) -> NDArray[np.float64]:

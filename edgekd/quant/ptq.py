@@ -227,6 +227,9 @@ def _refined(
         f"{what[:1].upper()}{what[1:]} of {len(layers)} layers: {plain.said} before, {refined.said} after, on "
         f"{builder.parts.where}."
     ]
+    unmoved = [layer for layer, better in layers.items() if better.shift is None]
+    if corrects and unmoved:
+        said.append(f"Without a bias that could take over the mean error: {', '.join(unmoved)}.")
     if seen.without_moments:
         said.append(f"Left as they were, by form or because they share constants: {', '.join(seen.without_moments)}.")
     large = [layer for layer in layers if seen.moments[layer].gram is None]

@@ -93,7 +93,7 @@ class QuantizeStage(Stage[QuantizeConfig]):
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     Config: ClassVar[type[StageConfig]] = QuantizeConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),

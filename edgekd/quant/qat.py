@@ -25,9 +25,10 @@ from torch import Tensor
 from edgekd.errors import BuildFailed
 from edgekd.nn.onnx_module import TRAINED_SLOTS, OnnxModule, weights_into_graph_
 from edgekd.nn.onnx_ops import OPERATORS, Attributes, Operator
+from edgekd.quant.averaged import Grid, RangeAverages
 from edgekd.quant.fake_quant import fake_quantized, positive_step, rounded_to
 
-Ranges = Literal["learned", "calibrated"]
+Ranges = Literal["learned", "average", "calibrated"]
 _DOMAIN = "edgekd"
 _LIMITS: Mapping[int, tuple[int, int]] = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255)}
 _SEVEN_BITS = 64
@@ -84,6 +85,7 @@ class _Rewrite:
     weights: dict[str, Weight] = field(default_factory=dict)
     biases: dict[str, Bias] = field(default_factory=dict)
     activations: dict[str, str] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
 
 
 class QatNetwork(OnnxModule):
@@ -96,13 +98,15 @@ class QatNetwork(OnnxModule):
 
     Args:
         model: A Q/DQ graph; left as it was.
-        ranges: `learned`: step sizes are parameters; `calibrated`: they stay.
+        ranges: `learned`: step sizes are parameters; `average`: those of activations follow a moving average;
+            `calibrated`: they stay.
+        followed_steps: Training steps that the moving average follows.
 
     Raises:
         BuildFailed: The graph has no Q/DQ pairs, other forms of quantization, or operators without a torch form.
     """
 
-    def __init__(self, model: onnx.ModelProto, ranges: Ranges = "learned") -> None:
+    def __init__(self, model: onnx.ModelProto, ranges: Ranges = "learned", *, followed_steps: int = 0) -> None:
         rewrite = _rewritten(model)
         learned: Mapping[str, tuple[int, ...]] = {"FakeQuantize": (0, 1) if ranges == "learned" else (0,)}
         operators = {
@@ -112,7 +116,29 @@ class QatNetwork(OnnxModule):
         }
         super().__init__(rewrite.model, operators, {**TRAINED_SLOTS, **learned, "RoundBias": (0,)})
         self.weights, self.biases, self.activations = rewrite.weights, rewrite.biases, rewrite.activations
-        self._source = model
+        self._source, self._grids = model, rewrite.grids
+        self.averages = RangeAverages(followed_steps) if ranges == "average" else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K) logits of images (N, C, H, W); in training, ranges that follow it move after the pass."""
+        if self.averages is None or not self.training or not self.averages.active:
+            return self.run(images)
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def watch(name: str, value: Tensor) -> None:
+            if name in self._grids:
+                low, high = value.detach().aminmax()
+                seen[name] = low, high
+
+        watch(self._input, images)
+        logits = self.run(images, watch)
+        self.averages.follow_(seen, {name: self._grid(name) for name in seen})
+        return logits
+
+    def _grid(self, name: str) -> tuple[Tensor, Tensor, Grid]:
+        grid = self._grids[name]
+        step = self.constant(grid.step)
+        return step, self.constant(grid.zero) if grid.zero else torch.zeros_like(step), grid
 
     @torch.no_grad()
     def graph(self) -> onnx.ModelProto:
@@ -204,6 +230,7 @@ def _rewrite_quantize(rewrite: _Rewrite, node: onnx.NodeProto, readers: list[onn
         rewrite.weights[name] = Weight(name=name, step=step, zero=zero, axis=axis, low=low, high=high, coded=False)
     else:
         rewrite.activations[name] = step
+        rewrite.grids[name] = Grid(step=step, zero=zero, low=low, high=high)
     _add_fake(rewrite, node, name, low, high, batched=not constant)
 
 

@@ -8,13 +8,13 @@ from pydantic import Field, JsonValue
 
 from edgekd.core.bundle import BundleKind
 from edgekd.core.stage import Context, Inputs, Stage, StageResult
-from edgekd.data.dataset import Dataset
 from edgekd.nn.reparam import fusable_blocks
 from edgekd.quant.bucket import Bits, Granularity, Rounding, WeightGrid
 from edgekd.quant.coded import require_equal_codes, sizes, with_codes
 from edgekd.quant.quantized_distillation import QuantizedWeights, outer_layers
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
+from edgekd.train.pool import training_data
 from edgekd.train.student import (
     STUDENT_PORTS,
     check_student_and_teacher,
@@ -78,7 +78,7 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
         preprocessing = before.model.preprocessing
         exclude = outer_layers(student, preprocessing.input_shape) if config.exclude is None else config.exclude
         weights = QuantizedWeights(config.grid, exclude, config.rounding)
-        data = ctx.resource("data", Dataset)
+        data = training_data(inputs, ctx)
         answers = stored_answers(inputs, ctx, config)
         report = distil_(student, teacher, data, preprocessing, config, ctx, projection=weights, answers=answers)
         if not report.leads:

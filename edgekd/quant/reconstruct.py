@@ -34,6 +34,7 @@ from edgekd.quant.layers import (
     GraphView,
     QuantizedWeight,
     add_to_bias_,
+    bias_place,
     output_axis,
     quantized_weight_of,
     write_codes_,
@@ -88,7 +89,7 @@ def refined_layers(
         if weight is not None:
             node = plain.nodes[layer]
             axis = output_axis(node, len(plain.constants[node.input[1]].dims))
-            movable = len(node.input) > 2 and node.input[2] != ""
+            movable = bias_place(plain, layer) is not None and bias_place(coded, layer) is not None
             found[layer] = _refined(
                 plain.array(node.input[1]), weight, axis, moments, rounding, biases if movable else "leave"
             )

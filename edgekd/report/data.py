@@ -182,6 +182,53 @@ class FoundStudents(Schema):
         return tuple(sorted((student for student in self.students if student.pick), key=lambda student: student.pick))
 
 
+class CurveEngine(Schema):
+    """The fastest engine of one precision of a network on a pruning curve.
+
+    Attributes:
+        low_ms: 95 % interval of the median; the median itself where nothing more is known.
+        accuracy: On the split that the steps use, where the engine runs; None when not evaluated.
+        chosen: It is what is deployed.
+    """
+
+    name: str
+    precision: str
+    runtime: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    accuracy: Evaluation | None = None
+    chosen: bool = False
+
+
+class CurvePoint(Schema):
+    """One network of a pruning curve.
+
+    Attributes:
+        kept: Share of the multiply-accumulates of the first network, in (0, 1].
+        cut: 0 for the network before the first cut.
+        engines: One per precision.
+    """
+
+    kept: float = Field(gt=0)
+    cut: int = Field(ge=0)
+    engines: tuple[CurveEngine, ...]
+
+
+class PruningCurve(Schema):
+    """A network and what was left of it after each cut, recovered, exported and timed.
+
+    Attributes:
+        name: Of what was cut: `Teacher`, `Student 2`.
+        origin: Of the latencies.
+        points: From the whole network to the smallest.
+    """
+
+    name: str
+    origin: Origin = "measured"
+    points: tuple[CurvePoint, ...] = Field(min_length=2)
+
+
 class ReportData(Schema):
     """A finished run.
 
@@ -194,6 +241,7 @@ class ReportData(Schema):
         choice: What is deployed, and why not each other engine; None when nothing was chosen.
         steps: From the teacher (the first one, which the others are compared with) to what is deployed.
         search: The students that were scored; None without a search.
+        curves: Of each network that was cut several times.
         profile: Latencies of all candidates; None when nothing was profiled.
         evaluations: Of all candidates, on both splits.
         reference: Candidate that stands for the teacher in `profile` and `evaluations`.
@@ -215,6 +263,7 @@ class ReportData(Schema):
     choice: Choice | None = None
     steps: tuple[Step, ...] = ()
     search: FoundStudents | None = None
+    curves: tuple[PruningCurve, ...] = ()
     profile: ProfileReport | None = None
     evaluations: tuple[Evaluation, ...] = ()
     reference: str = ""

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from edgekd.core.blobs import disk_errors
 from edgekd.core.report import ProfileReport
 from edgekd.report.data import ReportData
+from edgekd.report.plots.curve import curve_in_words, curve_picture
 from edgekd.report.plots.graph import graph_picture
 from edgekd.report.plots.latency import latencies
 from edgekd.report.plots.marks import PRECISION_NAMES, marker, precision_name, runtime_name
@@ -36,6 +37,7 @@ def html_from_report(data: ReportData) -> str:
         steps=step_rows(data),
         students=_markup(students(data.search)),
         student_rows=student_rows(data.search),
+        curves=[(curve_in_words(c), Markup(curve_picture(c, data.asked.budget)), c) for c in data.curves],
         pareto=_markup(pareto(data)),
         latencies=_markup(latencies(data)),
         graph=_markup(graph_picture(data)),

@@ -119,19 +119,4 @@ PROXIES: Registry[type[Proxy]] = Registry(
         "diswot-code-relation": "edgekd.search.proxies.diswot_code:DisWOTCodeRelation",
     },
 )
-"""Proxies of their own; every distillation objective is one more, under its name with `OBJECTIVE_PREFIX` in front."""
-
-OBJECTIVE_PREFIX = "loss-"
-
-
-def proxy_from_name(name: str) -> Proxy:
-    """A registered proxy, or `loss-NAME` for the objective NAME.
-
-    Raises:
-        UserError: Unknown; the message suggests the near one.
-    """
-    if name.startswith(OBJECTIVE_PREFIX):
-        from edgekd.search.proxies.objective import objective_proxy
-
-        return objective_proxy(name.removeprefix(OBJECTIVE_PREFIX))
-    return PROXIES.get(name)()
+"""Proxies of their own; `edgekd.search.proxy_names` knows every distillation objective as one more."""

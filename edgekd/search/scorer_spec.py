@@ -21,7 +21,8 @@ from edgekd.core.bundle import ModelBundle
 from edgekd.core.recipe import ModelRecipe
 from edgekd.nn.build import PROGRAM_FILE, WEIGHTS_FILE, module_from_recipe
 from edgekd.nn.save import checked_weights
-from edgekd.search.proxy import Batch, proxy_from_name
+from edgekd.search.proxy import Batch
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.search.scoring import Scorer
 
 

@@ -20,7 +20,8 @@ from edgekd.core.recipe import ModelRecipe
 from edgekd.errors import UserError
 from edgekd.nn.build import module_from_recipe
 from edgekd.nn.shapes import class_count
-from edgekd.search.proxy import Batch, Proxy, ScoreStudent, Unscorable, batch_from_images, proxy_from_name
+from edgekd.search.proxy import Batch, Proxy, ScoreStudent, Unscorable, batch_from_images
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.search.ranking import ranking_from_name
 from edgekd.search.sharing import unchanged
 

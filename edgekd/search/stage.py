@@ -18,7 +18,8 @@ from edgekd.nn.build import is_trainable, module_from_bundle
 from edgekd.search.config import SearchConfig
 from edgekd.search.journal import Journal, run_search
 from edgekd.search.limit import Cost, Costs, Limit, reachable_limit, student_limit
-from edgekd.search.proxy import Batch, batch_from_images, proxy_from_name
+from edgekd.search.proxy import Batch, batch_from_images
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.search.ranking import ranking_from_name
 from edgekd.search.report import SearchReport
 from edgekd.search.scorer_spec import scorer_spec_from_bundle

@@ -10,7 +10,7 @@ from edgekd.errors import UserError
 from edgekd.search.certainty import Standing, standing
 from edgekd.search.config import SearchConfig
 from edgekd.search.front import front_places
-from edgekd.search.proxy import proxy_from_name
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.search.reasons import Chance, Order
 from edgekd.search.report import Candidate, Pick, SearchReport, Skipped
 from edgekd.search.searcher import Outcome, Searcher

@@ -75,6 +75,31 @@ def agreement(logits: FloatArray, reference_logits: FloatArray) -> float:
     return float((predictions(logits) == predictions(reference_logits)).mean())
 
 
+def guesses(logits: FloatArray, labels: Int64Array) -> str | None:
+    """A sentence where the answers are no better than guessing, None where they are better.
+
+    No better means that the 95 % interval of the accuracy reaches down to 1 / K, or that all images get one class while
+    their labels have several. A teacher like that ruins what learns from it, and nothing else would say so: its soft
+    labels look like any others.
+
+    Args:
+        logits: (N, K), the teacher's.
+        labels: (N,) in 0 ... K - 1.
+    """
+    found, classes = predictions(logits), logits.shape[1]
+    hits, chance = int((found == labels).sum()), 1 / classes
+    low, _ = wilson_interval(hits, len(labels))
+    constant = len(np.unique(found)) == 1 and len(np.unique(labels)) > 1
+    if low > chance and not constant:
+        return None
+    what = "gives every image the same class" if constant else "is no better than guessing"
+    return (
+        f"The teacher {what}: it knows {hits} of {len(labels)} images, and chance is {100 * chance:.3g} %. "
+        "What learns from it learns little else. Usual causes are another order of classes (--labels), another "
+        "normalisation (--mean, --std, --channel-order), or weights that were never trained."
+    )
+
+
 def wilson_interval(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """(low, high), both in [0, 1]: the score interval of a proportion, sound near 0 and 1 and for small n.
 

@@ -17,7 +17,8 @@ from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.errors import UserError
 from edgekd.nn.build import module_from_recipe
-from edgekd.search.proxy import Batch, Proxy, Unscorable, proxy_from_name
+from edgekd.search.proxy import Batch, Proxy, Unscorable
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.toys import toy_cnn, toy_recipe
 
 _SIDE = 8

@@ -22,6 +22,7 @@ from edgekd.train.checkpoint import Checkpoints, Rhythm
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import Fabric
 from edgekd.train.group import teacher_source
+from edgekd.train.hard import HardAugment
 from edgekd.train.lesson import Lesson
 from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import LossPlan
@@ -123,11 +124,23 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         reporter=job.ctx.reporter,
         seed=job.ctx.seed,
         mixing=_mixing(config, student.spec().classes),
+        hard=_hard(job, teacher, fabric),
     )
 
 
 def _mixing(config: TrainConfig, classes: int) -> Mixing | None:
     return Mixing(mixup=config.mixup, cutmix=config.cutmix, classes=classes) if config.mixes else None
+
+
+def _hard(job: Job, teacher: Teacher | None, fabric: Fabric) -> HardAugment | None:
+    if not job.config.hard:
+        return None
+    if teacher is None or job.teacher is None:
+        raise UserError(
+            "hard varies images by how far student and teacher disagree on them, and there is no teacher to ask.",
+            hint="connect a teacher that can be run and give an objective that reads it (kd), or set hard=0",
+        )
+    return HardAugment(job.config.hard, job.preprocessing, fabric.device)
 
 
 def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Teacher | None) -> None:
@@ -183,9 +196,10 @@ def _usable_answers(job: Job, needs: frozenset[Signal]) -> tuple[Answers | None,
     answers = job.answers
     if answers is None:
         return None, ()
-    if job.config.mixes:
+    if job.config.mixes or job.config.hard:
+        what = "mixup and cutmix mix" if job.config.mixes else "hard varies"
         raise UserError(
-            "mixup and cutmix mix images anew in each step, and nobody can have stored the teacher's answers to that.",
+            f"{what} images anew in each step, and nobody can have stored the teacher's answers to that.",
             hint="disconnect 'answers', so that the teacher is asked live",
         )
     if job.teacher is None:

@@ -5,7 +5,7 @@ All of them enter the key, and all but `teacher_cache_mib`, which trades time fo
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -40,6 +40,9 @@ class TrainConfig(StageConfig):
         mixup: Alpha of mixup (0.2 to 0.8 are usual), 0 for none. Each step mixes its images anew, and the teacher sees
             the very mixtures that the student sees, so it is asked live.
         cutmix: Alpha of CutMix (1 is usual), 0 for none; with both, each step has one of them.
+        hard: Above 0, images are also warped and recoloured as far as makes the student disagree most with its teacher,
+            up to this share of the full range (0.3 to 0.6 are sensible; see `edgekd.train.hard`). Each step varies its
+            images anew, so the teacher is asked live. 0 for none.
         grad_clip: Largest norm of the gradient, None for no limit.
         objective: Name of the distillation objective, used when there is a teacher.
         objective_args: Its arguments.
@@ -49,6 +52,9 @@ class TrainConfig(StageConfig):
         objectives: Several objectives with weights and schedules, in place of the four options of the short form.
         teacher_views: With a teacher: number of different views of each image. Its outputs are computed once per view
             and kept, so that later epochs cost the student alone. 0: a new view each epoch, and a live teacher.
+        teacher_weights: With several teachers: the share of each in the mean of their probabilities, in their order;
+            empty for equal ones. `edgekd teachers` proposes some. Objectives that read each teacher by itself have
+            weights of their own.
         teacher_cache_mib: Most that is kept of them; for views that do not fit the teacher is asked in each epoch. None
             keeps all, as long as the disk has room.
         ema_decay: Trains as usual and keeps the exponential moving average of the weights; BatchNorm statistics are
@@ -71,6 +77,7 @@ class TrainConfig(StageConfig):
     augment: Augment = Field(default_factory=Augment)
     mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
+    hard: float = Field(default=0.0, ge=0, le=1)
     grad_clip: float | None = Field(default=None, gt=0)
     objective: str | None = "kd"
     objective_args: dict[str, JsonValue] = Field(default_factory=dict)
@@ -79,6 +86,7 @@ class TrainConfig(StageConfig):
     distill_warmup_epochs: int | None = Field(default=None, ge=0)
     objectives: tuple[TermConfig, ...] = ()
     teacher_views: int = Field(default=0, ge=0)
+    teacher_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
     teacher_cache_mib: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"
@@ -94,6 +102,8 @@ class TrainConfig(StageConfig):
             raise ValueError("nesterov needs momentum")
         if self.mixes and self.teacher_views:
             raise ValueError("mixup and cutmix mix images anew in each step: teacher_views must be 0")
+        if self.hard and self.teacher_views:
+            raise ValueError("hard varies images anew in each step: teacher_views must be 0")
         self._check_form()
         return self
 

@@ -17,8 +17,11 @@ from torch import nn
 
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.stage import Context
+from edgekd.data.batches import epoch_order
 from edgekd.data.dataset import Dataset
-from edgekd.errors import BuildFailed
+from edgekd.data.transform import preprocess
+from edgekd.errors import BuildFailed, UserError
+from edgekd.tasks.classification import guesses
 from edgekd.train.answers import Answers
 from edgekd.train.assemble import Job, assemble
 from edgekd.train.averaging import gather_statistics_
@@ -30,9 +33,13 @@ from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.memory_format import placed
 from edgekd.train.projection import WeightProjection
+from edgekd.train.signal import Signal
 
 _STATISTICS_BATCHES = 100
 """Batches over which BatchNorm statistics are gathered for averaged weights."""
+
+_CHECKED_IMAGES = 256
+"""Images of `select` on which a live teacher is compared with the labels before anything learns from it."""
 
 _SLOWER_FORMAT = (
     "Trained in the contiguous memory format: the student has strided 1x1 convolutions of few channels, whose "
@@ -111,6 +118,7 @@ def distil_(
         BuildFailed: The training diverged.
     """
     plan = plan_loss(config, teachers=_teachers(teacher, answers), labelled=dataset.labelled)
+    _weigh_(teacher, config)
     job = Job(
         student=student,
         teacher=teacher if plan.needs_teacher else None,
@@ -130,6 +138,7 @@ def distil_(
         for module in job.modules():
             places.enter_context(placed(module, fabric.device, channels_last=channels_last))
         loop = assemble(job, fabric, fingerprint)
+        doubt = _teacher_guesses(loop, job)
         resumed_at = _start(loop, job)
         means = loop.run()
         _finish_(student, loop)
@@ -150,6 +159,8 @@ def distil_(
         decisions=(
             *plan.decisions,
             *(loop.teacher.decisions if loop.teacher is not None else ()),
+            *((doubt,) if doubt is not None else ()),
+            *((loop.hard.said(),) if loop.hard is not None else ()),
             *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
         ),
     )
@@ -159,6 +170,17 @@ def _teachers(teacher: nn.Module | None, answers: Answers | None) -> int:
     if isinstance(teacher, TeacherGroup):
         return len(teacher.members)
     return int(teacher is not None or answers is not None)
+
+
+def _weigh_(teacher: nn.Module | None, config: TrainConfig) -> None:
+    if not config.teacher_weights:
+        return
+    if not isinstance(teacher, TeacherGroup):
+        raise UserError(
+            "teacher_weights are the shares of several teachers, and there are not several.",
+            hint="leave it out, or connect more teachers",
+        )
+    teacher.weigh_(config.teacher_weights)
 
 
 def _start(loop: Loop, job: Job) -> int | None:
@@ -175,6 +197,23 @@ def _start(loop: Loop, job: Job) -> int | None:
     if cache is not None:
         cache.open()
     return loop.step if resumed else None
+
+
+def _teacher_guesses(loop: Loop, job: Job) -> str | None:
+    """Warns of a live teacher that guesses; one whose answers are stored was looked at where they were made.
+
+    On `select`, whose labels nobody made up: gathered images of the training split have those of the teacher itself.
+    """
+    split, teacher = job.dataset.select, loop.teacher
+    if teacher is None or job.teacher is None or split.labels is None or job.answers is not None:
+        return None
+    rows = epoch_order(len(split), job.ctx.seed, 0)[:_CHECKED_IMAGES]
+    images = torch.from_numpy(preprocess(split.images(rows, job.preprocessing), job.preprocessing))
+    said = teacher.outputs(images.to(loop.fabric.device))[Signal.LOGITS]
+    doubt = guesses(said.cpu().numpy(), split.labels[rows])
+    if doubt is not None and loop.fabric.is_global_zero:
+        job.ctx.reporter.message(doubt, level="warning")
+    return doubt
 
 
 def _prepare_objectives(loop: Loop, job: Job) -> None:

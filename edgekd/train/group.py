@@ -24,18 +24,36 @@ class TeacherGroup(nn.Module):
 
     Args:
         members: Two or more networks of the same images and classes.
+
+    Attributes:
+        weights: Shares of the members in the mean; empty for equal ones.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.weights: tuple[float, ...] = ()
+
+    def weigh_(self, weights: Sequence[float]) -> None:
+        """Gives the members shares, in their order; they need not sum to 1.
+
+        Raises:
+            UserError: Another number of them, or nothing above 0.
+        """
+        if len(weights) != len(self.members) or sum(weights) <= 0:
+            raise UserError(
+                f"There are {len(self.members)} teachers and teacher_weights {list(weights)}: each needs one, and not "
+                "all can be 0.",
+                hint="in the order of --teacher and --also-teacher; `edgekd teachers` proposes weights",
+            )
+        self.weights = tuple(weight / sum(weights) for weight in weights)
 
     def forward(self, images: Tensor) -> Tensor:
-        return mean_logits([member(images) for member in self.members])
+        return mean_logits([member(images) for member in self.members], self.weights)
 
 
-def mean_logits(logits: Sequence[Tensor]) -> Tensor:
-    """(N, K) at least float32: `log(mean_m softmax(t_m))`.
+def mean_logits(logits: Sequence[Tensor], weights: Sequence[float] = ()) -> Tensor:
+    """(N, K) at least float32: `log(sum_m w_m softmax(t_m))`, w equal where none are given.
 
     Raises:
         UserError: The teachers have unequal classes.
@@ -47,7 +65,9 @@ def mean_logits(logits: Sequence[Tensor]) -> Tensor:
             hint="give teachers of the same classes, in the same order",
         )
     whole = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in logits]
-    return torch.stack([x.log_softmax(1) for x in whole]).logsumexp(0) - math.log(len(whole))
+    shares = weights or [1 / len(whole)] * len(whole)
+    counted = [x.log_softmax(1) + math.log(w) for x, w in zip(whole, shares, strict=True) if w > 0]
+    return torch.stack(counted).logsumexp(0)
 
 
 class GroupSource(nn.Module):
@@ -57,19 +77,26 @@ class GroupSource(nn.Module):
         members: One source per teacher.
         keep_members: Whether an objective reads the members; else the combination alone is computed and cached.
         input_shape: (C, H, W).
+        weights: Of the members; empty for equal ones.
     """
 
     def __init__(
-        self, members: Sequence[SignalSource], *, keep_members: bool, input_shape: tuple[int, int, int]
+        self,
+        members: Sequence[SignalSource],
+        *,
+        keep_members: bool,
+        input_shape: tuple[int, int, int],
+        weights: tuple[float, ...] = (),
     ) -> None:
         super().__init__()
+        self._weights = weights
         self.members = nn.ModuleList(members)
         self._keep_members = keep_members
         self._input_shape = input_shape
 
     def forward(self, images: Tensor) -> Signals:
         said: list[Signals] = [member(images) for member in self.members]
-        logits = mean_logits([signals.logits for signals in said])
+        logits = mean_logits([signals.logits for signals in said], self._weights)
         return Signals(logits=logits, members=tuple(said) if self._keep_members else ())
 
     @torch.no_grad()
@@ -103,7 +130,7 @@ def teacher_source(
     if isinstance(teacher, TeacherGroup):
         inner = needs if keep_members else needs - TAPPED
         sources = [_single(member, inner, input_shape) for member in teacher.members]
-        return GroupSource(sources, keep_members=keep_members, input_shape=input_shape)
+        return GroupSource(sources, keep_members=keep_members, input_shape=input_shape, weights=teacher.weights)
     return _single(teacher, needs, input_shape)
 
 

@@ -29,6 +29,8 @@ class Lesson(nn.Module):
             gradients of zero, for DDP waits for each of them; `forget_idle_gradients_` takes them away again.
 
     Attributes:
+        answers: The student's and the teacher's logits of the last step without gradients, where `keeps_answers` is set
+            and there is a teacher.
         statistics: Names of what a step reports, summed over its samples: the loss that is minimised, the
             cross-entropy, each objective without its weight (0 while it is left out), correct answers, images.
     """
@@ -41,6 +43,8 @@ class Lesson(nn.Module):
         self.objectives = nn.ModuleList(term.objective for term in terms)
         self.label_smoothing = label_smoothing
         self.statistics = (LOSS, SUPERVISED, *(term.label for term in terms), HITS, IMAGES)
+        self.keeps_answers = False
+        self.answers: tuple[Tensor, Tensor] | None = None
         self._joint = joint
 
     def forward(
@@ -65,6 +69,8 @@ class Lesson(nn.Module):
         out, more = self._said(images, weights)
         out = replace(out, ids=ids)
         taught = None if teacher is None else signals_from_flat(teacher)
+        if self.keeps_answers and taught is not None:
+            self.answers = out.logits.detach(), taught.logits
         zero = torch.zeros((), device=images.device)
         supervised = zero if labels is None else supervised_loss(out.logits, labels, self.label_smoothing)
         loss = supervised_weight * supervised

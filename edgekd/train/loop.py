@@ -25,6 +25,7 @@ from edgekd.train.checkpoint import Checkpoints
 from edgekd.train.config import TrainConfig
 from edgekd.train.divergence import divergence
 from edgekd.train.engine import Fabric
+from edgekd.train.hard import HardAugment
 from edgekd.train.lesson import HITS, IMAGES, LOSS, SUPERVISED, Lesson
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.projection import WeightProjection
@@ -55,6 +56,7 @@ class Loop:
         reporter: Where progress goes.
         seed: Of every step.
         mixing: Mixes the images of a batch, or None.
+        hard: Varies them as far as student and teacher disagree, or None.
         clock: Seconds; injected by tests.
     """
 
@@ -72,6 +74,7 @@ class Loop:
     reporter: Reporter
     seed: int
     mixing: Mixing | None = None
+    hard: HardAugment | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class Loop:
         self._finite_sums: dict[str, float] = {}
         self._began = self._reported = self.clock()
         self._on_cpu = self.fabric.device.type == "cpu"
+        self.lesson.keeps_answers = self.hard is not None
 
     def resume(self) -> bool:
         """Takes over the newest checkpoint; False when there is none that can be used."""
@@ -97,6 +101,8 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load(state["average"])
+        if self.hard is not None:
+            self.hard.load(state["hard"])
         self.totals.copy_(state["totals"])
         self.step, self.seconds = state["step"], state["seconds"]
         return True
@@ -125,6 +131,10 @@ class Loop:
     def _train_on(self, batch: TrainBatch, epoch: int) -> None:
         config, plan = self.config, self.plan
         seed = self._seed_step()
+        draws = None
+        if self.hard is not None:
+            draws = self.hard.draw(len(batch.images), seed)
+            batch = TrainBatch(self.hard(batch.images, draws), batch.labels, batch.ids)
         if self.mixing is not None:
             batch = TrainBatch(*self.mixing(batch.images, batch.labels, seed), batch.ids)
         for group in self.optimizer.param_groups:
@@ -140,6 +150,7 @@ class Loop:
         with self.projection.applied() if self.projection is not None else nullcontext():
             loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, weights)
             self.fabric.backward(loss)
+        self._learn_hardness(draws)
         self.lesson.forget_idle_gradients_(weights)
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.lesson.parameters(), config.grad_clip)
@@ -148,6 +159,13 @@ class Loop:
         if self.average is not None:
             self.average.update(self.step)
         self.totals += statistics
+
+    def _learn_hardness(self, draws: Tensor | None) -> None:
+        """Moves the augmentation by the answers that the step has just computed; alike in every process."""
+        if self.hard is None or draws is None or self.lesson.answers is None:
+            return
+        gradient = self.hard.gradient(draws, *self.lesson.answers).to(self.fabric.device)
+        self.hard.step_(self.fabric.all_reduce(gradient, reduce_op="mean").cpu())
 
     def _seed_step(self) -> int:
         words = hashed(np.array([self.step], dtype=np.int64), self.seed, self.fabric.global_rank, _STEP_STREAM)
@@ -225,6 +243,7 @@ class Loop:
             "lesson": self.lesson.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.values,
+            "hard": None if self.hard is None else self.hard.log_magnitudes,
         }
         self.checkpoints.save(state)
 

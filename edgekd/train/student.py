@@ -19,9 +19,10 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
+from edgekd.train.pool import POOL_PORT, training_data
 from edgekd.train.teachers import TEACHER_PORTS, check_teachers, teacher_bundles, teacher_count, teacher_from_inputs
 
-STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS}
+STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS, **POOL_PORT}
 _MIB = 1 << 20
 
 
@@ -53,7 +54,7 @@ def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers
     bundle = inputs.maybe("answers")
     if bundle is None:
         return None
-    p, dataset = inputs.one("student").model.preprocessing, ctx.resource("data", Dataset)
+    p, dataset = inputs.one("student").model.preprocessing, training_data(inputs, ctx)
     teacher = next((teacher for _, teacher in teacher_bundles(inputs)), None)
     return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed, teacher), ctx.blobs)
 

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from edgekd.core.schema import Schema
+from edgekd.errors import UserError
 from edgekd.train.signal import Progress
 
 Curve = Literal["linear", "cosine"]
@@ -49,6 +50,28 @@ class TermConfig(Schema):
         if self.curve != "linear" and self.final_weight is None:
             raise ValueError("curve says how the weight gets to final_weight, which is not given")
         return self
+
+
+def terms_from_text(text: str) -> tuple[TermConfig, ...]:
+    """The sum that a text spells: `kd`, or `kd:0.5+dist:1`; a name without a weight takes the objective's own.
+
+    Raises:
+        UserError: A part without a name, or a weight that is no number of at least 0.
+    """
+    found = []
+    for part in text.split("+"):
+        name, colon, weight = (piece.strip() for piece in part.partition(":"))
+        try:
+            value = float(weight) if colon else None
+        except ValueError:
+            value = math.nan
+        if not name or (value is not None and not (value >= 0 and math.isfinite(value))):
+            raise UserError(
+                f"The objective {text!r}: {part.strip()!r} is not NAME or NAME:WEIGHT with a weight of at least 0.",
+                hint="--objective kd, or a weighted sum: --objective kd:0.5+dist:1; `edgekd objectives` lists names",
+            )
+        found.append(TermConfig(name=name, weight=value))
+    return tuple(found)
 
 
 class WeightSchedule(Schema):

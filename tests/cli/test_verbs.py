@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgekd.core.bundle import BundleKind
 from edgekd.core.events import SilentReporter
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.store import LocalStore
+from edgekd.data.sources import load_dataset
 from edgekd.export.convert import CONVERTERS
 from edgekd.export.package import read_package
 from edgekd.nn.build import module_from_bundle, module_from_recipe
@@ -53,6 +55,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.arange(len(data.train))
     assert data.train.labels is not None
     np.savez(folder / "data.npz", images=data.train.images(rows, p), labels=data.train.labels)
+    more = toy_dataset(n=50, size=SIZE, seed=3).train
+    np.savez(folder / "more.npz", images=more.images(np.arange(len(more)), p))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert exit_code_of(["prune", "model.pt", *ARCH, "--keep", "0.6", "channel_multiple=4", "-q"]) == 0
@@ -134,6 +138,36 @@ def test_a_graph_and_a_network_teach_together_with_two_objectives(here: Path) ->
     assert any("2 teachers" in sentence for sentence in metrics["decisions"]), metrics["decisions"]
 
 
+def test_images_without_labels_are_gathered_and_all_are_varied_where_it_is_hard(here: Path) -> None:
+    command = ["distill", "student-1.json", *TEACHER, "--data", "data.npz", "--unlabelled", "more.npz"]
+    assert exit_code_of([*command, "--epochs", "1", "--batch-size", "32", "--hard-augment", "0.4", "-q"]) == 0
+    metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+    gathered = metrics["stages"]["gathered"]
+    assert gathered["pool"] == 42
+    assert 0 < gathered["gathered"] <= 42
+    assert any(line.startswith("Images were varied as far as") for line in metrics["decisions"])
+    assert metrics["request"]["unlabelled"] == str(here / "more.npz")
+    assert any(line.startswith("Of 42 images without labels,") for line in metrics["decisions"])
+
+
+def test_stored_logits_teach_where_no_teacher_can_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = len(load_dataset("data.npz").train)
+    logits = np.random.default_rng(0).normal(size=(images, 4)).astype(np.float32)
+    np.savez(here / "logits.npz", logits=logits)
+    command = ["distill", "student-1.json", "--data", "data.npz", "--teacher-logits", "logits.npz", "-q"]
+    command += ["--epochs", "2", "--batch-size", "32", "--objective", "kd:0.5+dist:1"]
+    assert exit_code_of(command) == 2
+    digest = re.search(r"data='([0-9a-f]{64})'", capsys.readouterr().err)
+    assert digest is not None, "the message says what is missing"
+    np.savez(here / "logits.npz", logits=logits, data=digest[1])
+    assert exit_code_of(command) == 0
+    metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+    assert set(metrics["stages"]["distill"]["train_distill_losses"]) == {"kd", "dist"}
+    assert metrics["decisions"][0].startswith("Distilled with 0.1 * cross-entropy + 0.5 * kd + 1 * dist")
+    assert exit_code_of([*command, *TEACHER]) == 2
+    assert "from the one or the other" in capsys.readouterr().err
+
+
 def test_a_package_is_quantized_for_this_machine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quantize = ["quantize", "pruned", "--data", "data.npz", "--calib-samples", "16", "--scheme", "ort-u8s8"]
     assert exit_code_of(quantize) == 0
@@ -202,6 +236,11 @@ def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]
         (["prune", "model.pt", *ARCH, "--importance", "kd"], "--data"),
         (["distill", "pruned", "--data", "nowhere.npz"], "nowhere.npz"),
         (["distill", "pruned", "--data", "data.npz", "--also-teacher", "pruned"], "--teacher"),
+        (["distill", "pruned", "--data", "data.npz", "--unlabelled", "more.npz"], "chosen by a teacher"),
+        (
+            ["compress", "model.pt", *ARCH, "--target", "host", "--unlabelled", "more.npz"],
+            "beside the data of the task",
+        ),
         (["quantize", "pruned", "--scheme", "ort-u8s8"], "--data"),
         (["prune", "pruned", "--arch", "timm:resnet18"], "holds its own architecture"),
         (["compress", "exported", "--target", "host"], "exported"),

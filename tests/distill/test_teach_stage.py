@@ -125,6 +125,21 @@ def test_inner_signals_that_are_stored_are_refused_without_the_teacher_for_what_
         run_stage(DistillStage(CONFIG.model_copy(update={"objective": "crd"})), inputs, own)
 
 
+def test_answers_that_are_guesses_are_said_where_they_are_stored(
+    taught: tuple[Context, Dataset, ModelBundle, ModelBundle], tmp_path: Path
+) -> None:
+    ctx, dataset, teacher, _ = taught
+    config = TeachConfig(views=1, batch=16)
+    own, bare = (Context(**{**vars(ctx), "scratch": tmp_path / name}) for name in ("labels", "none"))
+    own.scratch.mkdir()
+    bare.scratch.mkdir()
+    result = run_stage(TeachStage(config), make_inputs(teacher=teacher), own)
+    assert "of 48 images, and chance is 25 %" in result.decisions[-1]  # the teacher was never trained
+    assert len(dataset.train) == 48
+    unlabelled = Context(**{**vars(bare), "resources": {"data": toy_dataset(labelled=False)}})
+    assert run_stage(TeachStage(config), make_inputs(teacher=teacher), unlabelled).decisions == ()
+
+
 def test_an_onnx_graph_is_not_asked_for_its_inside(
     taught: tuple[Context, Dataset, ModelBundle, ModelBundle],
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekd.core.blobs import FolderBlobs
@@ -40,6 +41,7 @@ def composed(
     target: str = "host",
     trainable: bool = True,
     budget: Budget | None = None,
+    teacher_logits: str | None = None,
     **options: object,
 ) -> Composition:
     card = load_target(target)
@@ -52,7 +54,13 @@ def composed(
         target=card,
         runtimes=runtimes_of(card)[0],
     )
-    request = Request(model=ModelSource(path="m.pt"), target=target, data=data, budget=budget or Budget())
+    request = Request(
+        model=ModelSource(path="m.pt"),
+        target=target,
+        data=data,
+        teacher_logits=teacher_logits,
+        budget=budget or Budget(),
+    )
     found = compose(request, Options.parse(options, "test"), situation)
     validate_graph(found.graph, STAGES)
     return found
@@ -191,6 +199,75 @@ def test_training_quantizers_needs_images_and_an_objective_on_logits(tmp_path: P
     found = composed(tmp_path, dataset=labelled(), quantize="qat", objective="rkd")
     assert sum("so it uses kd" in line for line in found.decisions) == 1
     assert {n.config["objective"] for n in found.graph.nodes if n.stage == "qat"} == {"kd"}
+
+
+def test_a_pool_is_gathered_from_once_for_every_training_and_for_the_answers(tmp_path: Path) -> None:
+    data = labelled()
+    pooled = data.with_pool(data.select, data.digest, "a pool")
+    found = composed(tmp_path, dataset=pooled, quantize="qat", weight_bits=4)
+    assert "gathered" in names(found)
+    trained = [node for node in found.graph.nodes if node.stage in ("distill", "quantized-distill", "qat", "teach")]
+    assert len(trained) > 5
+    assert all(node.inputs["pool"] == ("gathered",) for node in trained)
+    assert "gathered" not in names(composed(tmp_path, dataset=data))
+
+
+def test_a_sum_of_objectives_reaches_every_training_and_qat_keeps_those_that_read_logits(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), objective="kd:0.5+at:1000", quantize="qat")
+    nodes = {node.name: node for node in found.graph.nodes}
+    terms = [{"name": "kd", "weight": 0.5}, {"name": "at", "weight": 1000.0}]
+    assert nodes["student-distill"].config["objectives"] == nodes["teacher-recover"].config["objectives"] == terms
+    assert "objective" not in nodes["student-distill"].config
+    assert nodes["student-int8-ort-qat"].config["objectives"] == terms[:1]
+    assert nodes["teacher-answers"].config["signals"] == ["feature_map"], "one of the two looks inside"
+    assert any("so it uses kd." in line for line in found.decisions)
+    with pytest.raises(UserError, match="needs labels"):
+        composed(tmp_path, dataset=toy_dataset(n=640, size=32, labelled=False), objective="kd+dkd")
+    with pytest.raises(UserError, match="Did you mean 'dist'"):
+        composed(tmp_path, dataset=labelled(), objective="kd+dsit")
+
+
+def test_logits_of_another_teacher_take_the_place_of_the_model_as_the_teacher(tmp_path: Path) -> None:
+    data, logits = labelled(), np.zeros((2, 512, 4), dtype=np.float32)
+    np.save(tmp_path / "views.npy", logits)
+    np.save(tmp_path / "plain.npy", logits[0])
+    found = composed(tmp_path, dataset=data, quantize="qat", teacher_logits=str(tmp_path / "views.npy"))
+    trained = [node for node in found.graph.nodes if node.stage in ("distill", "qat")]
+    assert all(node.inputs["answers"] == ("teacher-logits",) and "teacher" not in node.inputs for node in trained)
+    assert {node.config["teacher_views"] for node in trained} == {2}
+    stored = next(node for node in found.graph.nodes if node.stage == "stored-logits")
+    assert stored.config["augment"] == trained[0].config["augment"] != {}
+    assert "teacher-answers" not in names(found)
+
+    plain = composed(tmp_path, dataset=data, teacher_logits=str(tmp_path / "plain.npy"))
+    assert all(node.config["augment"] == {} for node in plain.graph.nodes if node.stage == "distill")
+    assert any("as they are, so no training varies them" in line for line in plain.decisions)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objective": "at"}, "reads the inside of a teacher"),
+        ({"hard_augment": 0.4}, "varies images anew"),
+        ({"teacher_logits": "nowhere.npy"}, "No such file"),
+    ],
+)
+def test_what_stored_logits_cannot_serve_is_refused_before_any_work(
+    tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    np.save(tmp_path / "plain.npy", np.zeros((512, 4), dtype=np.float32))
+    with pytest.raises(UserError, match=said):
+        composed(tmp_path, dataset=labelled(), **{"teacher_logits": str(tmp_path / "plain.npy"), **options})
+
+
+def test_hard_augmentation_asks_the_teacher_live_in_every_training(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), hard_augment=0.4, quantize="qat", weight_bits=4)
+    assert "teacher-answers" not in names(found)
+    trained = [node for node in found.graph.nodes if node.stage in ("distill", "quantized-distill", "qat")]
+    assert len(trained) > 5
+    assert all((node.config["hard"], node.config["teacher_views"]) == (0.4, 0) for node in trained)
+    assert all("answers" not in node.inputs for node in trained)
+    assert any("--hard-augment" in line for line in found.decisions)
 
 
 def test_another_number_of_picks_leaves_the_search_as_it_is(tmp_path: Path) -> None:

@@ -42,11 +42,23 @@ def test_rounds_are_repeated_nodes_that_keep_equal_ratios(tmp_path: Path) -> Non
     assert [node(found, name).config["epochs"] for name in chain[1::2]] == [3, 3, 9]
 
 
-def test_only_the_last_round_is_a_candidate_and_its_parent_is_the_teacher(tmp_path: Path) -> None:
-    found = composed(tmp_path, dataset=labelled(), students=["prune"], prune_rounds=2)
+def test_every_round_is_a_candidate_and_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), students=["prune"], prune_rounds=3)
     parents = parents_of(found.graph)
-    assert parents["teacher-pruned-fp32"] == "teacher-fp32"
-    assert not any("recover-1" in name for name in parents)
+    assert {name: parent for name, parent in parents.items() if name.endswith("-fp32")} == {
+        "teacher-fp32": "",
+        "teacher-pruned-1-fp32": "teacher-fp32",
+        "teacher-pruned-2-fp32": "teacher-pruned-1-fp32",
+        "teacher-pruned-fp32": "teacher-pruned-2-fp32",
+    }
+    assert parents["teacher-pruned-1-int8-ort"] == "teacher-pruned-1-fp32"
+    evaluated = {node.name for node in found.graph.nodes if node.stage == "evaluate"}
+    assert {"accuracy-teacher-pruned-1-fp32", "accuracy-teacher-pruned-2-int8-ort"} <= evaluated
+
+
+def test_what_follows_the_pruning_follows_its_last_round(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), students=["prune"], prune_rounds=2, weight_bits=4)
+    assert node(found, "teacher-qd4").inputs["student"] == ("teacher-recover",)
 
 
 def test_a_budget_is_reached_by_rounds_that_know_how_many_are_left(tmp_path: Path) -> None:

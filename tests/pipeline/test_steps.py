@@ -75,6 +75,7 @@ def test_names_are_for_people() -> None:
 def test_bits_of_quantized_distillation_are_spelled_out() -> None:
     assert _title("student-2-qd4") == "Student 2, 4-bit weights"
     assert _title("teacher-recover") == "Teacher, pruned"
+    assert _title("student-2-recover-1") == "Student 2, pruned, cut 1"
 
 
 def test_the_table_says_which_metric_it_shows() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgekd.core.bundle import BundleKind
+from edgekd.data.dataset import ArrayImages, Split
 from edgekd.quant.calibration_stage import (
     CalibrationConfig,
     CalibrationStage,
@@ -14,7 +16,8 @@ from edgekd.quant.calibration_stage import (
 from edgekd.runtimes.samples import samples_from_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
-from edgekd.testing.toys import toy_bundle
+from edgekd.testing.toy_graphs import toy_onnx_bundle
+from edgekd.testing.toys import toy_bundle, toy_recipe
 
 
 def test_calibration_draws_labelled_samples_of_the_training_split(tmp_path: Path) -> None:
@@ -55,3 +58,37 @@ def test_synthetic_samples_say_what_they_are_and_how_far_to_trust_them(tmp_path:
     assert isinstance(overlap, float)
     assert 0 <= overlap <= 1
     assert "nothing measured on them stands for accuracy" in result.decisions[0]
+
+
+def test_coverage_takes_the_rare_kind_of_image_among_few_samples(tmp_path: Path) -> None:
+    usual = toy_dataset(n=400)
+    rows = np.arange(len(usual.train))
+    pixels = usual.train.images(rows, toy_recipe().preprocessing)
+    rare = rows[::40]  # overexposed: one image in forty
+    pixels[rare] = 255 - pixels[rare] // 8
+    dataset = replace(usual, train=Split(ArrayImages(pixels), rows, usual.train.labels))
+    ctx = make_context(tmp_path, resources={"data": dataset})
+    model = toy_bundle(ctx.blobs, ctx.scratch)
+    found = {}
+    for method in ("stratified", "coverage"):
+        config = CalibrationConfig.parse({"samples": 12, "method": method}, "test")
+        result = run_stage(CalibrationStage(config), make_inputs(model=model), ctx)
+        samples = samples_from_bundle(result.bundle, ctx.blobs, preprocessing=model.model.preprocessing)
+        found[method] = int((samples.images.mean(axis=(1, 2, 3)) > 0.5).sum())
+        assert len(samples.images) == 12
+    assert found == {"stratified": 0, "coverage": found["coverage"]}
+    assert found["coverage"] >= 1  # they are alike, so one of them covers all
+    assert result.decisions[0].endswith("chosen to cover the model's features of 320 of them.")
+    again = run_stage(CalibrationStage(config), make_inputs(model=model), ctx)
+    assert again.bundle.files == result.bundle.files
+
+
+def test_coverage_of_a_graph_goes_by_its_logits(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"data": toy_dataset()})
+    graph = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    config = CalibrationConfig.parse({"samples": 1000, "method": "coverage"}, "test")
+    result = run_stage(CalibrationStage(config), make_inputs(model=graph), ctx)
+    assert (
+        "48 of 48 training images of toy (1000 were asked for), chosen to cover the model's logits"
+        in (result.decisions[0])
+    )

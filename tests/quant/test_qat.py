@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import BuildFailed
 from edgekd.nn.onnx_module import OnnxModule
+from edgekd.quant.averaged import Grid, RangeAverages
 from edgekd.quant.fake_quant import fake_quantized, rounded_to
 from edgekd.quant.observe import observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
@@ -116,6 +117,43 @@ def test_calibrated_ranges_stay_and_learned_ones_move(tmp_path: Path) -> None:
         train_(network, steps=5)
         moved = [not torch.equal(network.constant(step), was) for step, was in steps.items()]
         assert any(moved) == moves, ranges
+
+
+def test_averaged_ranges_follow_the_extremes_for_their_steps_and_then_stand_still(tmp_path: Path) -> None:
+    model = quantized(tmp_path, "ort-u8s8")
+    network = QatNetwork(model, "average", followed_steps=6)
+    grid = network._grids["images"]
+    step, zero, _ = network._grid("images")
+    with torch.no_grad():
+        step.mul_(3)  # a calibration that was far off
+    first, zero_point = float(step), float(zero)
+    wanted = max(IMAGES.max() / (grid.high - zero_point), IMAGES.min() / (grid.low - zero_point))
+    before = {name: network.constant(name).clone() for name in network.activations.values()}
+    with torch.no_grad():
+        network(torch.from_numpy(IMAGES))
+    assert float(step) == first, "evaluation moves nothing"
+    network.train()
+    train_(network, steps=4)
+    assert float(step) == pytest.approx(wanted + (first - wanted) * 0.99**4, rel=1e-5)
+    resumed = QatNetwork(model, "average", followed_steps=6).train()
+    resumed.load_state_dict(network.state_dict())
+    train_(resumed, steps=20)
+    assert float(resumed._grid("images")[0]) == pytest.approx(wanted + (first - wanted) * 0.99**6, rel=1e-5)
+    moved = [not torch.equal(resumed.constant(name), was) for name, was in before.items()]
+    assert all(moved)
+    written = {entry.name: numpy_helper.to_array(entry) for entry in resumed.graph().graph.initializer}
+    assert float(written[grid.step]) == pytest.approx(float(resumed._grid("images")[0]))
+    assert not resumed.constant(grid.step).requires_grad
+
+
+def test_a_symmetric_range_follows_the_larger_extreme_of_both_signs() -> None:
+    averages = RangeAverages(1000).train()
+    step, zero = torch.tensor(1.0), torch.tensor(0.0)
+    grid = Grid(step="s", zero="", low=-128, high=127)
+    for _ in range(2000):
+        averages.follow_({"x": (torch.tensor(-64.0), torch.tensor(12.7))}, {"x": (step, zero, grid)})
+    assert float(step) == pytest.approx(0.5, rel=1e-3)
+    assert not averages.active
 
 
 def test_constant_activations_are_named(tmp_path: Path) -> None:

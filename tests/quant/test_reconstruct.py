@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ from onnx import numpy_helper
 
 from edgekd.core.events import SilentReporter
 from edgekd.errors import UserError
-from edgekd.quant.layers import GraphView, quantized_weight_of
+from edgekd.quant.layers import GraphView, bias_place, quantized_weight_of
 from edgekd.quant.observe import observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
 from edgekd.quant.ptq import PtqConfig, int8_builder
@@ -21,6 +23,7 @@ from edgekd.quant.reconstruct import apply_refined_, descended, refined_layers
 from edgekd.runtimes.onnx_file import write_graph
 from edgekd.runtimes.onnxruntime import values_in_graph
 from edgekd.runtimes.samples import Samples
+from tests.quant.attention import attention
 from tests.quant.chains import chain, images
 
 RNG = np.random.default_rng(0)
@@ -194,6 +197,51 @@ def test_a_bias_that_an_optimiser_shared_is_moved_once_for_each_layer(tmp_path: 
         shift = refined[layer].shift
         assert shift is not None
         assert np.allclose(written, view.array(constant) + shift, atol=1e-6)
+
+
+@pytest.mark.parametrize("form_of", [partial(cpu_form, reduce_range=False), tensorrt_form], ids=["cpu", "tensorrt"])
+def test_the_bias_behind_a_matrix_product_takes_over_its_mean_error(tmp_path: Path, form_of: Any) -> None:
+    write_graph(attention(outlier=1.0), tmp_path / "m.onnx", made_by="test")
+    full = prepared_graph(tmp_path / "m.onnx", tmp_path)
+    seen = observe(full, images(), moments="mean")
+    made = form_of(full, attention=True).build(
+        {name: range_of(found, "minmax") for name, found in seen.histograms.items()}
+    )
+    refined = refined_layers(full, made, seen, rounding=False, biases="correct")
+    before, plain = onnx.ModelProto(), GraphView(full)
+    before.CopyFrom(made)
+    apply_refined_(made, refined)
+    normed = values_in_graph(full, {"images": images()})[plain.nodes["query"].input[0]]
+    mean = normed.reshape(-1, normed.shape[-1]).mean(axis=0)
+    moved = 0
+    for layer in ("query", "key", "value"):
+        weight = quantized_weight_of(GraphView(made), layer)
+        assert weight is not None
+        error = mean @ (weight.values - plain.array(plain.nodes[layer].input[1]))
+        shift = refined[layer].shift
+        assert shift is not None
+        assert np.abs(error + shift).max() < 0.1 * np.abs(error).max()
+        old, new = (_bias(GraphView(model), layer) for model in (before, made))
+        assert np.allclose(new, old + shift, atol=1e-6)
+        moved += not np.allclose(new, old)
+    assert moved == 3
+    assert refined["head"].shift is None, "the head has no bias"
+
+
+def _bias(view: GraphView, layer: str) -> np.ndarray:
+    place = bias_place(view, layer)
+    assert place is not None
+    return view.array(place[0].input[place[1]])
+
+
+def test_what_is_no_bias_of_a_matrix_product_is_not_taken_for_one() -> None:
+    view = GraphView(attention())
+    assert bias_place(view, "scores") is None, "its product goes into a Softmax"
+    assert bias_place(view, "mixed") is None, "what is added to it is no constant"
+    assert bias_place(view, "head") is None, "nothing is added"
+    place = bias_place(view, "query")
+    assert place is not None
+    assert (place[0].name, place[1]) == ("query.bias", 1)
 
 
 def shared(kind: str) -> onnx.ModelProto:

@@ -6,7 +6,8 @@ import pytest
 
 from edgekd.errors import UserError
 from edgekd.search.proxies.objective import scoring_objectives
-from edgekd.search.proxy import PROXIES, proxy_from_name
+from edgekd.search.proxy import PROXIES
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.conformance_proxy import FAMILIES, DistanceProxyConformance, ProxyConformance
 
 WITHOUT_FEATURE_MAP = frozenset({"vit"})

@@ -13,7 +13,8 @@ from edgekd.search.proxies.aznas import NOISE_SEED, block_gains, channel_entropy
 from edgekd.search.proxies.blocks import channels_first, features, find_blocks, flows
 from edgekd.search.proxies.isotropy import channel_isotropy
 from edgekd.search.proxies.network import noise_batch
-from edgekd.search.proxy import Unscorable, batch_from_images, proxy_from_name
+from edgekd.search.proxy import Unscorable, batch_from_images
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.toys import toy_cnn
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from edgekd.errors import UserError
 from edgekd.search.proxies.diswot import correlation
 from edgekd.search.proxies.diswot_code import classifier_gradient, row_normalised_gram, semantic_distance
-from edgekd.search.proxy import Batch, batch_from_images, proxy_from_name
+from edgekd.search.proxy import Batch, batch_from_images
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.toys import toy_cnn
 
 Array = npt.NDArray[np.float64]

@@ -17,7 +17,8 @@ from edgekd.search.proxies.network import batch_statistics, halves
 from edgekd.search.proxies.vkdnw import _mixtures, decile_entropy, fisher_matrix
 from edgekd.search.proxies.zen import zen_score
 from edgekd.search.proxies.zico import inverse_variation
-from edgekd.search.proxy import Batch, Unscorable, proxy_from_name
+from edgekd.search.proxy import Batch, Unscorable
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.toys import toy_cnn
 
 Array = npt.NDArray[np.float64]

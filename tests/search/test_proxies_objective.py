@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from edgekd.errors import UserError
 from edgekd.search.proxies.network import batch_statistics
 from edgekd.search.proxies.objective import scoring_objectives
-from edgekd.search.proxy import Batch, Unscorable, proxy_from_name
+from edgekd.search.proxy import Batch, Unscorable
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.objective import OBJECTIVES, Signals, SignalSpec, build_objective
 from tests.nn.zoo import Tokens

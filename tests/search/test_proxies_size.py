@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from edgekd.nn.count import count_macs, count_params
 from edgekd.search.proxies.depth import count_depth
 from edgekd.search.proxies.size import capacity, count_activations
-from edgekd.search.proxy import Unscorable, batch_from_images, proxy_from_name
+from edgekd.search.proxy import Unscorable, batch_from_images
+from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.toys import toy_cnn
 
 SHAPE = (3, 8, 8)

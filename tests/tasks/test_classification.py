@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from edgekd.errors import BuildFailed, UserError
-from edgekd.tasks.classification import agreement, predictions, supervised_loss, top1, wilson_interval
+from edgekd.tasks.classification import agreement, guesses, predictions, supervised_loss, top1, wilson_interval
 
 LOGITS = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [2.0, 2.0, 1.0]], dtype=np.float32)
 
@@ -62,3 +62,27 @@ def test_the_smoothed_loss_is_the_mixture_of_label_and_uniform_cross_entropy() -
     expected = -(0.9 * log_p[range(3), labels] + 0.1 * log_p.mean(dim=1)).mean()
     assert supervised_loss(logits, labels, 0.1).item() == pytest.approx(expected.item(), rel=1e-6)
     assert supervised_loss(logits.half(), labels).dtype == torch.float32
+
+
+def test_a_teacher_that_guesses_is_told_from_one_that_knows() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 400)
+    noise = rng.normal(size=(400, 10))
+    knows = noise + 2 * np.eye(10)[labels]
+    assert guesses(knows, labels) is None
+    said = guesses(noise, labels)
+    assert said is not None
+    assert "is no better than guessing" in said
+    assert f"it knows {int((noise.argmax(1) == labels).sum())} of 400 images, and chance is 10 %" in said
+
+
+def test_classes_in_another_order_count_as_guessing() -> None:
+    labels = np.arange(200) % 4
+    assert "no better than guessing" in str(guesses(np.eye(4)[(labels + 1) % 4], labels))
+
+
+def test_a_teacher_with_one_answer_is_named_as_such_unless_there_is_one_class() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    constant = np.tile([1.0, 0.0], (100, 1))
+    assert "gives every image the same class" in str(guesses(constant, labels))
+    assert guesses(constant, np.zeros(100, dtype=np.int64)) is None

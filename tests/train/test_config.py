@@ -9,6 +9,7 @@ import pytest
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
 from edgekd.train.loss_plan import LossPlan, plan_loss
+from edgekd.train.terms import terms_from_text
 from tests.train.conftest import config
 
 
@@ -111,6 +112,24 @@ def test_several_objectives_are_one_sum_whose_decision_names_every_weight_and_sc
         "Distilled with 0.1 * cross-entropy + 1 * kd, faded in over 5 epochs + 1000 * at, up to epoch 30 + "
         "(1 to 0, linear) * kd-2.",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("kd", [("kd", None)]),
+        ("kd:0.5+dist:1", [("kd", 0.5), ("dist", 1.0)]),
+        (" kd : 2e-1 + dist", [("kd", 0.2), ("dist", None)]),
+    ],
+)
+def test_a_sum_is_spelled_with_colons_and_pluses(text: str, terms: list[tuple[str, float | None]]) -> None:
+    assert [(term.name, term.weight) for term in terms_from_text(text)] == terms
+
+
+@pytest.mark.parametrize("text", ["kd+", ":1", "kd:", "kd:heavy", "kd:-1", "kd:nan", ""])
+def test_a_sum_that_cannot_be_read_names_its_part(text: str) -> None:
+    with pytest.raises(UserError, match="is not NAME or NAME:WEIGHT"):
+        terms_from_text(text)
 
 
 def test_the_short_form_is_a_sum_of_one_term() -> None:

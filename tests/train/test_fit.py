@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd.core.stage import Execution
+from edgekd.core.stage import Context, Execution
 from edgekd.data.dataset import Dataset
 from edgekd.distill.objectives.at import AT
 from edgekd.errors import BuildFailed, DeviceUnavailable, UserError
@@ -53,6 +53,21 @@ def test_an_objective_that_needs_labels_names_those_that_do_not(train: Train, un
     with pytest.raises(UserError, match="'dkd' needs labels") as caught:
         train(on=unlabelled, objective="dkd")
     assert str(caught.value.hint).startswith("objectives that do not need labels: kd, dist, diswot")
+
+
+def test_a_live_teacher_that_guesses_is_warned_about_and_one_that_knows_is_not(
+    tmp_path: Path, data: Dataset, train: Train
+) -> None:
+    def warned(ctx: Context) -> list[str]:
+        return [event["text"] for event in events(ctx, "message") if "chance is 25 %" in event["text"]]
+
+    _, taught, quiet = train()
+    assert not any("chance is" in line for line in taught.decisions)
+    assert not warned(quiet)
+    ctx = make_context(tmp_path / "untrained")
+    report = distil_(toy_cnn(seed=1), toy_cnn(seed=5), data, PREPROCESSING, config(epochs=1), ctx)
+    [doubt] = [line for line in report.decisions if "chance is 25 %" in line]
+    assert warned(ctx) == [doubt]
 
 
 def test_neither_teacher_nor_labels_is_an_error(train: Train, unlabelled: Dataset) -> None:
@@ -198,6 +213,7 @@ def test_an_odd_number_of_images_leaves_no_batch_of_one(tmp_path: Path, data: Da
         {"ema_decay": 0.5},
         {"augment": {}},
         {"batch_size": 32},
+        {"hard": 0.5},
     ],
     ids=lambda options: next(iter(options)),
 )

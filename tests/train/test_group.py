@@ -18,7 +18,7 @@ from edgekd.train.fit import distil_
 from edgekd.train.group import TeacherGroup, mean_logits, teacher_source
 from edgekd.train.reconcile import PixelMap, Renormalised
 from edgekd.train.signal import Signal
-from tests.train.conftest import PREPROCESSING, config
+from tests.train.conftest import PREPROCESSING, Train, config
 
 SHAPE = PREPROCESSING.input_shape
 INNER = frozenset({Signal.LOGITS, Signal.EMBEDDING})
@@ -29,6 +29,32 @@ def test_the_softmax_of_the_combination_is_the_mean_of_the_probabilities() -> No
     expected = torch.stack([x.softmax(1) for x in logits]).mean(0)
     torch.testing.assert_close(mean_logits(logits).softmax(1), expected)
     torch.testing.assert_close(mean_logits([logits[0]]).softmax(1), logits[0].softmax(1))
+
+
+def test_weights_are_the_shares_of_the_probabilities() -> None:
+    logits = [torch.randn(5, 4), torch.randn(5, 4), torch.randn(5, 4)]
+    found = mean_logits(logits, (0.5, 0.2, 0.3)).exp()
+    expected = 0.5 * logits[0].softmax(1) + 0.2 * logits[1].softmax(1) + 0.3 * logits[2].softmax(1)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(mean_logits(logits[:2], (1.0, 0.0)).exp(), logits[0].softmax(1))
+    group = TeacherGroup([toy_cnn(seed=1), toy_cnn(seed=2)]).eval()
+    images = torch.randn(3, 3, 8, 8)
+    group.weigh_([3, 1])
+    first, second = (member(images).softmax(1) for member in group.members)
+    torch.testing.assert_close(group(images).exp(), 0.75 * first + 0.25 * second)
+    source = teacher_source(group, frozenset({Signal.LOGITS}), (3, 8, 8)).eval()
+    torch.testing.assert_close(source(images).logits, group(images))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, 1.0, 1.0]])
+def test_weights_that_do_not_fit_the_teachers_are_refused(weights: list[float]) -> None:
+    with pytest.raises(UserError, match="There are 2 teachers and teacher_weights"):
+        TeacherGroup([toy_cnn(seed=1), toy_cnn(seed=2)]).weigh_(weights)
+
+
+def test_weights_of_a_single_teacher_are_refused(train: Train) -> None:
+    with pytest.raises(UserError, match="there are not several"):
+        train(teacher_weights=[1.0])
 
 
 def test_teachers_of_unequal_classes_are_refused() -> None:

@@ -29,7 +29,7 @@ INPUT = PREPROCESSING.input_shape
 
 
 def images_seen(teacher: nn.Module, data: Dataset, folder: Path, **options: object) -> int:
-    """How many images a teacher is shown in a training."""
+    """How many training images a teacher is shown; that it is no guesser is looked up on `select` before."""
     seen = 0
 
     def count(module: nn.Module, args: tuple[torch.Tensor]) -> None:
@@ -39,7 +39,7 @@ def images_seen(teacher: nn.Module, data: Dataset, folder: Path, **options: obje
     handle = teacher.register_forward_pre_hook(count)
     distil_(toy_cnn(seed=1), teacher, data, PREPROCESSING, config(**options), make_context(folder))
     handle.remove()
-    return seen
+    return seen - len(data.select)
 
 
 def test_the_teacher_runs_once_per_view_and_image(tmp_path: Path, data: Dataset, teacher: nn.Module) -> None:

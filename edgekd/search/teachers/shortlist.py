@@ -39,6 +39,9 @@ class TeacherFacts(Schema):
         accuracy: Top-1 on the `select` split, in [0, 1].
         low: Lower end of its 95 % interval.
         high: Upper end of its 95 % interval.
+        fit: How well its features fit the labels of the training split (LogME); None where that is unknown.
+        fit_low: Lower end of the 90 % range of `fit` over resampled images.
+        fit_high: Upper end.
         made: Whether it does not exist yet for the real training: an assistant, which would have to be trained first.
     """
 
@@ -47,6 +50,9 @@ class TeacherFacts(Schema):
     accuracy: float = Field(ge=0, le=1)
     low: float = Field(ge=0, le=1)
     high: float = Field(ge=0, le=1)
+    fit: float | None = None
+    fit_low: float | None = None
+    fit_high: float | None = None
     made: bool = False
 
 

@@ -1,0 +1,127 @@
+"""What teaches in a graph, drafted once for all of its trainings: answers, stored logits, images from a pool."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from edgekd.data.dataset import Dataset
+from edgekd.errors import UserError
+from edgekd.pipeline.draft import TEACHER, Draft
+from edgekd.pipeline.request import Options, Request
+from edgekd.pipeline.situation import Situation
+from edgekd.pipeline.training import epochs_for, train_config, with_stored_logits
+from edgekd.train.objective import OBJECTIVES, TAPPED, Signal, label_free_objectives
+from edgekd.train.teachers import check_teacher_can_be_tapped
+from edgekd.train.terms import terms_from_text
+
+ANSWERS = "teacher-answers"
+GATHERED = "gathered"
+LOGITS, STORED = "teacher-logits", "stored-logits"
+MOST_ANSWERS_MIB = 1024
+"""Of the teacher's inner signals; maps of many images are large, and what does not fit is asked for again."""
+TEACHER_ENGINE = "teacher-fp32"
+"""The exported teacher, which every graph has."""
+
+
+def draft_teaching(draft: Draft, request: Request, options: Options, situation: Situation) -> Options:
+    """Adds what the trainings learn from and returns the options under which they do.
+
+    Raises:
+        UserError: Objectives, data and teacher do not go together.
+    """
+    dataset = situation.dataset
+    if dataset is None:
+        if request.teacher_logits is not None:
+            raise UserError("Stored logits are of training images, and there are none.", hint="--data FOLDER_OR_NPZ")
+        return options
+    if not options.students and options.quantize != "qat":
+        return options
+    options = _check_teaching(draft, request, options, situation, dataset)
+    if request.teacher_logits is not None:
+        _draft_stored_logits(draft, request.teacher_logits, options, situation, dataset)
+    elif options.students:
+        if dataset.pool is not None:
+            draft.add(GATHERED, "gather", {}, {"teacher": TEACHER_ENGINE})
+        _draft_answers(draft, options, situation, dataset)
+    return options
+
+
+def _check_teaching(
+    draft: Draft, request: Request, options: Options, situation: Situation, dataset: Dataset
+) -> Options:
+    """The options of all trainings, when the objectives, the data and the teacher go together.
+
+    Raises:
+        UserError: They do not.
+    """
+    kinds = [OBJECTIVES.get(term.name) for term in terms_from_text(options.objective)]
+    for kind in kinds:
+        if kind.needs_teacher and request.teacher_logits is None:
+            check_teacher_can_be_tapped(kind, situation.teacher.model)
+    free = label_free_objectives()
+    if not dataset.labelled and (any(k.needs_labels for k in kinds) or not any(k.name in free for k in kinds)):
+        raise UserError(
+            f"The objective {options.objective!r} needs labels, and {request.data} has none.",
+            hint=f"use an objective that does not need labels: --objective {free[0]} (known: {', '.join(free)})",
+        )
+    if request.teacher_logits is None:
+        return options
+    if dataset.pool is not None:
+        raise UserError(
+            "Stored logits are of the training images alone, and --unlabelled adds others.",
+            hint="leave out --unlabelled, or --teacher-logits",
+        )
+    if inner := [kind.name for kind in kinds if kind.needs_of_teacher & TAPPED]:
+        raise UserError(
+            f"The objective {inner[0]!r} reads the inside of a teacher, and there are only its logits.",
+            hint="use one that reads logits: --objective kd, for example",
+        )
+    options, said = with_stored_logits(options, request.teacher_logits)
+    draft.say(said)
+    return options
+
+
+def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> None:
+    """Asks the teacher once for all branches: its graph for logits, the network for what is inside of it."""
+    kinds = [OBJECTIVES.get(term.name) for term in terms_from_text(options.objective)]
+    if not any(kind.needs_teacher for kind in kinds):
+        draft.say(f"The objective {options.objective!r} needs no teacher, so none is asked.")
+        return
+    if options.hard_augment:
+        draft.say("The teacher is asked in each step of a training: --hard-augment varies the images anew every time.")
+        return
+    config = _first_training(options, situation, dataset)
+    shared: dict[str, JsonValue] = {"views": config["teacher_views"], "augment": config["augment"]}
+    inner = sorted(frozenset().union(*(kind.needs_of_teacher for kind in kinds)) & (TAPPED - {Signal.CLASSIFIER}))
+    if inner:
+        shared |= {"signals": [str(signal) for signal in inner], "capacity_mib": MOST_ANSWERS_MIB}
+    draft.add(ANSWERS, "teach", shared, {"teacher": TEACHER if inner else TEACHER_ENGINE, **gathered(draft)})
+
+
+def _draft_stored_logits(draft: Draft, path: str, options: Options, situation: Situation, dataset: Dataset) -> None:
+    """The logits of a file in the place of what the teacher would be asked."""
+    augment = _first_training(options, situation, dataset)["augment"]
+    pixels = situation.teacher.model.preprocessing.plain()
+    draft.add(LOGITS, STORED, {"path": path, "preprocessing": pixels, "augment": augment})
+
+
+def taught_by(draft: Draft) -> dict[str, str | None]:
+    """The ports of a training that teach: the network, its stored answers and what it gathered, if there are any.
+
+    Where another teacher's logits are given, they alone teach: the model is then no teacher.
+    """
+    names = {node.name for node in draft.nodes}
+    if LOGITS in names:
+        return {"answers": LOGITS}
+    return {"teacher": TEACHER, "answers": ANSWERS if ANSWERS in names else None, **gathered(draft)}
+
+
+def gathered(draft: Draft) -> dict[str, str | None]:
+    """The port of what was gathered from a pool, where there is one."""
+    return {"pool": GATHERED} if any(node.name == GATHERED for node in draft.nodes) else {}
+
+
+def _first_training(options: Options, situation: Situation, dataset: Dataset) -> dict[str, JsonValue]:
+    """Config of a training from random weights: views and augmentation are those of all trainings."""
+    images, size = len(dataset.train), situation.teacher.model.preprocessing.size
+    return train_config(options, epochs=epochs_for(options, images), fresh=True, size=size, images=images)
