@@ -28,23 +28,14 @@ WARM_CALLS, CALLS = 20, 200
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, 2 for a bad bundle or image, 3 when no engine works here."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = _shown
     try:
-        if options.list:
-            return _list(options.bundle)
-        with _loaded(options) as engine:
-            if options.benchmark:
-                _say(json.dumps({**engine.info, "timing": timed(engine)}, indent=2))
-                return 0
-            for image in options.images:
-                for label, score in zip(*engine(image, top=options.top), strict=True):
-                    _say(f"{image}\t{score:.4f}\t{label}" if len(options.images) > 1 else f"{score:.4f}\t{label}")
-            if not options.images:
-                _say(json.dumps(engine.info, indent=2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", FallbackWarning)
+            warnings.showwarning = _shown
+            return _list(options.bundle) if options.list else _run(options)
     except RuntimeFailure as err:
         sys.stderr.write(f"error: {err}\n")
         return err.exit_code
-    return 0
 
 
 def timed(
@@ -97,6 +88,18 @@ def _loaded(options: argparse.Namespace) -> Engine:
         rebuild=options.rebuild,
         cache=options.cache,
     )
+
+
+def _run(options: argparse.Namespace) -> int:
+    with _loaded(options) as engine:
+        if options.benchmark:
+            _say(json.dumps({**engine.info, "timing": timed(engine)}, indent=2))
+        elif not options.images:
+            _say(json.dumps(engine.info, indent=2))
+        for image in options.images:
+            for label, score in zip(*engine(image, top=options.top), strict=True):
+                _say(f"{image}\t{score:.4f}\t{label}" if len(options.images) > 1 else f"{score:.4f}\t{label}")
+    return 0
 
 
 def _list(path: Path) -> int:

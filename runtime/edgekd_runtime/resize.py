@@ -58,7 +58,8 @@ def resized(pixels: UInt8Array, height: int, width: int, interpolation: str) -> 
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
     """
     if interpolation == "nearest":
-        return pixels[_nearest(pixels.shape[0], height)][:, _nearest(pixels.shape[1], width)]
+        found: UInt8Array = pixels[_nearest(pixels.shape[0], height)][:, _nearest(pixels.shape[1], width)]
+        return found
     if vertical_first(pixels.shape[0], pixels.shape[1], height, width):
         return _across(_down(pixels, height, interpolation), width, interpolation)
     return _down(_across(pixels, width, interpolation), height, interpolation)
@@ -80,7 +81,8 @@ def _down(pixels: UInt8Array, height: int, interpolation: str) -> UInt8Array:
 def _across(pixels: UInt8Array, width: int, interpolation: str) -> UInt8Array:
     if width == pixels.shape[1]:
         return pixels
-    return _convolved(pixels.transpose(1, 0, 2), width, interpolation).transpose(1, 0, 2)
+    found: UInt8Array = _convolved(pixels.transpose(1, 0, 2), width, interpolation).transpose(1, 0, 2)
+    return found
 
 
 def _convolved(pixels: UInt8Array, size: int, interpolation: str) -> UInt8Array:

@@ -1,4 +1,4 @@
-"""Bundles made by hand, file by file as the format says: the runtime is tested against the format, not against edgekd."""
+"""Bundles made by hand, file by file as the format says: the runtime is held to the format, not to edgekd."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_an_altered_file_is_found(tmp_path: Path, as_archive: bool) -> None:
     folder = write_bundle(tmp_path / "bundle")
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes() + b"\0")
     path = zipped(folder, tmp_path / "model.edgekd") if as_archive else folder
-    with pytest.raises(BundleError, match="model.onnx was altered or cut off"):
+    with pytest.raises(BundleError, match=r"model.onnx was altered or cut off"):
         Bundle(path)
 
 
@@ -69,7 +69,7 @@ def test_a_missing_file_is_named(tmp_path: Path, as_archive: bool) -> None:
     folder = write_bundle(tmp_path / "bundle")
     (folder / "model.onnx").unlink()
     path = zipped(folder, tmp_path / "model.edgekd") if as_archive else folder
-    with pytest.raises(BundleError, match="model.onnx is missing"):
+    with pytest.raises(BundleError, match=r"model.onnx is missing"):
         Bundle(path)
 
 
@@ -103,7 +103,7 @@ def test_damage_inside_of_an_archive_is_found(tmp_path: Path) -> None:
 def test_a_path_to_nothing_is_said_to_be_nothing(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such file"):
         Bundle(tmp_path / "nothing.edgekd")
-    with pytest.raises(BundleError, match="it has no manifest.json"):
+    with pytest.raises(BundleError, match=r"it has no manifest.json"):
         Bundle(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_a_member_twice_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as made:
         made.writestr("a.txt", b"1")
         made.writestr("A.txt", b"2")
-    with pytest.raises(BundleError, match="'A.txt' is there twice"):
+    with pytest.raises(BundleError, match=r"'A.txt' is there twice"):
         Bundle(path)
 
 
@@ -168,7 +168,7 @@ def test_a_stranger_in_the_archive_is_refused_and_one_in_a_folder_is_never_read(
     (folder / "notes.txt").write_text("mine")
     with Bundle(folder) as bundle, pytest.raises(BundleError, match="not in the manifest"):
         bundle.read("notes.txt")
-    with pytest.raises(BundleError, match="notes.txt is in the archive and not in its manifest"):
+    with pytest.raises(BundleError, match=r"notes.txt is in the archive and not in its manifest"):
         Bundle(zipped(folder, tmp_path / "model.edgekd"))
 
 

@@ -1,4 +1,4 @@
-"""Images on the device become the tensors that the model was trained on: edgekd's own preprocessing is the reference."""
+"""Images on the device become the very tensors that the model was trained on; edgekd's own are the reference."""
 
 from __future__ import annotations
 
