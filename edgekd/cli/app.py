@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prune": ("edgekd.cli.prune:prune", "Cut channels out of a network."),
     "quantize": ("edgekd.cli.quantize:quantize", "Make the INT8 graph of a network."),
     "export": ("edgekd.cli.export:export", "Write a network as an ONNX graph."),
+    "package": ("edgekd.cli.package:package", "Put a bundle into one file, or verify one."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
     "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles, here or on boards."),
     "compare": ("edgekd.cli.compare:compare", "Say which of several bundles is faster, and how sure that is."),

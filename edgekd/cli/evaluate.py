@@ -24,7 +24,10 @@ from edgekd.cli.options import SectionedCommand, names_for, section, shared, ver
 )  # fmt: skip
 @shared
 def evaluate(**flags: Any) -> int:
-    """Measure top-1 accuracy of one or more bundles (folders that `compress` wrote) with a 95 % interval."""
+    """Measure top-1 accuracy of one or more bundles with a 95 % interval.
+
+    A bundle is the folder that `compress` or a verb wrote, an .edgekd file, or an .onnx file.
+    """
     from edgekd.core.report import METRIC_NAMES, Evaluation, EvaluationReport
     from edgekd.pipeline.single import data_for, workbench
 
@@ -40,7 +43,7 @@ def evaluate(**flags: Any) -> int:
             reporter.message(f"• {decision}")
         for name, path in models:
             dataset, warning = data[name]
-            if path.is_file():
+            if bench.cards[name] is None and path.is_file():
                 assumed = bench.bundles[name].model.preprocessing
                 warning = f"the file carries no preprocessing; assumed are mean {assumed.mean} and std {assumed.std}."
             if warning:

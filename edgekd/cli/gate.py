@@ -13,6 +13,7 @@ from edgekd.cli.device import board_from_flags, one_board_options
 from edgekd.cli.options import SectionedCommand, section, verbosity_of
 from edgekd.core.report import Budget
 from edgekd.errors import UserError
+from edgekd.export.manifest import is_package
 from edgekd.gate.artifacts import METRICS_FILE, baseline_of_run, entry_of, judge_run, read_baseline, read_run
 from edgekd.gate.baseline import Baseline, tolerating
 from edgekd.gate.report import GateReport
@@ -122,10 +123,12 @@ def is_run(target: Path) -> bool:
         UserError: It is not there.
     """
     if not target.exists():
-        hint = "give the folder of a finished run, the folder of a bundle, or an .onnx file"
+        hint = "give the folder of a finished run, a bundle (a folder or an .edgekd file), or an .onnx file"
         raise UserError(f"No such file or folder: {target}.", hint=hint)
     if target.is_file():
         return target.suffix == ".json"
+    if is_package(target):
+        return False  # it holds the figures of its run as well, and is measured anew all the same
     is_bundle = (target / "manifest.json").exists() or (target / "bundle").is_dir()
     return (target / METRICS_FILE).is_file() or not is_bundle
 

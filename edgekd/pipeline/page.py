@@ -13,7 +13,7 @@ from edgekd import __version__
 from edgekd.core.plan import Action, NodeReport
 from edgekd.core.report import LatencyReport
 from edgekd.export.engine import build_command
-from edgekd.export.package import MANIFEST_FILE
+from edgekd.export.manifest import MANIFEST_FILE
 from edgekd.pipeline.compose import FINAL
 from edgekd.pipeline.found import found_students
 from edgekd.pipeline.recipes import Recipe

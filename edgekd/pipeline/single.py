@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from pydantic import JsonValue
 
 from edgekd.core.bundle import ModelBundle
@@ -24,9 +25,12 @@ from edgekd.core.store import MemoryStore
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
 from edgekd.errors import UserError
-from edgekd.export.package import MANIFEST_FILE, Manifest, read_package
+from edgekd.export.archive import is_packed, open_package
+from edgekd.export.manifest import MANIFEST_FILE
+from edgekd.export.package import TARGET_FILE, Package
 from edgekd.pipeline.sources import bundle_from_onnx
 from edgekd.pipeline.stages import STAGES
+from edgekd.targets.schema import Target
 
 S = TypeVar("S", bound=Schema)
 
@@ -49,11 +53,13 @@ class Workbench:
 
     Attributes:
         origins: Of each bundle.
+        cards: The device that each bundle was made for, as its package says; None for a bare `.onnx` file.
     """
 
     store: MemoryStore
     bundles: Mapping[str, ModelBundle]
     origins: Mapping[str, Origin]
+    cards: Mapping[str, Target | None]
 
     def run(
         self,
@@ -83,7 +89,7 @@ class Workbench:
 
 @contextmanager
 def workbench(models: Sequence[tuple[str, Path]]) -> Iterator[Workbench]:
-    """The packages and `.onnx` files of (name, path) pairs, opened and verified.
+    """The packages (folders or `.edgekd`) and `.onnx` files of (name, path) pairs, opened and verified.
 
     Raises:
         UserError: A path that is neither, or a package that was changed.
@@ -93,8 +99,9 @@ def workbench(models: Sequence[tuple[str, Path]]) -> Iterator[Workbench]:
         opened = {name: _opened(path, store) for name, path in models}
         yield Workbench(
             store=store,
-            bundles={name: bundle for name, (bundle, _) in opened.items()},
-            origins={name: origin for name, (_, origin) in opened.items()},
+            bundles={name: bundle for name, (bundle, _, _) in opened.items()},
+            origins={name: origin for name, (_, origin, _) in opened.items()},
+            cards={name: card for name, (_, _, card) in opened.items()},
         )
 
 
@@ -126,16 +133,31 @@ def data_for(bundle: ModelBundle, origin: Origin, spec: str, seed: int | None) -
     return dataset, f"{what} than the bundle was made with: images that it was trained on may be among these."
 
 
-def _opened(path: Path, store: MemoryStore) -> tuple[ModelBundle, Origin]:
-    """The bundle of a package folder or a bare `.onnx` file, with its files in `store`."""
-    if path.is_dir():
-        folder = path / "bundle" if (path / "bundle").is_dir() else path
-        bundle, files = read_package(folder)
-        for digest in bundle.files.values():
-            store.blobs.add(files.path(Digest(digest)))
-        facts = schema_from_json(folder / MANIFEST_FILE, Manifest, MANIFEST_FILE).facts
-        known = {name: facts[name] for name in Origin.model_fields if name in facts}
-        return bundle, Origin.parse(known, f"{folder / MANIFEST_FILE}: facts")
+def _opened(path: Path, store: MemoryStore) -> tuple[ModelBundle, Origin, Target | None]:
+    """The bundle of a package or a bare `.onnx` file, with its files in `store`."""
     if not path.exists():
-        raise UserError(f"No such file or folder: {path}.", hint="give a bundle folder or an .onnx file")
-    return bundle_from_onnx(path, store.blobs), Origin()
+        raise UserError(f"No such file or folder: {path}.", hint="give a bundle (a folder or .edgekd) or an .onnx file")
+    if not path.is_dir() and not is_packed(path):
+        return bundle_from_onnx(path, store.blobs), Origin(), None
+    with open_package(path) as package:
+        for digest in package.bundle.files.values():
+            store.blobs.add(package.files.path(Digest(digest)))
+        facts = package.manifest.facts
+        known = {name: facts[name] for name in Origin.model_fields if name in facts}
+        return package.bundle, Origin.parse(known, f"{path}: {MANIFEST_FILE}: facts"), _card(package)
+
+
+def _card(package: Package) -> Target | None:
+    """The target's card in a package; None where it has none, as one of weights.
+
+    Raises:
+        UserError: It does not parse.
+    """
+    if TARGET_FILE not in package.manifest.files:
+        return None
+    card = package.folder / TARGET_FILE
+    try:
+        data = yaml.safe_load(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as err:
+        raise UserError(f"{card}: not a readable YAML file ({err}).") from err
+    return Target.parse(data, str(card))

@@ -20,7 +20,7 @@ from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.store import Store
 from edgekd.errors import UserError
-from edgekd.export.package import read_package
+from edgekd.export.archive import is_packed, open_package
 from edgekd.nn.build import is_trainable, module_from_recipe
 from edgekd.nn.load import LoadedModel, load_model
 from edgekd.nn.onnx_outline import outline_from_file
@@ -55,7 +55,8 @@ def opened(source: ModelSource, store: Store, *, seed: int) -> LoadedModel:
     """The model that a source names, its files in the store.
 
     Args:
-        source: A model file, a folder that is a package or has one in `bundle/`, a recipe (`.json`), or an `.onnx`.
+        source: A model file, a package (`.edgekd`, a folder, or one that has it in `bundle/`), a recipe (`.json`), or
+            an `.onnx`.
         store: Takes the files.
         seed: Of the weights of a recipe, which brings none.
 
@@ -63,7 +64,7 @@ def opened(source: ModelSource, store: Store, *, seed: int) -> LoadedModel:
         UserError: The source cannot be used, or flags say what the source itself says.
     """
     path = Path(source.path)
-    if path.is_dir():
+    if path.is_dir() or is_packed(path):
         return _from_package(source, path, store)
     if path.suffix == RECIPE_SUFFIX and path.exists():
         return _from_recipe(source, path, store, seed)
@@ -110,7 +111,7 @@ def bundle_from_onnx(path: Path, blobs: Blobs) -> ModelBundle:
 def describes_itself(source: ModelSource) -> bool:
     """Whether the source is of edgekd's own making, and so brings architecture and preprocessing."""
     path = Path(source.path)
-    return path.is_dir() or path.suffix == RECIPE_SUFFIX
+    return path.is_dir() or is_packed(path) or path.suffix == RECIPE_SUFFIX
 
 
 def starts_fresh(source: ModelSource) -> bool:
@@ -120,12 +121,12 @@ def starts_fresh(source: ModelSource) -> bool:
 
 def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     _check_no_flags(source, "a package")
-    folder = path / "bundle" if (path / "bundle").is_dir() else path
-    bundle, files = read_package(folder)
-    if bundle.kind is BundleKind.ENGINE:
-        raise UserError(f"{folder} holds an engine of one device, which nothing can be made from.")
-    for digest in bundle.files.values():
-        store.blobs.add(files.path(Digest(digest)))
+    with open_package(path) as package:
+        bundle, files = package.bundle, package.files
+        if bundle.kind is BundleKind.ENGINE:
+            raise UserError(f"{path} holds an engine of one device, which nothing can be made from.")
+        for digest in bundle.files.values():
+            store.blobs.add(files.path(Digest(digest)))
     trainable = bundle.kind is BundleKind.TORCH and is_trainable(bundle.model)
     return LoadedModel(bundle=bundle, trainable=trainable, notes=())
 

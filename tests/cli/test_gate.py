@@ -65,10 +65,20 @@ def test_a_run_is_told_from_a_bundle(out: Path, tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "manifest.json").touch()
     (tmp_path / "x.onnx").touch()
+    (tmp_path / "model.edgekd").touch()
     assert is_run(out)
     assert is_run(out / METRICS_FILE)
     assert not is_run(tmp_path / "package")
     assert not is_run(tmp_path / "x.onnx")
+    assert not is_run(tmp_path / "model.edgekd")
+
+
+def test_a_bundle_with_the_figures_of_its_run_is_measured_all_the_same(out: Path, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "manifest.json").write_text('{"schema_version": 2, "files": {"bundle.json": ""}}')
+    (package / METRICS_FILE).write_bytes((out / METRICS_FILE).read_bytes())
+    assert not is_run(package)
 
 
 @pytest.mark.parametrize(
@@ -200,4 +210,4 @@ def test_a_missing_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert exit_code_of(["gate", str(tmp_path / "gone.onnx")]) == 2
     assert "No such file or folder" in capsys.readouterr().err
     assert exit_code_of(["baseline", "update", str(tmp_path / "main.json"), str(tmp_path / "gone")]) == 2
-    assert "the folder of a bundle, or an .onnx file" in capsys.readouterr().err
+    assert "a bundle (a folder or an .edgekd file), or an .onnx file" in capsys.readouterr().err

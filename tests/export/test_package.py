@@ -12,7 +12,8 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import file_digest
 from edgekd.core.stage import Context
 from edgekd.errors import UserError
-from edgekd.export.package import Manifest, read_package, write_package
+from edgekd.export.manifest import Manifest
+from edgekd.export.package import read_package, write_package
 from edgekd.runtimes.samples import random_images
 from edgekd.runtimes.session import open_bundle
 from edgekd.targets.load import load_target
@@ -53,7 +54,15 @@ def test_the_manifest_holds_every_file_and_where_it_came_from(ctx: Context, tmp_
     manifest = write(ctx, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {*manifest.files, "manifest.json"}
-    assert {"model.onnx", "preprocessing.json", "labels.txt", "target.yaml", "bundle.json", "README.txt"} <= names
+    assert {
+        "model.onnx",
+        "preprocessing.json",
+        "labels.txt",
+        "target.yaml",
+        "bundle.json",
+        "deploy.json",
+        "README.txt",
+    } <= names
     assert all(file_digest(tmp_path / "out" / name) == digest for name, digest in manifest.files.items())
     assert manifest.versions == {"edgekd": "0.1.0"}
     assert manifest.facts == {"run": "r1"}
@@ -158,9 +167,9 @@ def remove_the_manifest(folder: Path) -> None:
     [
         (flip_last_byte, "model.onnx was changed"),
         (drop_labels, "the file labels.txt is missing"),
-        (list_a_path_outside, "not a plain file name"),
+        (list_a_path_outside, "not a plain relative path"),
         (forget_the_model, "disagree about model.onnx"),
-        (raise_the_schema, "package schema 99, this edgekd reads 1"),
+        (raise_the_schema, "package schema 99, this edgekd reads 1 and 2"),
         (remove_the_manifest, "is not a package"),
     ],
 )

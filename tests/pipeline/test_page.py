@@ -12,7 +12,7 @@ from edgekd.cli.gate import gate
 from edgekd.cli.run import run
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.report import Budget
-from edgekd.export.package import MANIFEST_FILE
+from edgekd.export.manifest import MANIFEST_FILE
 from edgekd.gate.artifacts import METRICS_FILE
 from edgekd.pipeline.page import BUNDLE, RESOLVED, page_of
 from edgekd.pipeline.recipes import Recipe, read_recipe, write_recipe

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import yaml
-
 from edgekd.core.bundle import ModelBundle
-from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.errors import DeviceUnavailable
 from edgekd.profiling.environment import fingerprint, machine
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.host import completed, host_facts, is_host
 from edgekd.targets.load import load_target
 from edgekd.targets.schema import Target
 
-TARGET_FILE = "target.yaml"
 
+def target_of(card: Target | None) -> Target:
+    """The device that a bundle was made for; this machine where it has no card.
 
-def has_card(path: Path) -> bool:
-    """Whether a bundle says which device it was made for; a bare `.onnx` file does not."""
-    return _card(path).is_file()
-
-
-def target_of(path: Path) -> Target:
-    """The device that a bundle was made for; this machine for a bare `.onnx` file.
-
-    Raises:
-        UserError: The bundle's card does not parse.
+    Args:
+        card: As the bundle's package holds it.
     """
-    card = _card(path)
-    if not card.is_file():
+    if card is None:
         return load_target("host")
-    try:
-        data = yaml.safe_load(card.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as err:
-        raise UserError(f"{card}: not a readable YAML file ({err}).") from err
     # The card says where the bundle was made; whether that device is here is found out anew.
-    target, here = Target.parse(data, str(card)).model_copy(update={"measured_here": False}), host_facts()
+    target, here = card.model_copy(update={"measured_here": False}), host_facts()
     return completed(target, here) if is_host(target, here) else target
 
 
@@ -83,7 +67,3 @@ def runtime_here(bundle: ModelBundle, target: Target, asked: str | None) -> str:
         f"The accuracy of a bundle on a board is counted on this machine, which cannot run {bundle.kind} bundles.",
         hint="leave --data out, or gate the ONNX bundle: its engine is built on the board",
     )
-
-
-def _card(path: Path) -> Path:
-    return (path / "bundle" if (path / "bundle").is_dir() else path) / TARGET_FILE

@@ -25,7 +25,7 @@ from edgekd.gate.report import GateReport
 from edgekd.gate.trial import Trial, latency_from_units, run_trial
 from edgekd.gate.verdict import LATENCY, accuracy_check, judge, size_check, verdict_from_checks
 from edgekd.pipeline.gating.board import board_bench
-from edgekd.pipeline.gating.device import has_card, host_fingerprint, runtime_here, runtime_of, target_of
+from edgekd.pipeline.gating.device import host_fingerprint, runtime_here, runtime_of, target_of
 from edgekd.pipeline.gating.request import DEFAULT_REGRESSION, GateRequest
 from edgekd.pipeline.gating.units import EngineUnits, IsolatedOpener, Opener
 from edgekd.pipeline.single import Workbench, data_for, workbench
@@ -89,7 +89,7 @@ def gate_bundle(
     _require_reference(request, accepted)
     models = [(CANDIDATE, request.target), *([(BASELINE, accepted)] if accepted is not None else [])]
     with workbench(models) as bench:
-        target = target_of(request.target)
+        target = target_of(bench.cards[CANDIDATE])
         if request.board is not None:
             return _on_board(request, bench, target, notes, reporter)
         device = host_fingerprint(target) if target.measured_here else target.name
@@ -141,7 +141,7 @@ def _on_board(
     place = board_bench(
         request.board,
         bench,
-        target=target if has_card(request.target) else None,
+        target=target if bench.cards[CANDIDATE] is not None else None,
         asked=request.runtime,
         threads=request.threads,
         seed=request.seed or 0,

@@ -17,6 +17,7 @@ from edgekd.pipeline.gating.accept import accepted_bundle, successor
 from edgekd.pipeline.gating.device import host_fingerprint, target_of
 from edgekd.pipeline.gating.files import write_baseline
 from edgekd.pipeline.gating.request import GateRequest
+from edgekd.pipeline.single import workbench
 from tests.gate.results import accuracy, latency
 from tests.pipeline.gating.bench import Bench, bench
 
@@ -24,7 +25,8 @@ __all__ = ["bench"]
 
 
 def here(path: Path) -> str:
-    return host_fingerprint(target_of(path))
+    with workbench([("x", path)]) as opened:
+        return host_fingerprint(target_of(opened.cards["x"]))
 
 
 def numbers(path: Path, p50: float, device: str | None = None) -> Baseline:
