@@ -20,6 +20,7 @@ from edgekd_runtime.errors import BundleError
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 2
+RUN_FOLDER = "bundle"
 MAX_JSON_BYTES = 64 << 20
 _CHUNK = 1 << 20
 
@@ -28,10 +29,10 @@ class Bundle:
     """An opened bundle; a context manager.
 
     Args:
-        path: A folder, or a zip file.
+        path: The folder of a bundle, `model.edgekd`, or the folder of a run of edgekd, which has one in `bundle/`.
 
     Attributes:
-        path: As given.
+        path: Of the bundle itself.
         files: SHA-256 by relative path, of every file but the manifest.
         deploy: What is in it.
 
@@ -40,15 +41,18 @@ class Bundle:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._archive = None if path.is_dir() else Archive(path)
+        self.path = path / RUN_FOLDER if (path / RUN_FOLDER).is_dir() else path
+        self._archive = None if self.path.is_dir() else Archive(path)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         try:
             self.files = self._manifest()
             for name, wanted in self.files.items():
                 self._verify(name, wanted)
             if DEPLOY_FILE not in self.files:
-                raise BundleError(f"{path} has no {DEPLOY_FILE}.", "write it again with edgekd, `edgekd package`")
+                raise BundleError(
+                    f"{path} has no {DEPLOY_FILE}.",
+                    "there is nothing to run in it: weights alone, or a bundle of an older edgekd; export it again",
+                )
             self.deploy: Deploy = parse_deploy(self.json(DEPLOY_FILE), f"{path}: {DEPLOY_FILE}")
             self._require_files()
         except BaseException:

@@ -69,6 +69,7 @@ class Opener(Protocol):
 
 
 MODULES = {
+    "litert": "edgekd_runtime.litert",
     "onnxruntime": "edgekd_runtime.onnxruntime",
     "openvino": "edgekd_runtime.openvino",
     "tensorrt": "edgekd_runtime.tensorrt",

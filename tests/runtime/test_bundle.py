@@ -40,6 +40,13 @@ def test_a_folder_and_its_archive_read_the_same(tmp_path: Path) -> None:
         assert one.file("model.onnx") == folder / "model.onnx"
 
 
+def test_the_folder_of_a_run_stands_for_its_bundle(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "out" / "bundle")
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    with Bundle(tmp_path / "out") as bundle:
+        assert bundle.path == folder
+
+
 def test_copies_of_an_archive_go_when_it_is_closed(tmp_path: Path) -> None:
     with Bundle(zipped(write_bundle(tmp_path / "bundle"), tmp_path / "model.edgekd")) as bundle:
         copy = bundle.file("model.onnx")
@@ -143,6 +150,16 @@ def test_members_that_are_no_plain_files_are_refused(tmp_path: Path, changes: di
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="zip bomb"):
         Bundle(_archive(tmp_path / "model.edgekd", {"bomb": bytes(4 << 20)}))
+
+
+def test_members_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.edgekd"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("a.bin", b"x" * 500)
+        made.writestr("b.bin", b"x" * 500)
+        made.infolist()[1].header_offset = 10
+    with pytest.raises(BundleError, match=r"a.bin and b.bin overlap"):
+        Bundle(path)
 
 
 def test_limits_hold_for_number_and_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
