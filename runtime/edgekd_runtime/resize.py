@@ -7,6 +7,7 @@ convolutions; with the same coefficients and the same rounding the results are e
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -81,8 +82,9 @@ def _down(pixels: UInt8Array, height: int, interpolation: str) -> UInt8Array:
 def _across(pixels: UInt8Array, width: int, interpolation: str) -> UInt8Array:
     if width == pixels.shape[1]:
         return pixels
-    found: UInt8Array = _convolved(pixels.transpose(1, 0, 2), width, interpolation).transpose(1, 0, 2)
-    return found
+    # Whole rows are gathered, six times as fast as pixels here and there: worth turning the image twice.
+    turned = np.ascontiguousarray(pixels.transpose(1, 0, 2))
+    return np.ascontiguousarray(_convolved(turned, width, interpolation).transpose(1, 0, 2))
 
 
 def _convolved(pixels: UInt8Array, size: int, interpolation: str) -> UInt8Array:
@@ -95,10 +97,14 @@ def _convolved(pixels: UInt8Array, size: int, interpolation: str) -> UInt8Array:
     return clipped
 
 
+@functools.lru_cache(maxsize=64)
 def _coefficients(
     size_in: int, size_out: int, interpolation: str
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
-    """(size_out, taps) each: which inputs make an output, and their weights in fixed point; absent taps weigh 0."""
+    """(size_out, taps) each: which inputs make an output, and their weights in fixed point; absent taps weigh 0.
+
+    Kept, since a camera's images are all of one size; not to be changed by who gets them.
+    """
     function, reach = FILTERS[interpolation]
     scale = size_in / size_out
     stretch = max(scale, 1.0)  # a smaller image is low-pass filtered

@@ -1,4 +1,4 @@
-"""Triton's model repository: its configuration parses strictly, says what the engine takes, and the client speaks v2."""
+"""Triton's model repository: its configuration parses strictly and says what the engine takes; the client speaks v2."""
 
 from __future__ import annotations
 
