@@ -70,6 +70,7 @@ class Opener(Protocol):
 
 MODULES = {
     "litert": "edgekd_runtime.litert",
+    "ncnn": "edgekd_runtime.ncnn",
     "onnxruntime": "edgekd_runtime.onnxruntime",
     "openvino": "edgekd_runtime.openvino",
     "tensorrt": "edgekd_runtime.tensorrt",

@@ -19,7 +19,7 @@ from tests.runtime.bundles import write_bundle, zipped
 PACKAGE = Path(edgekd_runtime.__file__).parent
 DISTRIBUTION = PACKAGE.parent
 AT_IMPORT = frozenset(sys.stdlib_module_names) | {"numpy", "edgekd_runtime"}
-LIBRARIES = frozenset({"onnxruntime", "openvino", "tensorrt", "ai_edge_litert"})
+LIBRARIES = frozenset({"onnxruntime", "openvino", "tensorrt", "ai_edge_litert", "ncnn"})
 ANYWHERE = AT_IMPORT | {"PIL"} | LIBRARIES
 HEAVY = ("torch", "edgekd", "onnx", "onnxruntime", "openvino", "tensorrt", "PIL", "pydantic", "cv2", "scipy")
 MAX_LINES = 400

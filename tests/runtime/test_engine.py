@@ -154,7 +154,7 @@ def test_nothing_that_works_lists_every_reason(two: Path, without: Any) -> None:
     [
         ({"engine": "fp16"}, "no engine 'fp16'; it has: int8, fp32"),
         ({"runtime": "tensorrt"}, "nothing in it is meant for 'tensorrt', only for onnxruntime, openvino"),
-        ({"runtime": "tflite"}, "This version knows: litert, onnxruntime, openvino, tensorrt"),
+        ({"runtime": "tflite"}, "This version knows: litert, ncnn, onnxruntime, openvino, tensorrt"),
         ({"threads": 0}, "at least one thread"),
     ],
 )
