@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgekd_runtime.errors import BundleError
@@ -21,6 +22,7 @@ RATIO_FREE_BYTES = 1 << 20
 """Members below this size may grow by any factor: they can do no harm."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_CHUNK = 1 << 20
 _HEADER_BYTES = 30
 """Of the header before a member's name and data."""
 
@@ -59,15 +61,24 @@ class Archive:
         Raises:
             BundleError: Damaged, or larger than announced.
         """
-        entry = self._members[name]
+        return b"".join(self.chunks(name))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a member, in pieces, never more than its directory entry announced.
+
+        Raises:
+            BundleError: As for `read`.
+        """
+        entry, seen = self._members[name], 0
         try:
             with self._zip.open(entry) as member:
-                content = member.read(entry.file_size + 1)
+                while seen <= entry.file_size and (chunk := member.read(_CHUNK)):
+                    seen += len(chunk)
+                    yield chunk
         except Exception as err:  # zlib, struct and zipfile raise half a dozen kinds for damaged data
             raise BundleError(f"{self._path}: {name} is damaged ({err}).", "copy the bundle again") from err
-        if len(content) != entry.file_size:
+        if seen != entry.file_size:
             raise BundleError(f"{self._path}: {name} has another size than the archive announces.")
-        return content
 
     def close(self) -> None:
         """Closes the file."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -143,27 +144,26 @@ class Bundle:
 
     def _verify(self, name: str, wanted: str) -> None:
         """Compares a file with its digest without holding it in memory."""
-        if self._archive is not None:
-            self._compare(name, hashlib.sha256(self._content(name)).hexdigest(), wanted)
-            return
         digest = hashlib.sha256()
-        try:
-            with self._inside(name).open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    digest.update(chunk)
-        except OSError as err:
-            raise self._missing(name, err) from err
+        for chunk in self._chunks(name):
+            digest.update(chunk)
         self._compare(name, digest.hexdigest(), wanted)
 
-    def _content(self, name: str) -> bytes:
+    def _chunks(self, name: str) -> Iterator[bytes]:
         if self._archive is not None:
             if not self._has(name):
                 raise self._missing(name, None)
-            return self._archive.read(name)
+            yield from self._archive.chunks(name)
+            return
         try:
-            return self._inside(name).read_bytes()
+            with self._inside(name).open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    yield chunk
         except OSError as err:
             raise self._missing(name, err) from err
+
+    def _content(self, name: str) -> bytes:
+        return b"".join(self._chunks(name))
 
     def _inside(self, name: str) -> Path:
         """The path of a file that really lies in the folder: a link to elsewhere is not followed."""

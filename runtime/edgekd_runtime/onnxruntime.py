@@ -28,10 +28,11 @@ class OnnxRuntimeSession:
 
     max_batch = None
 
-    def __init__(self, content: bytes, entry: EngineEntry, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, entry: EngineEntry, threads: int | None) -> None:
         import onnxruntime
 
-        self._library, self._content, self._threads = onnxruntime, content, threads
+        self._library, self._threads = onnxruntime, threads
+        self._bundle, self._file = bundle, model_file(entry, "model.onnx")
         self._folds = entry.scheme == "weight-only"
         spec = bundle.deploy.input
         self._input, self._output = spec.name, bundle.deploy.outputs[0].name
@@ -60,9 +61,9 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         self._one = self._any = None
-        self._content = b""
 
     def _opened(self, *, fixed: bool) -> Any:
+        content = self._bundle.read(self._file)  # not kept: it is as large as the weights
         options = self._library.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
         options.inter_op_num_threads = 1
@@ -73,7 +74,7 @@ class OnnxRuntimeSession:
         if self._folds:
             options.add_session_config_entry(*_FOLD_WEIGHTS)
         try:
-            return self._library.InferenceSession(self._content, options, providers=[PROVIDER])
+            return self._library.InferenceSession(content, options, providers=[PROVIDER])
         except Exception as err:  # the library's exceptions have no common base below Exception
             version = self._library.__version__
             raise Unusable(f"ONNX Runtime {version} cannot load the graph: {str(err).strip()[:300]}") from err
@@ -83,5 +84,4 @@ def open_engine(bundle: Bundle, entry: EngineEntry, options: Options) -> OnnxRun
     """See `Opener`."""
     import onnxruntime  # noqa: F401  # first, so that a missing library costs nothing
 
-    content = bundle.read(model_file(entry, "model.onnx"))
-    return OnnxRuntimeSession(content, entry, bundle, options.threads or entry.threads)
+    return OnnxRuntimeSession(bundle, entry, options.threads or entry.threads)

@@ -25,10 +25,11 @@ class OpenVinoSession:
 
     max_batch = None
 
-    def __init__(self, content: bytes, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, entry: EngineEntry, threads: int | None) -> None:
         import openvino
 
-        self._library, self._content, self._threads = openvino, content, threads
+        self._library, self._threads = openvino, threads
+        self._bundle, self._file = bundle, model_file(entry, "model.onnx")
         self._core = openvino.Core()
         self._free = isinstance(bundle.deploy.input.shape[0], str)
         self.batch = None if self._free else int(bundle.deploy.input.shape[0])
@@ -59,7 +60,6 @@ class OpenVinoSession:
 
     def close(self) -> None:
         self._request = self._compiled = self._any = None
-        self._content = b""
 
     def _bound(self) -> FloatArray:
         """Input memory that stays with the request; handing arrays to each call costs about 0.1 ms."""
@@ -70,11 +70,12 @@ class OpenVinoSession:
         return memory
 
     def _opened(self, *, fixed: bool) -> Any:
+        content = self._bundle.read(self._file)  # not kept: it is as large as the weights
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if self._threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self._threads
         try:
-            model = self._core.read_model(self._content, b"")
+            model = self._core.read_model(content, b"")
             if fixed:
                 port = model.input(self._name)
                 shape = port.get_partial_shape()
@@ -90,5 +91,4 @@ def open_engine(bundle: Bundle, entry: EngineEntry, options: Options) -> OpenVin
     """See `Opener`."""
     import openvino  # noqa: F401  # first, so that a missing library costs nothing
 
-    content = bundle.read(model_file(entry, "model.onnx"))
-    return OpenVinoSession(content, bundle, options.threads or entry.threads)
+    return OpenVinoSession(bundle, entry, options.threads or entry.threads)
