@@ -34,6 +34,7 @@ class Bundle:
 
     Attributes:
         path: Of the bundle itself.
+        digest: SHA-256 of the manifest, which stands for every byte of the bundle.
         files: SHA-256 by relative path, of every file but the manifest.
         deploy: What is in it.
 
@@ -114,7 +115,9 @@ class Bundle:
     def _manifest(self) -> dict[str, str]:
         if not self._has(MANIFEST_FILE):
             raise BundleError(f"{self.path} is not a bundle: it has no {MANIFEST_FILE}.")
-        data = self._parsed(MANIFEST_FILE, self._content(MANIFEST_FILE))
+        content = self._content(MANIFEST_FILE)
+        self.digest = hashlib.sha256(content).hexdigest()
+        data = self._parsed(MANIFEST_FILE, content)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(

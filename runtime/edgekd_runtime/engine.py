@@ -164,6 +164,7 @@ class Engine:
         entry = self._entry
         return {
             "bundle": str(self._bundle.path),
+            "digest": self._bundle.digest,
             "engine": entry.name,
             "format": entry.format,
             "runtime": self._runtime,

@@ -30,7 +30,9 @@ _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np
 class TensorRtSession:
     """A deserialised engine, its context, one stream and its device memory; see `Session` for the contract."""
 
-    def __init__(self, content: bytes, *, trusted_host_code: bool, cuda: Cuda, origin: str) -> None:
+    def __init__(
+        self, content: bytes, *, names: tuple[str, str], trusted_host_code: bool, cuda: Cuda, origin: str
+    ) -> None:
         import tensorrt as trt
 
         self.batch: int | None = None
@@ -47,12 +49,12 @@ class TensorRtSession:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise Unusable("TensorRT could not create an execution context; GPU memory is probably short")
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        self._outputs = [name for name in names if name not in inputs]
-        if len(inputs) != 1:
-            raise Unusable(f"the engine has {len(inputs)} inputs, expected one")
-        self._input = inputs[0]
+        found = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        inputs = [name for name in found if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self._outputs = [name for name in found if name not in inputs]
+        self._input, self._output = names
+        if inputs != [self._input] or self._output not in self._outputs:
+            raise Unusable(f"the engine has the inputs {inputs} and outputs {self._outputs}, expected {names}")
         self._limit_batch()
 
     def run(self, images: FloatArray) -> FloatArray:
@@ -71,7 +73,7 @@ class TensorRtSession:
             self._cuda.wait()
         except OSError as err:
             raise Unusable(str(err)) from err
-        return self._buffers[self._outputs[0]][0].astype(np.float32)  # a copy: the buffer is used again
+        return self._buffers[self._output][0].astype(np.float32)  # a copy: the buffer is used again
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -132,12 +134,13 @@ def open_engine(bundle: Bundle, entry: EngineEntry, options: Options) -> TensorR
 
 def _opened(bundle: Bundle, entry: EngineEntry, options: Options, cuda: Cuda, here: Device) -> TensorRtSession:
     fingerprint: Fingerprint | None = None
+    names = bundle.deploy.input.name, bundle.deploy.outputs[0].name
     if entry.format == "tensorrt":
         try:
             fingerprint = _fingerprint(bundle, entry)
             content = _own_content(bundle, entry, fingerprint, here)
             compatible = fingerprint.version_compatible
-            return TensorRtSession(content, trusted_host_code=compatible, cuda=cuda, origin="the bundle")
+            return TensorRtSession(content, names=names, trusted_host_code=compatible, cuda=cuda, origin="the bundle")
         except Unusable as err:
             reason = err.reason
     else:
@@ -152,7 +155,8 @@ def _opened(bundle: Bundle, entry: EngineEntry, options: Options, cuda: Cuda, he
     origin = "the cache"
     if found is None:
         found, origin = build(job, bundle, options.cache), f"built here, because {reason}"
-    return TensorRtSession(found.engine, trusted_host_code=found.version_compatible, cuda=cuda, origin=origin)
+    compatible = found.version_compatible
+    return TensorRtSession(found.engine, names=names, trusted_host_code=compatible, cuda=cuda, origin=origin)
 
 
 def _device(cuda: Cuda, version: str) -> Device:

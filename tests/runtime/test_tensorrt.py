@@ -15,7 +15,7 @@ from edgekd_runtime import Engine, EngineError, FallbackWarning, cuda
 from edgekd_runtime import tensorrt as module
 from edgekd_runtime import tensorrt_build as building
 
-from tests.runtime.bundles import entry, graph_bytes, write_bundle
+from tests.runtime.bundles import entry, graph_bytes, write_bundle, write_manifest
 from tests.runtime.fake_tensorrt import build_cuda, write_binding
 
 GRAPH = "engines/graph/model.onnx"
@@ -143,6 +143,16 @@ def test_an_engine_that_does_not_fit_is_refused_with_the_reason(
 def test_compatible_engines_load_elsewhere(board: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
     plan = _plan(host_code=bool(changes.get("version_compatible")))  # such plans need permission to run their own code
     assert _strict(_bundle(tmp_path / "b", plan=plan, **changes), tmp_path / "cache").info["origin"] == "the bundle"
+
+
+def test_an_engine_of_another_network_is_refused(board: Any, tmp_path: Path) -> None:
+    path = _bundle(tmp_path / "b")
+    data = json.loads((path / "deploy.json").read_text())
+    data["outputs"][0]["name"] = "boxes"
+    (path / "deploy.json").write_text(json.dumps(data))
+    write_manifest(path)
+    with pytest.raises(EngineError, match=r"outputs \['logits'\], expected \('images', 'boxes'\)"):
+        _strict(path, tmp_path / "cache")
 
 
 def test_bytes_that_are_no_engine_are_refused(board: Any, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_a_package_gives_the_logits_that_edgekd_computes(tmp_path: Path) -> None
                 Engine.load(path, runtime=runtime) as engine,
                 open_bundle(bundle, ctx.blobs, runtime, batch=1) as session,
             ):
+                assert engine.info["digest"] == verified_package(folder).digest
                 assert np.array_equal(engine.preprocess(pixels), images)
                 wanted = session.infer({bundle.inputs[0].name: images})[bundle.outputs[0].name]
                 assert np.allclose(engine.run(images), wanted, atol=1e-6)
