@@ -48,6 +48,7 @@ model_options = section(
     click.option(
         "--trust-pickle", is_flag=True, help="Read a whole-module pickle: it can run any code on this machine."
     ),
+    click.option("--license", metavar="TEXT", help="Of the model, for NOTICE.txt and the bill of materials."),
 )
 budget_options = section(
     "Budget",
@@ -123,6 +124,11 @@ engine_options = section(
     click.option("--threads", metavar="LIST", help="CPU threads of the measurement, 1 or 1,2."),
     click.option("--warmup", "warmup_s", type=float, help="Seconds before measuring."),
     click.option("--duration", "duration_s", type=float, help="Seconds of measuring per engine."),
+    click.option(
+        "--bundle-engines",
+        type=click.Choice(["twins", "chosen"]),
+        help="Hand over the chosen engine with its FP32 and other runtimes' twins, or alone. Default: twins.",
+    ),
 )
 
 
@@ -199,6 +205,7 @@ def model_source_from_flags(flags: dict[str, object]) -> ModelSource:
         preprocessing_overrides=_preprocessing_overrides(flags),
         labels=_labels(flags["labels"]),
         trust_pickle=bool(flags["trust_pickle"]),
+        license=_text(flags["license"]),
     )
 
 

@@ -82,7 +82,9 @@ MEASURING_ONLY = {
     click.option("-q", "--quiet", is_flag=True, help="Only the answer, warnings and errors."),
 )  # fmt: skip
 def gate(**flags: Any) -> int:
-    """Judge TARGET: the folder of a finished run from its records, or a bundle (a folder or .onnx file) by measuring.
+    """Judge TARGET: the folder of a finished run from its records, or a bundle by measuring it.
+
+    A bundle is a folder, an .edgekd file or an .onnx file.
 
     With --device the bundle, and the baseline's in turns with it, are measured on a board.
 

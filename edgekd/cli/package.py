@@ -86,8 +86,10 @@ def _show(found: Package, source: Path, out: Path | None, output_format: str) ->
     rows = [[name, f"{size:,}", found.manifest.files[name][:_SHOWN]] for name, size in sorted(sizes.items())]
     print_table("", ["file", "bytes", "sha256"], rows, numeric_from=1)
     if engines:
-        columns = ["engine", "format", "precision", "runtimes", "median", "accuracy", "size", "here because"]
-        print_table("", columns, [_row(engine) for engine in engines], numeric_from=8)
+        columns = ["engine", "format", "precision", "runtimes", "median", "accuracy", "size"]
+        print_table("", columns, [_row(engine) for engine in engines], numeric_from=4)
+        for engine in engines:
+            click.echo(f"{engine.name}: {engine.reason}")
     else:
         click.echo("Nothing in it runs on a device yet: it has no deploy.json.")
     click.echo(f"\nevery byte of {source} is what its manifest says" if out is None else f"\npackage  {out}")
@@ -105,5 +107,4 @@ def _row(engine: DeployedEngine) -> list[str]:
         "" if latency is None else mark + ms(latency.median_ms),
         "" if engine.accuracy is None else percent(engine.accuracy),
         mib(engine.size_mib),
-        engine.reason,
     ]

@@ -104,7 +104,7 @@ def carry_out(request: VerbRequest, flags: dict[str, Any]) -> int:
 
 def _print_outcome(outcome: VerbOutcome, flags: dict[str, Any]) -> None:
     if flags["output_format"] == "json":
-        click.echo((outcome.folder / "metrics.json").read_text(encoding="utf-8"))
+        click.echo(json.dumps(outcome.metrics, indent=1))
         return
     for sentence in outcome.decisions:
         click.echo(f"• {sentence}")

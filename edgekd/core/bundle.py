@@ -111,7 +111,7 @@ class ModelBundle(Schema):
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as err:
+        except (ValueError, RecursionError) as err:
             raise UserError(f"{where}: not valid JSON ({err}).") from err
         version = data.pop("schema_version", None) if isinstance(data, dict) else None
         if version != BUNDLE_SCHEMA_VERSION:

@@ -59,5 +59,5 @@ def json_from_file(path: Path, where: str) -> object:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise UserError(f"{where}: cannot read {path} ({err.strerror}).") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise UserError(f"{where}: {path} is not valid JSON ({err}).") from err

@@ -169,7 +169,7 @@ def _checked_end(path: Path, stream: BinaryIO, size: int) -> int:
         raise UserError(f"{path} is damaged: its directory is not where its end says.", hint=_ANEW)
     if count > MOST_FILES + 1 or length > _MOST_DIRECTORY_BYTES:
         raise UserError(f"{path} holds {count:,} files, the limit is {MOST_FILES:,}.", hint=_ANEW)
-    return count
+    return int(count)
 
 
 def _checked_entries(path: Path, archive: zipfile.ZipFile, stream: BinaryIO, count: int) -> dict[str, zipfile.ZipInfo]:
@@ -199,7 +199,7 @@ def _checked_entries(path: Path, archive: zipfile.ZipFile, stream: BinaryIO, cou
 def _unreadable(entry: zipfile.ZipInfo) -> str | None:
     """Why an entry is not read, as a clause; None when it is."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
-    if entry.is_dir() or kind not in (0, stat.S_IFREG):
+    if not entry.filename or entry.filename.endswith("/") or kind not in (0, stat.S_IFREG):
         return "is a link, a folder or a device, and a package holds only files"
     if entry.flag_bits & 0x1:
         return "is encrypted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 UNKNOWN = "not stated"
 _SPDX = {
@@ -27,7 +28,7 @@ def licence_of(name: str, version: str) -> str | None:
         version: The one that is asked about.
     """
     try:
-        found = metadata.metadata(name)
+        found: Any = metadata.metadata(name)  # a Message, of which the stubs know only a part
     except metadata.PackageNotFoundError:
         return None
     if found["Version"] != version:

@@ -224,7 +224,8 @@ def _texts(bundle: ModelBundle, target: Target | None, facts: Mapping[str, str])
 
 def _write_texts(made: Path, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
-        (made / name).write_bytes(text.encode("utf-8"))
+        # A file name that is no Unicode can come in with the facts; it is told with its bytes spelled out.
+        (made / name).write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def seal(made: Path, versions: Mapping[str, str], facts: Mapping[str, str], deployment: Deployment | None) -> Manifest:
@@ -248,9 +249,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
         try:
             yield made
             made.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(made, folder)
+            for path in made.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            _swap(made, folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
+
+
+def _swap(made: Path, folder: Path) -> None:
+    """Puts a finished folder in the place of an earlier one, which is deleted only when the new one stands there."""
+    if not folder.exists():
+        os.replace(made, folder)
+        return
+    old = made.with_name(f"{made.name}-old")
+    os.replace(folder, old)
+    try:
+        os.replace(made, folder)
+    except BaseException:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)

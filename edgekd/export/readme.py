@@ -65,6 +65,16 @@ weights.safetensors holds a PyTorch state dict; bundle.json says which architect
 """
 
 
+_ENGINES = """\
+deploy.json lists every engine in this package, best first, with what was measured; those besides the one at the top lie
+in engines/.
+"""
+
+_PROOF = """\
+NOTICE.txt tells what is known of licences, sbom.json what all this was made with. manifest.json lists the SHA-256 of
+every file here (sha256sum prints the same).
+"""
+
 _NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT", "torch": "PyTorch"}
 
 
@@ -83,7 +93,8 @@ def package_readme(bundle: ModelBundle, target: Target | None, facts: Mapping[st
         f"{title}\n{'=' * len(title)}\n",
         _feeding(bundle, bundle.model.preprocessing),
         *_running(bundle, target, facts),
-        "manifest.json lists the SHA-256 of every file here (sha256sum prints the same).\n",
+        *([] if bundle.kind is BundleKind.TORCH else [_ENGINES]),
+        _PROOF,
     ]
     return "\n".join(parts)
 

@@ -1,7 +1,7 @@
 """`sbom.json`: what a package consists of, what runs it and what made it, as a CycloneDX 1.6 bill of materials.
 
-CycloneDX (OWASP; ECMA-424, 1st edition) has a kind of component for models. The optional time stamp is left out, and the
-serial number is derived from the content, so that equal packages have equal bills. Libraries are named with the
+CycloneDX (OWASP; ECMA-424, 1st edition) has a kind of component for models. The optional time stamp is left out, and
+the serial number is derived from the content, so that equal packages have equal bills. Libraries are named with the
 versions that the engines were made and measured with; they are not part of the package.
 """
 

@@ -61,7 +61,7 @@ class SelectStage(Stage[SelectConfig]):
             _evaluations(inputs, ctx),
             self.config.budget,
             reference=self.config.reference,
-            runtimes=_runtime_by_precision(ctx.resource("target", Target)),
+            runtimes=runtime_by_precision(ctx.resource("target", Target)),
         )
         path = ctx.scratch / CHOICE_FILE
         path.write_text(json.dumps(choice.plain(), indent=1, sort_keys=True), encoding="utf-8")
@@ -145,7 +145,7 @@ def _evaluations(inputs: Inputs, ctx: Context) -> tuple[Evaluation, ...]:
     return tuple(found)
 
 
-def _runtime_by_precision(target: Target) -> dict[str, str]:
+def runtime_by_precision(target: Target) -> dict[str, str]:
     """The first runtime of the card that runs each precision."""
     found: dict[str, str] = {}
     for support in target.runtimes:

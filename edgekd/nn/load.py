@@ -44,11 +44,13 @@ class LoadedModel:
         bundle: TORCH, with its weights in the store.
         trainable: Whether it can be trained and pruned; a program whose layers cannot be rebuilt only infers.
         notes: Sentences on what was assumed or taken off, for the log.
+        license: As a package states it; a file says nothing.
     """
 
     bundle: ModelBundle
     trainable: bool
     notes: tuple[str, ...]
+    license: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

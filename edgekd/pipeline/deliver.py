@@ -19,8 +19,9 @@ from edgekd.core.report import Budget, Verdict
 from edgekd.core.store import Store
 from edgekd.core.text import mib, ms
 from edgekd.errors import GateFailed, Inconclusive, UserError
-from edgekd.export.package import require_replaceable, write_package
+from edgekd.export.package import require_replaceable
 from edgekd.gate.artifacts import METRICS_FILE
+from edgekd.pipeline.bundled import write_bundle
 from edgekd.pipeline.page import BUNDLE, page_of
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.results import Results, metrics_of, results_of
@@ -80,14 +81,7 @@ def deliver(report: RunReport, recipe: Recipe, situation: Situation, store: Stor
     steps = steps_of(results)
     versions = versions_here()
     with disk_errors(out):
-        write_package(
-            results.chosen_bundle,
-            store.blobs,
-            out / BUNDLE,
-            target=situation.target,
-            versions=versions,
-            extra=_facts(results, recipe, situation),
-        )
+        write_bundle(results, recipe, situation, store.blobs, out / BUNDLE, versions)
         _write_stages(report, store, out / STAGES_FOLDER)
         (out / METRICS_FILE).write_text(metrics_of(results, recipe).to_json() + "\n", encoding="utf-8")
         _write_manifest(report, recipe, versions, out)
@@ -120,25 +114,6 @@ def versions_here() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _facts(results: Results, recipe: Recipe, situation: Situation) -> dict[str, str]:
-    """What the package says of the run that made it."""
-    facts = {
-        "candidate": results.choice.candidate,
-        "runtime": results.choice.runtime,
-        "model": Path(recipe.request.model.path).name,
-        "seed": str(recipe.request.seed),
-        "threads": str(results.profile.threads[0]),
-    }
-    if situation.dataset is not None:
-        facts["data"] = situation.dataset.digest
-    latency = results.latency(results.choice.candidate)
-    if latency is not None:
-        facts["latency"] = ms(latency.median_ms)
-        if latency.origin == "measured":
-            facts["measured_on"] = results.profile.device
-    return facts
 
 
 def _chosen_text(results: Results) -> str:

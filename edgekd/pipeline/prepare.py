@@ -62,6 +62,7 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
         dataset=dataset,
         target=target,
         runtimes=runtimes,
+        license=request.model.license or loaded.license,
     )
 
 

@@ -23,6 +23,7 @@ MOST_ROUNDS = 16
 
 Effort = Literal["quick", "standard", "thorough"]
 Student = Literal["search", "prune", "blocks"]
+BundleEngines = Literal["twins", "chosen"]
 
 
 class ModelSource(Schema):
@@ -37,6 +38,7 @@ class ModelSource(Schema):
         preprocessing_overrides: Values that come before those; what is left open stays as it is.
         labels: Class names in the order of the logits; empty takes the data's.
         trust_pickle: Allows a whole-module pickle, which can run any code when it is read.
+        license: Of the model, as its owner states it; goes into the package. None takes that of a package, if any.
     """
 
     path: str
@@ -47,6 +49,7 @@ class ModelSource(Schema):
     preprocessing_overrides: PreprocessingOverrides = Field(default_factory=PreprocessingOverrides)
     labels: tuple[str, ...] = ()
     trust_pickle: bool = False
+    license: str | None = None
 
 
 class Request(Schema):
@@ -102,6 +105,8 @@ class Options(Schema):
         atol: Largest absolute difference of logits that parity accepts, relative to the spread of the logits.
         threads: CPU threads of the measurement.
         duration_s: Measuring time per engine.
+        bundle_engines: What is handed over: the chosen engine and its `twins`, engines of the same weights for where it
+            cannot run, or the `chosen` one alone. It changes nothing before that.
     """
 
     students: tuple[Student, ...] = ("search", "prune")
@@ -137,6 +142,7 @@ class Options(Schema):
     threads: tuple[int, ...] = (1,)
     warmup_s: float = Field(default=1.0, ge=0)
     duration_s: float = Field(default=5.0, gt=0)
+    bundle_engines: BundleEngines = "twins"
 
 
 def absolute(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The JSON Schemas of the YAML files that people write: recipes, targets, calibration cards and lab files.
+"""The JSON Schemas of the YAML files that people write, and of `deploy.json`, which programs without edgekd read.
 
 They are published in `docs/schemas/`, for editors; `make schemas` writes them and a test holds them up to date.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from edgekd.core.deployment import Deployment
 from edgekd.core.schema import Schema
 from edgekd.data.cards import CalibrationCard
 from edgekd.pipeline.recipes import Recipe
@@ -19,6 +20,7 @@ PUBLISHED: dict[str, type[Schema]] = {
     "target": Target,
     "calibration-card": CalibrationCard,
     "lab": Lab,
+    "deploy": Deployment,
 }
 
 

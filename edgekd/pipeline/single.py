@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import JsonValue
@@ -28,7 +28,7 @@ from edgekd.errors import UserError
 from edgekd.export.archive import is_packed, open_package
 from edgekd.export.manifest import MANIFEST_FILE
 from edgekd.export.package import TARGET_FILE, Package
-from edgekd.pipeline.sources import bundle_from_onnx
+from edgekd.pipeline.sources import bundle_from_onnx, require_named_code
 from edgekd.pipeline.stages import STAGES
 from edgekd.targets.schema import Target
 
@@ -140,6 +140,7 @@ def _opened(path: Path, store: MemoryStore) -> tuple[ModelBundle, Origin, Target
     if not path.is_dir() and not is_packed(path):
         return bundle_from_onnx(path, store.blobs), Origin(), None
     with open_package(path) as package:
+        require_named_code(package.bundle, path)
         for digest in package.bundle.files.values():
             store.blobs.add(package.files.path(Digest(digest)))
         facts = package.manifest.facts
@@ -157,7 +158,16 @@ def _card(package: Package) -> Target | None:
         return None
     card = package.folder / TARGET_FILE
     try:
-        data = yaml.safe_load(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as err:
+        data = yaml.load(card.read_text(encoding="utf-8"), _PlainLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as err:
         raise UserError(f"{card}: not a readable YAML file ({err}).") from err
     return Target.parse(data, str(card))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for gigabytes once anything walks through what they name."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a card in a package holds no aliases")
+        return super().compose_node(parent, index)

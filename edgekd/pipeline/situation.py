@@ -20,6 +20,7 @@ class Situation:
         trainable: Whether it was rebuilt into trainable layers; otherwise it can teach and be quantized, not pruned.
         dataset: None without data and for synthetic data.
         target: The device's card.
+        license: Of the teacher, where the user or its package states it.
         runtimes: The target's runtimes that can measure here; all of them, unmeasured, when the target is elsewhere.
     """
 
@@ -29,6 +30,7 @@ class Situation:
     dataset: Dataset | None
     target: Target
     runtimes: tuple[RuntimeSupport, ...]
+    license: str | None = None
 
     @property
     def measured(self) -> bool:

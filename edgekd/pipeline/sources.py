@@ -21,6 +21,7 @@ from edgekd.core.recipe import ModelRecipe
 from edgekd.core.store import Store
 from edgekd.errors import UserError
 from edgekd.export.archive import is_packed, open_package
+from edgekd.export.sbom import MODEL_LICENSE
 from edgekd.nn.build import is_trainable, module_from_recipe
 from edgekd.nn.load import LoadedModel, load_model
 from edgekd.nn.onnx_outline import outline_from_file
@@ -120,15 +121,47 @@ def starts_fresh(source: ModelSource) -> bool:
 
 
 def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
-    _check_no_flags(source, "a package")
     with open_package(path) as package:
         bundle, files = package.bundle, package.files
+        named = require_named_code(bundle, path, source.arch)
+        _check_no_flags(source.model_copy(update={"arch": None}) if named else source, "a package")
+        license_text = package.manifest.facts.get(MODEL_LICENSE)
         if bundle.kind is BundleKind.ENGINE:
             raise UserError(f"{path} holds an engine of one device, which nothing can be made from.")
         for digest in bundle.files.values():
             store.blobs.add(files.path(Digest(digest)))
     trainable = bundle.kind is BundleKind.TORCH and is_trainable(bundle.model)
-    return LoadedModel(bundle=bundle, trainable=trainable, notes=())
+    return LoadedModel(bundle=bundle, trainable=trainable, notes=(), license=license_text)
+
+
+def require_named_code(bundle: ModelBundle, path: Path, arch: str | None = None) -> bool:
+    """Whether the user named the code that a package in one file wants to run; nothing runs that was not named.
+
+    A recipe can name any function, which is imported and called when the network is built. A folder that a verb wrote
+    is taken up by the next one as it is; a file is made to be handed over.
+
+    Args:
+        bundle: Of the package.
+        path: The package.
+        arch: What the user gave as `--arch`.
+
+    Raises:
+        UserError: It is a file and names a function that was not given.
+    """
+    scheme, _, factory = bundle.model.builder.partition(":")
+    if not is_packed(path) or bundle.kind is not BundleKind.TORCH or scheme != "module":
+        return False
+    if arch == factory:
+        return True
+    raise UserError(
+        f"{path} holds no code and names a function to build its network with, {factory}({_arguments(bundle)}), which "
+        "would be imported here and called.",
+        hint=f"if that is your own code: --arch {factory}; evaluate and profile take it unzipped, as a folder",
+    )
+
+
+def _arguments(bundle: ModelBundle) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in bundle.model.kwargs.items())
 
 
 def _from_recipe(source: ModelSource, path: Path, store: Store, seed: int) -> LoadedModel:

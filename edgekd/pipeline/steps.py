@@ -27,7 +27,7 @@ def steps_of(results: Results) -> tuple[Step, ...]:
     seen: set[str] = set()
     steps = []
     for name, parent in parents.items():
-        ancestors = [n for n in _ancestors(name, results.graph) if n not in seen]
+        ancestors = [n for n in ancestors_of(name, results.graph) if n not in seen]
         seen |= set(ancestors)
         steps.append(_step(name, parent, ancestors, nodes, results))
     return tuple(steps)
@@ -43,7 +43,7 @@ def parents_of(graph: Graph) -> dict[str, str]:
     full: dict[str, str] = {}
     parents: dict[str, str] = {}
     for name in nodes[FINAL].inputs["candidates"]:
-        model = _trained_source(nodes[name], nodes)
+        model = trained_source(nodes[name], nodes)
         if model in full:
             parents[name] = full[model]
             continue
@@ -82,7 +82,7 @@ def table_of(steps: tuple[Step, ...], metric: Metric | None) -> tuple[str, list[
 
 
 def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node], results: Results) -> Step:
-    trained = _trained_source(nodes[name], nodes)
+    trained = trained_source(nodes[name], nodes)
     run = results.run.node(name)
     counted = results.run.node(_exported(nodes[name], nodes)).metrics
     latency = results.latency(name)
@@ -128,7 +128,7 @@ def _floats(metrics: Mapping[str, Json]) -> str:
     return f", {count} layer{'' if count == 1 else 's'} in float" if count else ""
 
 
-def _trained_source(node: Node, nodes: dict[str, Node]) -> str:
+def trained_source(node: Node, nodes: dict[str, Node]) -> str:
     """The TORCH model an engine was made from: a node's name or the teacher."""
     return nodes[_exported(node, nodes)].inputs["model"][0]
 
@@ -155,7 +155,7 @@ def _title(trained: str) -> str:
     return f"{label.replace('-', ' ').capitalize()}, {done}"
 
 
-def _ancestors(name: str, graph: Graph) -> list[str]:
+def ancestors_of(name: str, graph: Graph) -> list[str]:
     """The node and everything before it, in the graph's order."""
     nodes = {node.name: node for node in graph.nodes}
     found: set[str] = set()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.plan import NodeReport, Plan
@@ -14,8 +16,12 @@ from edgekd.core.stage import Resource
 from edgekd.core.store import LocalStore
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
+from edgekd.export.card import CARD_FILE, CardFacts, model_card
+from edgekd.export.deployment import Shipped, engine_entry, note_from_bundle
 from edgekd.export.package import require_replaceable, write_package
+from edgekd.export.sbom import MODEL_LICENSE, MODEL_NAME
 from edgekd.nn.load import LoadedModel
+from edgekd.pipeline.bundled import data_in_words, lasting
 from edgekd.pipeline.classes import named, with_same_classes
 from edgekd.pipeline.deliver import versions_here
 from edgekd.pipeline.execute import Workspace, check_writable, rank
@@ -36,12 +42,14 @@ class VerbOutcome:
     Attributes:
         main: Of the node that did what the verb says.
         decisions: Of all nodes, in their order.
+        metrics: What the package's metrics.json holds, with the paths of this machine and how long the work took.
         folder: The package.
         next_steps: (what it does, command).
     """
 
     main: NodeReport
     decisions: tuple[str, ...]
+    metrics: Mapping[str, Any]
     folder: Path
     next_steps: tuple[tuple[str, str], ...]
 
@@ -65,6 +73,7 @@ class VerbRun:
         self.store = LocalStore(workspace.store)
         self.target = None if request.target is None else load_target(request.target)
         model = model_from_source(request.model, self.store, workspace.reporter, seed=request.seed)
+        self._license = request.model.license or model.license
         self._inputs = {MODEL: model.bundle, **self._teachers(model)}
         self._dataset = self._data()
         self._drawn = graph_of(request, self._inputs, self._dataset, self.target)
@@ -90,20 +99,39 @@ class VerbRun:
             "decisions": list(decisions),
         }
         result = run.bundle(self._drawn.result)
+        self._write(result, metrics, decisions)
+        return VerbOutcome(
+            main=run.node(self._drawn.main),
+            decisions=decisions,
+            metrics=metrics,
+            folder=self.workspace.out,
+            next_steps=self._next_steps(result),
+        )
+
+    def _write(self, result: ModelBundle, metrics: Mapping[str, Any], decisions: tuple[str, ...]) -> None:
+        """Writes the package; the same request gives the same bytes, wherever its files lie and whenever it ran."""
+        facts = self._facts()
+        chosen = None
+        if result.kind is not BundleKind.TORCH and self.target is not None:
+            chosen = Shipped(bundle=result, note=note_from_bundle(result, self.target))
+        card = CardFacts(
+            bundle=result,
+            target=self.target if chosen else None,
+            engines=(engine_entry(chosen, self.store.blobs, chosen=True),) if chosen else (),
+            facts=facts,
+            data=data_in_words(self.request.data, self._dataset),
+            decisions=decisions,
+        )
+        kept = {**metrics, "request": _without_folders(metrics["request"]), "stages": lasting(metrics["stages"])}
         write_package(
             result,
             self.store.blobs,
             self.workspace.out,
             target=self.target,
             versions=versions_here(),
-            extra=self._facts(),
-            texts={METRICS_FILE: json.dumps(metrics, indent=1) + "\n"},
-        )
-        return VerbOutcome(
-            main=run.node(self._drawn.main),
-            decisions=decisions,
-            folder=self.workspace.out,
-            next_steps=self._next_steps(result),
+            extra=facts,
+            texts={METRICS_FILE: json.dumps(kept, indent=1) + "\n", CARD_FILE: model_card(card)},
+            chosen=chosen,
         )
 
     def _teachers(self, model: LoadedModel) -> dict[str, ModelBundle]:
@@ -134,9 +162,11 @@ class VerbRun:
     def _facts(self) -> dict[str, str]:
         facts = {
             "verb": self.request.verb,
-            "model": Path(self.request.model.path).name,
+            MODEL_NAME: Path(self.request.model.path).name,
             "seed": str(self.request.seed),
         }
+        if self._license is not None:
+            facts[MODEL_LICENSE] = self._license
         if self._dataset is not None:
             facts["data"] = self._dataset.digest
         return facts
@@ -169,6 +199,15 @@ class VerbRun:
             reporter=self.workspace.reporter,
             rebuild=self.workspace.rebuild,
         )
+
+
+def _without_folders(value: Any) -> Any:
+    """Plain data whose absolute paths are only their last part: a package says nothing of the machine it comes from."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _arch_flags(run: VerbRun) -> list[str]:

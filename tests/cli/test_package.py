@@ -12,7 +12,12 @@ import pytest
 from edgekd.cli.app import exit_code_of
 from edgekd.core.blobs import FolderBlobs
 from edgekd.core.digest import file_digest
-from edgekd.export.package import read_package, write_package
+from edgekd.core.store import MemoryStore
+from edgekd.errors import UserError
+from edgekd.export.archive import pack
+from edgekd.export.package import read_package, verified_package, write_package
+from edgekd.pipeline.request import ModelSource
+from edgekd.pipeline.sources import describes_itself, opened
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from edgekd.testing.toys import toy_bundle
@@ -109,5 +114,47 @@ def test_weights_are_handed_on_as_one_file_too(here: Path, capsys: pytest.Captur
     blobs = FolderBlobs(here / "blobs")
     write_package(toy_bundle(blobs, here / "scratch"), blobs, here / "weights", target=None, versions={}, extra={})
     assert "it has no deploy.json" in said(["package", "weights", "-o", "weights.edgekd"], capsys)
-    said(["export", "weights.edgekd", "--target", "host", "-o", "exported"], capsys)
-    assert read_package(here / "exported")[0].tags["precision"] == "fp32"
+    store = MemoryStore(here / "store")
+    loaded = opened(ModelSource(path="weights.edgekd"), store, seed=0)
+    assert loaded.bundle == read_package(here / "weights")[0]
+    assert loaded.trainable
+    assert describes_itself(ModelSource(path="weights.edgekd"))
+    assert store.blobs.path(loaded.bundle.file("weights.safetensors")).is_file()
+    with pytest.raises(UserError, match="is a package, which holds its own architecture"):
+        opened(ModelSource(path="weights.edgekd", arch="timm:resnet18"), store, seed=0)
+
+
+@pytest.fixture
+def loaded_with_code(here: Path) -> Path:
+    """A package in one file whose recipe names a function that leaves a trace when it is called."""
+    blobs = FolderBlobs(here / "blobs")
+    bundle = toy_bundle(blobs, here / "scratch")
+    recipe = bundle.model.model_copy(update={"builder": "module:os:mkdir", "kwargs": {"path": "trace"}})
+    bundle = bundle.model_copy(update={"recipe": recipe})
+    write_package(bundle, blobs, here / "weights", target=None, versions={}, extra={})
+    pack(verified_package(here / "weights"), here / "weights.edgekd")
+    return here / "weights.edgekd"
+
+
+@pytest.mark.parametrize(
+    "verb", [["export"], ["prune"], ["compress", "--target", "host"], ["evaluate", "--data", "data.npz"], ["profile"]]
+)
+def test_a_file_that_names_code_runs_none(
+    here: Path, loaded_with_code: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    name, *flags = verb
+    text = said([name, str(loaded_with_code), *flags], capsys, code=2)
+    assert "names a function to build its network with, os:mkdir(path='trace')" in text
+    assert "--arch os:mkdir" in text
+    assert not (here / "trace").exists()
+
+
+def test_a_file_that_names_code_can_be_verified_and_is_loaded_when_the_user_names_it_too(
+    here: Path, loaded_with_code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(["package", str(loaded_with_code), "--verify"], capsys)
+    assert not (here / "trace").exists()
+    named = ModelSource(path=str(loaded_with_code), arch="os:mkdir")
+    assert opened(named, MemoryStore(here / "store"), seed=0).bundle.model.builder == "module:os:mkdir"
+    with pytest.raises(UserError, match="leave out --labels"):
+        opened(named.model_copy(update={"labels": ("a",)}), MemoryStore(here / "store"), seed=0)

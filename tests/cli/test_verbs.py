@@ -158,6 +158,27 @@ def test_an_export_in_half_precision_ends_with_the_half_precision_graph(here: Pa
     assert read_package(here / "exported")[0].tags["precision"] == "fp16"
 
 
+def test_one_request_writes_one_package_byte_for_byte_and_hands_the_licence_on(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune = ["prune", "model.pt", *ARCH, "--keep", "0.6", "channel_multiple=4", "--license", "CC BY 4.0", "-q"]
+    there = tmp_path_factory.mktemp("there")
+    shutil.copy(here / "model.pt", there)
+    for place in (here, there):
+        monkeypatch.chdir(place)
+        assert exit_code_of([*prune, "-o", "again", "--store", str(place / "store")]) == 0
+    names = sorted(path.name for path in (here / "again").iterdir())
+    assert {"MODEL_CARD.md", "NOTICE.txt", "sbom.json", "metrics.json"} <= set(names)
+    for name in names:
+        assert (here / "again" / name).read_bytes() == (there / "again" / name).read_bytes(), name
+    assert json.loads((here / "again" / "metrics.json").read_text())["request"]["model"]["path"] == "model.pt"
+    monkeypatch.chdir(here)
+    assert exit_code_of(["export", "again", "-q"]) == 0
+    assert "as it was given: CC BY 4.0" in (here / "exported" / "NOTICE.txt").read_text()
+    assert exit_code_of(["export", "again", "--license", "MIT", "-q"]) == 0
+    assert "as it was given: MIT" in (here / "exported" / "NOTICE.txt").read_text()
+
+
 def test_pruning_can_ask_what_hurts_the_match_with_the_whole_network(here: Path) -> None:
     command = ["prune", "model.pt", *ARCH, "--keep", "0.7", "--importance", "kd", "--data", "data.npz"]
     assert exit_code_of([*command, "channel_multiple=4", "importance_images=16", "-q", "-o", "kd"]) == 0

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import file_digest
 from edgekd.core.stage import Context
 from edgekd.errors import UserError
+from edgekd.export.archive import open_package, pack
+from edgekd.export.deployment import EngineNote, Shipped
 from edgekd.export.manifest import Manifest
-from edgekd.export.package import read_package, write_package
+from edgekd.export.package import read_package, verified_package, write_package
 from edgekd.runtimes.samples import random_images
 from edgekd.runtimes.session import open_bundle
 from edgekd.targets.load import load_target
@@ -228,3 +234,61 @@ def test_a_package_is_read_only(ctx: Context, tmp_path: Path) -> None:
         files.add(tmp_path / "out" / "README.txt")
     with pytest.raises(UserError, match="no file with the digest"):
         files.path(file_digest(tmp_path / "out" / "manifest.json"))
+
+
+def test_a_package_that_cannot_take_its_place_leaves_the_earlier_one(
+    ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(ctx, tmp_path / "out", run="first")
+    before, real = (tmp_path / "out" / "manifest.json").read_bytes(), os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / "out" and not str(source).endswith("-old"):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(KeyboardInterrupt):
+        write(ctx, tmp_path / "out", run="second")
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".package-")] == []
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    labels=st.lists(st.text(max_size=8), min_size=4, max_size=4),
+    facts=st.dictionaries(st.text(max_size=6), st.text(max_size=12), max_size=3),
+    name=st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}[a-z0-9]", fullmatch=True),
+    reason=st.text(max_size=20),
+)
+def test_whatever_goes_into_a_package_comes_out_of_one_file(
+    ctx: Context, labels: list[str], facts: dict[str, str], name: str, reason: str
+) -> None:
+    plain = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    bundle = plain.model_copy(update={"recipe": plain.model.model_copy(update={"labels": tuple(labels)})})
+    note = EngineNote(name=name, runtimes=("onnxruntime",), reason=reason)
+    twin = Shipped(bundle=bundle, note=EngineNote(name="other-twin", runtimes=("onnxruntime",)))
+    with tempfile.TemporaryDirectory() as place:
+        folder, target = Path(place, "out"), load_target("x86-cpu")
+        write_package(
+            bundle, ctx.blobs, folder, target=target, versions={}, extra=facts,
+            chosen=Shipped(bundle=bundle, note=note), twins=[twin],
+        )  # fmt: skip
+        pack(verified_package(folder), Path(place, "model.edgekd"))
+        with open_package(Path(place, "model.edgekd")) as found:
+            assert found.bundle == bundle
+            assert found.manifest.facts == facts
+            assert found.deployment is not None
+            assert found.deployment.labels == tuple(labels)
+            assert (found.deployment.engines[0].name, found.deployment.engines[0].reason) == (name, reason)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "deploy.json"])
+def test_json_that_is_nested_without_end_is_refused(ctx: Context, tmp_path: Path, name: str) -> None:
+    write(ctx, tmp_path / "out")
+    (tmp_path / "out" / name).write_text("[" * 100_000)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["files"][name] = file_digest(tmp_path / "out" / name)
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"not valid JSON"):
+        read_package(tmp_path / "out")

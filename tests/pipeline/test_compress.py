@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from edgekd.export.package import verified_package
 from edgekd.nn.build import module_from_recipe
 from tests.pipeline.world import SIZE, World, edgekd, large_recipe
 
@@ -139,7 +141,30 @@ def test_a_jetson_with_data_gets_a_calibrated_graph_and_an_open_verdict(world: W
     metrics = json.loads((world.folder / "out" / "metrics.json").read_text())
     assert {e["precision"] for e in metrics["profile"]["entries"]} == {"fp32", "fp16", "int8"}
     assert any(e["split"] == "test" and e["candidate"] == "chosen" for e in metrics["evaluations"])
-    assert (world.folder / "out" / "bundle" / "model.onnx").exists()
+    package = verified_package(world.folder / "out" / "bundle")
+    assert package.deployment is not None
+    assert {engine.precision for engine in package.deployment.engines} == {"fp32", "fp16", "int8"}
+    assert all(engine.runtimes[0] == "tensorrt" for engine in package.deployment.engines)
+
+
+@pytest.mark.slow
+def test_two_runs_from_two_stores_and_places_give_one_package_byte_for_byte(world: World, tmp_path: Path) -> None:
+    # Nothing is measured for a target that is not here, so that everything in the package follows from the request.
+    elsewhere = World(tmp_path / "else" / "where", *(tmp_path / "else" / "where" / n for n in ("model.pt", "data.npz")))
+    elsewhere.folder.mkdir(parents=True)
+    packages = []
+    for place in (world, elsewhere):
+        for path in (world.model, world.data):
+            if place is elsewhere:
+                shutil.copy(path, place.folder)
+        command = place.command("--data", str(place.data), "--students", "prune", "--license", "CC BY 4.0")
+        command[command.index("host")] = "jetson"
+        done = edgekd(command, place.folder)
+        assert done.returncode == 0, done.stderr
+        packed = edgekd(["package", "out", "-o", "model.edgekd"], place.folder)
+        assert packed.returncode == 0, packed.stderr
+        packages.append((place.folder / "model.edgekd").read_bytes())
+    assert packages[0] == packages[1]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import onnx
 import pytest
 
 from edgekd.core.blobs import FolderBlobs
+from edgekd.core.digest import file_digest
 from edgekd.data.sources import load_dataset
 from edgekd.errors import UserError
-from edgekd.export.package import write_package
+from edgekd.export.archive import pack
+from edgekd.export.package import verified_package, write_package
 from edgekd.pipeline.single import Origin, data_for, workbench
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_graph, toy_onnx_bundle
@@ -121,4 +125,26 @@ def test_a_graph_of_four_channels_is_refused_in_the_users_terms(tmp_path: Path) 
 
 def test_a_path_without_anything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file or folder"), workbench([("x", tmp_path / "gone")]):
+        pass
+
+
+def test_a_package_in_one_file_opens_as_its_folder_does(tmp_path: Path) -> None:
+    out = _package(tmp_path, seed="7", data="abc")
+    pack(verified_package(out / "bundle"), tmp_path / "model.edgekd")
+    with workbench([("folder", out), ("file", tmp_path / "model.edgekd")]) as bench:
+        assert bench.bundles["file"] == bench.bundles["folder"]
+        assert bench.origins["file"] == bench.origins["folder"]
+        assert bench.cards["file"] == bench.cards["folder"]
+        assert bench.cards["file"] is not None
+
+
+def test_a_card_of_aliases_is_refused_before_they_unfold(tmp_path: Path) -> None:
+    out = _package(tmp_path) / "bundle"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in itertools.pairwise("abcdefghi")]
+    (out / "target.yaml").write_text("\n".join([*lines, "sources: *i"]))
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["target.yaml"] = file_digest(out / "target.yaml")
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="a card in a package holds no aliases"), workbench([("x", out)]):
         pass

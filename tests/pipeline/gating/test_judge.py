@@ -11,6 +11,8 @@ import pytest
 from edgekd.core.events import RecordingReporter
 from edgekd.core.report import Budget, PredictedLatency
 from edgekd.errors import UserError
+from edgekd.export.archive import pack
+from edgekd.export.package import verified_package
 from edgekd.gate.artifacts import read_baseline
 from edgekd.gate.baseline import Baseline, baseline_from_results
 from edgekd.pipeline.gating.accept import accepted_bundle, successor
@@ -193,3 +195,15 @@ def test_size_is_judged_too(bench: Bench) -> None:
     report = bench.gate(GateRequest(target=bench.graph("new", 1.0, seed=1), budget=Budget(max_size_mib=1e-6)))
     assert report.status == "FAIL"
     assert "misses the limit" in report.reason
+
+
+def test_a_package_in_one_file_is_judged_with_the_card_and_the_baseline_that_its_folder_has(bench: Bench) -> None:
+    folder = bench.package("new", 1.0, seed=1)
+    pack(verified_package(folder), bench.folder / "new.edgekd")
+    pack(verified_package(bench.package("old", 1.0, seed=2)), bench.folder / "old.edgekd")
+    request = GateRequest(
+        target=bench.folder / "new.edgekd", baseline_bundle=bench.folder / "old.edgekd", max_regression=0.1
+    )
+    report = bench.gate(request)
+    assert report.status == "PASS"
+    assert report.device == here(folder)
