@@ -6,7 +6,7 @@ DATA holds `weights/` (models.py, NAME.json, NAME.pt) and `imagenet-sample/` (in
 edgekd's own preprocessing, with which models are trained, calibrated and measured: Pillow decodes and resizes. Each row
 changes one thing. Pixels are compared on the crop that enters the network, 8 bits; answers by the class that FP32 gives
 in ONNX Runtime. Rows with OpenCV need `opencv-python-headless`, which edgekd does not; they are left out where it is
-missing. Milliseconds per image are what this machine took, for orientation only.
+missing. Nothing is timed: what a step costs belongs to the device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import io
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,9 +116,7 @@ def subject(
     answer = _network(data, name, p)
     found, base = [], None
     for way, crop in ways(p).items():
-        began = time.perf_counter()
         crops = np.stack([crop(jpeg) for jpeg in jpegs])
-        took = time.perf_counter() - began
         classes = answer(crops)
         base = (crops, classes) if base is None else base
         off = np.abs(crops.astype(np.int16) - base[0])
@@ -132,7 +129,6 @@ def subject(
                 "max_difference": int(off.max()),
                 "same_class": round(float((classes == base[1]).mean()), 4),
                 "top1": round(float((classes == labels).mean()), 4),
-                "ms_per_image": round(took / len(jpegs) * 1e3, 1),
             }
         )
         print(name, interpolation, found[-1], flush=True)

@@ -1,4 +1,4 @@
-"""What edgekd-runtime costs beside the library that it runs: seconds to import, MiB of memory, microseconds per call.
+"""What edgekd-runtime costs beside the library that it runs: seconds to import, MiB of memory.
 
     python benchmarks/runtime_footprint.py BUNDLE --out benchmarks/results/runtime_footprint.json [--repeats 5]
 
@@ -28,12 +28,6 @@ import json, sys, time
 def memory():
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return {name: int(lines[key].split()[0]) / 1024 for key, name in (("VmRSS", "rss_mib"), ("VmHWM", "peak_mib"))}
-def per_call_us(call, n=200):
-    for _ in range(20): call()
-    times = []
-    for _ in range(n):
-        began = time.perf_counter_ns(); call(); times.append(time.perf_counter_ns() - began)
-    return sorted(times)[n // 2] / 1e3
 """
 OURS = """
 began = time.perf_counter()
@@ -44,9 +38,7 @@ loaded = time.perf_counter()
 import numpy
 pixels = numpy.zeros((256, 256, 3), numpy.uint8)
 engine(pixels)
-images = engine.preprocess(pixels)
 found = {"import_s": imported - began, "load_s": loaded - imported, **memory(), "modules": len(sys.modules)}
-found["call_us"] = per_call_us(lambda: engine.run(images))
 print(json.dumps(found))
 """
 BARE = """
@@ -63,7 +55,6 @@ images = numpy.zeros(given.shape, numpy.float32)
 name = session.get_outputs()[0].name
 session.run([name], {given.name: images})
 found = {"import_s": imported - began, "load_s": loaded - imported, **memory(), "modules": len(sys.modules)}
-found["call_us"] = per_call_us(lambda: session.run([name], {given.name: images}))
 print(json.dumps(found))
 """
 ALONE = "began = time.perf_counter()\nimport numpy\nfound = {'import_s': time.perf_counter() - began, **memory()}\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgekd_runtime import BundleError, Engine, Preprocessing, archive
+from edgekd_runtime.bundle import Bundle
 from edgekd_runtime.deploy import SCHEMA_VERSION, Deploy, EngineEntry
 
 from edgekd.core.deployment import DeployedEngine, Deployment
@@ -17,10 +18,13 @@ from edgekd.export import archive as writer
 from edgekd.export.archive import pack
 from edgekd.export.manifest import MOST_FILES
 from edgekd.export.package import verified_package, write_package
+from edgekd.pipeline.request import BundleEngines
 from edgekd.runtimes.session import open_bundle
 from edgekd.targets.load import load_target
 from edgekd.testing.harness import make_context
 from edgekd.testing.toy_graphs import toy_onnx_bundle
+from tests.pipeline.delivered import delivered
+from tests.pipeline.finished import results
 
 
 def test_a_package_gives_the_logits_that_edgekd_computes(tmp_path: Path) -> None:
@@ -67,3 +71,22 @@ def test_both_have_the_same_limits() -> None:
     assert archive.MAX_TOTAL_BYTES == writer.MOST_BYTES
     assert (archive.MAX_RATIO, archive.RATIO_FREE_BYTES) == (writer.MOST_RATIO, writer.RATIO_FROM_BYTES)
     assert archive.MAX_FILES == MOST_FILES + 1  # and the manifest
+
+
+@pytest.mark.parametrize("engines", ["twins", "chosen"])
+def test_what_a_run_hands_over_loads_with_its_twins(tmp_path: Path, engines: BundleEngines) -> None:
+    run = results()
+    delivered(run, tmp_path, engines=engines)
+    pack(verified_package(tmp_path / "bundle"), tmp_path / "model.edgekd")
+    with Bundle(tmp_path / "model.edgekd") as bundle:
+        names = [entry.name for entry in bundle.deploy.engines]
+        assert bundle.deploy.engines[0].chosen
+    assert (len(names) > 1) == (engines == "twins")
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    found = []
+    for name in names:
+        with Engine.load(tmp_path / "model.edgekd", engine=name, strict=True) as engine:
+            assert engine.info["latency"]["origin"] == "measured"
+            found.append(engine.run(images))
+    for other in found[1:]:
+        assert not np.allclose(other, found[0])  # the graphs have other weights: each is the one that was asked for
