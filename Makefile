@@ -19,6 +19,7 @@ test: $(READY)   ## the whole test suite without the slow marks, with the linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd runtime && $(abspath $(BIN))/mypy
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)   ## the slow tests alone
@@ -28,6 +29,7 @@ lint: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
+	cd runtime && $(abspath $(BIN))/mypy
 
 schemas: $(READY)   ## the JSON Schemas of recipes and cards, after a change of their fields
 	$(BIN)/python -c "from pathlib import Path; from edgekd.pipeline.schemas import write_schemas; write_schemas(Path('docs/schemas'))"
