@@ -15,6 +15,9 @@ class EdgekdError(Exception):
     Args:
         message: What was expected, what was received, and where.
         hint: What the reader can do about it; shown on a line of its own.
+
+    Attributes:
+        node: Of the graph, where it was raised; set by the runner.
     """
 
     exit_code: ClassVar[int] = 70
@@ -23,6 +26,7 @@ class EdgekdError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.node: str | None = None
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message

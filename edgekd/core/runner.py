@@ -256,6 +256,8 @@ def _reported_failure(walk: Walk, step: Step) -> Iterator[None]:
         yield
     except BaseException as err:
         walk.settings.reporter.node(step.name, "failed", str(err) or type(err).__name__)
+        if isinstance(err, EdgekdError):
+            err.node = step.name
         err.add_note(f"in node {step.name!r} (stage {step.node.stage!r})")
         raise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekd.core.blobs import disk_errors
@@ -13,9 +13,11 @@ from edgekd.core.report import Verdict
 from edgekd.core.runner import Runner, RunSettings
 from edgekd.core.stage import Execution
 from edgekd.core.store import LocalStore
+from edgekd.errors import BuildFailed
 from edgekd.gate.artifacts import METRICS_FILE
 from edgekd.pipeline.compose import compose
 from edgekd.pipeline.deliver import Delivery, check_output, deliver
+from edgekd.pipeline.leave_out import spared, still_to_rebuild, without
 from edgekd.pipeline.page import RESOLVED
 from edgekd.pipeline.prepare import prepare, resources_of
 from edgekd.pipeline.recipes import Recipe, write_recipe
@@ -108,11 +110,30 @@ class Run:
                     f"• {board.name or board.address} is there; it has {' and '.join(names)}."
                 )
             self.write_resolved()
-        report = self._runner().run(self.recipe.graph, {"teacher": self.situation.teacher}, self._settings())
+        report = self._finished()
         if rank() > 0:
             return None
         delivery = deliver(report, self.recipe, self.situation, self.store, self.workspace.out)
         return Outcome(report=report, verdict=delivery.verdict, delivery=delivery)
+
+    def _finished(self) -> RunReport:
+        """The run of the whole graph, or of what is left of it where a converter could not make its engine."""
+        rebuild = self.workspace.rebuild
+        while True:
+            graph = self.recipe.graph
+            settings = replace(self._settings(), rebuild=rebuild)
+            try:
+                return self._runner().run(graph, {"teacher": self.situation.teacher}, settings)
+            except BuildFailed as err:
+                name = spared(graph, err)
+                if name is None or distributed():  # other ranks would not know of it
+                    raise
+                sentence = f"{name} is left out: {err.message}"
+                self.workspace.reporter.message(sentence, level="warning")
+                rebuild = still_to_rebuild(graph, rebuild, name)
+                decisions = (*self.recipe.decisions, sentence)
+                self.recipe = self.recipe.model_copy(update={"graph": without(graph, name), "decisions": decisions})
+                self.write_resolved()
 
     def _composed(self, request: Request, options: Options) -> Recipe:
         composition = compose(request, options, self.situation)
@@ -143,6 +164,11 @@ def check_writable(*folders: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             probe.touch()
             probe.unlink(missing_ok=True)
+
+
+def distributed() -> bool:
+    """Whether `torchrun` started this process together with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:

@@ -10,16 +10,18 @@ from typing import Literal
 import torch
 
 from edgekd.core.schema import Schema
+from edgekd.export.convert import CONVERTERS
 from edgekd.pipeline.deliver import versions_here
 from edgekd.profiling.agent.energy import meter_here, why_no_meter
 from edgekd.profiling.environment import state
-from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.load import load_target
 
 DEVICES_TRIED = frozenset({"onnxruntime:openvino", "openvino:auto"})
 """Runtimes on a device that this version's tests have really run; the others were not run on hardware."""
 UNTRIED = "TensorRT engines were never built or run on hardware by this version's tests: treat that path as unproven"
+
+ON_BOARDS = "run and timed on this machine only, not on boards, whose agent has ONNX Runtime and TensorRT"
 
 
 class Finding(Schema):
@@ -37,7 +39,7 @@ class Finding(Schema):
 
 def examine() -> tuple[Finding, ...]:
     """All findings about this machine; measures nothing and changes nothing."""
-    return (*_machine(), *_runtimes(), *_devices(), *_addons(), *_training(), *_clocks(), *_energy(), *_places())
+    return (*_machine(), *_runtimes(), *_devices(), *_training(), *_clocks(), *_energy(), *_places())
 
 
 def _machine() -> list[Finding]:
@@ -61,6 +63,7 @@ def _runtimes() -> list[Finding]:
             findings.append(Finding(name=name, state="note", detail=f"{found.reason}; it needs an NVIDIA GPU anyway"))
         else:
             findings.append(Finding(name=name, state="missing", detail=found.reason, fix=found.install))
+    findings += _converters()
     trtexec = shutil.which("trtexec")
     detail = f"{trtexec}" if trtexec else "not on the PATH; JetPack ships it, the pip wheel does not"
     findings.append(Finding(name="trtexec", state="ok" if trtexec else "note", detail=detail))
@@ -78,12 +81,20 @@ def _devices() -> list[Finding]:
     return [Finding(name="on devices", state="ok" if able else "note", detail=text)]
 
 
-def _addons() -> list[Finding]:
-    """Converters that live in an environment of their own; the runtimes among the addons are listed with the others."""
-    part = ADDONS[LITERT_CONVERTER]
-    if part.installed:
-        return [Finding(name=part.name, state="ok", detail=part.what)]
-    return [Finding(name=part.name, state="note", detail=f"{part.what}: not installed ({part.size})", fix=part.hint)]
+def _converters() -> list[Finding]:
+    """The tools that make engines for runtimes that read no ONNX graph."""
+    findings = []
+    for name in CONVERTERS:
+        converter = CONVERTERS.get(name)
+        found = converter.availability()
+        label = f"converter {name}"
+        if found.ok:
+            precisions = ", ".join(converter.precisions)
+            detail = f"{converter.tool} {found.version} writes {precisions}; {ON_BOARDS}"
+            findings.append(Finding(name=label, state="ok", detail=detail))
+        else:
+            findings.append(Finding(name=label, state="missing", detail=found.reason, fix=found.install))
+    return findings
 
 
 def _training() -> list[Finding]:

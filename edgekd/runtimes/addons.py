@@ -149,7 +149,7 @@ def _litert_commands(folder: Path) -> tuple[tuple[str, ...], ...]:
     )
 
 
-_EDGEKD_NEEDS = ("pydantic", "safetensors", "pyyaml", "psutil", "torchvision", "timm", "onnx")
+_EDGEKD_NEEDS = ("pydantic", "safetensors", "torchvision", "timm", "onnx")
 """What reading a bundle's network takes: the converter rebuilds it in its own process."""
 
 ADDONS = {

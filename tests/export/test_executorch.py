@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd.core.bundle import ModelBundle
 from edgekd.core.stage import StageResult
 from edgekd.errors import BuildFailed
 from edgekd.export import executorch
 from edgekd.export.convert import Conversion
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
 from edgekd.export.executorch import Operations, exported, plain_attention
+from edgekd.export.package import write_package
 from edgekd.runtimes.executorch_layers import arithmetic, layers_from_events
 from edgekd.runtimes.samples import Samples, bundle_from_samples, random_images
 from edgekd.runtimes.session import RUNTIMES
+from edgekd.targets.load import load_target
 from edgekd.testing.conformance_session import need_runtime
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toys import toy_bundle
@@ -105,7 +107,7 @@ def test_the_arithmetic_is_read_from_the_name_of_the_kernel(kernel: str, quantiz
 
 
 @pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelBundle, StageResult, float]:
+def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageResult, Path, float]:
     need_runtime("executorch")
     ctx = make_context(tmp_path_factory.mktemp("int8"))
     model = toy_bundle(ctx.blobs, ctx.scratch)
@@ -118,18 +120,32 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelBundle, StageRe
     layers = RUNTIMES.get("executorch").layers(result.bundle, ctx.blobs, {"images": IMAGES[:1]}, threads=1, calls=3)
     assert layers is not None
     kernels = [layer for layer in layers.layers if layer.op in ("Convolution", "Fully Connected")]
-    return model, result, sum(layer.arithmetic == "int8" for layer in kernels) / len(kernels)
+    folder = ctx.scratch / "out"
+    write_package(result.bundle, ctx.blobs, folder, target=load_target("raspberry-pi-5"), versions={}, extra={})
+    return result, folder, sum(layer.arithmetic == "int8" for layer in kernels) / len(kernels)
 
 
 @pytest.mark.slow
-def test_int8_is_computed_in_int8_and_near_the_model(int8: tuple[ModelBundle, StageResult, float]) -> None:
-    _, result, share = int8
+def test_int8_is_computed_in_int8_and_near_the_model(int8: tuple[StageResult, Path, float]) -> None:
+    result, _, share = int8
     assert result.bundle.tags["precision"] == "int8"
     assert result.bundle.tags["scheme"] == "xnnpack"
     assert 20 < result.metrics["sqnr_db"] < 80  # type: ignore[operator]
     assert result.metrics["portable_operations"] == 0
     assert result.metrics["xnnpack_parts"] == 1
     assert share == 1.0
+
+
+@pytest.mark.slow
+def test_the_readme_s_code_runs_as_it_is_printed(
+    int8: tuple[StageResult, Path, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder, _ = int8
+    monkeypatch.chdir(folder)
+    snippet = (folder / "README.txt").read_text().split("64-bit Arm):\n\n")[1].split("\n\n")[0]
+    names = {"images": IMAGES}
+    exec(textwrap.dedent(snippet), names)
+    assert tuple(names["logits"].shape) == (1, 4)
 
 
 @pytest.mark.slow

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import stat
+import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from edgekd.core.stage import StageResult
+from edgekd.core.stage import Context, StageResult
 from edgekd.errors import BuildFailed
 from edgekd.export import ncnn
 from edgekd.export.convert import Conversion
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
 from edgekd.export.ncnn import NcnnLayer, layers_of_param
+from edgekd.export.package import write_package
 from edgekd.runtimes.ncnn import RUNTIME
 from edgekd.runtimes.samples import random_images
+from edgekd.runtimes.session import open_bundle
+from edgekd.targets.load import load_target
 from edgekd.testing.conformance_session import need_runtime
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toys import toy_bundle, toy_cnn
@@ -86,7 +91,7 @@ def test_a_layer_that_ncnn_lacks_is_named_before_the_arithmetic_around_it(tmp_pa
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageResult, StageResult]:
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageResult, StageResult, Context]:
     need_runtime("ncnn")
     if not ncnn.CONVERTER.availability().ok:
         pytest.skip(f"needs pnnx: {ncnn.INSTALL}")
@@ -96,14 +101,31 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageResult, StageRe
         run_stage(ConvertStage(ConvertConfig(to="ncnn", precision=precision)), make_inputs(model=model), ctx)
         for precision in ("fp32", "fp16")
     )
-    return whole, halved
+    return whole, halved, ctx
 
 
 @pytest.mark.needs("ncnn")
-def test_fp16_halves_the_weights_and_says_what_it_was_compared_in(half: tuple[StageResult, StageResult]) -> None:
-    whole, halved = half
+def test_fp16_halves_the_weights_and_says_what_it_ran_in(
+    half: tuple[StageResult, StageResult, Context],
+) -> None:
+    whole, halved, _ = half
     assert halved.metrics["size_mib"] < 0.6 * float(str(whole.metrics["size_mib"]))  # type: ignore[operator]
     assert whole.metrics["sqnr_db"] > halved.metrics["sqnr_db"] > 50  # type: ignore[operator]
     assert halved.bundle.tags["precision"] == "fp16"
     full = "ncnn computed in float32 on this CPU: one that computes in float16 rounds more." in halved.decisions
     assert full is (RUNTIME.arithmetic(half=True) == "float32")
+
+
+@pytest.mark.needs("ncnn")
+def test_the_readme_s_code_runs_as_it_is_printed(
+    half: tuple[StageResult, StageResult, Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _, ctx = half
+    folder = tmp_path / "out"
+    write_package(whole.bundle, ctx.blobs, folder, target=load_target("raspberry-pi-5"), versions={}, extra={})
+    monkeypatch.chdir(folder)
+    snippet = (folder / "README.txt").read_text().split("same names:\n\n")[1].split("\n\n")[0]
+    names = {"images": IMAGES}
+    exec(textwrap.dedent(snippet), names)
+    with open_bundle(whole.bundle, ctx.blobs, "ncnn") as session:
+        np.testing.assert_allclose(names["logits"], session.infer({"images": IMAGES})["logits"][0], atol=1e-5)

@@ -219,3 +219,29 @@ def test_a_package_is_read_only(ctx: Context, tmp_path: Path) -> None:
         files.add(tmp_path / "out" / "README.txt")
     with pytest.raises(UserError, match="no file with the digest"):
         files.path(file_digest(tmp_path / "out" / "manifest.json"))
+
+
+def engine(ctx: Context, runtime: str, *files: str, precision: str = "fp32") -> ModelBundle:
+    """An engine of another runtime; its files are not looked into."""
+    source = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    held = {}
+    for name in files:
+        (ctx.scratch / name).write_text(name)
+        held[name] = ctx.blobs.add(ctx.scratch / name)
+    tags = {"format": runtime, "precision": precision, "converter": "maker 1.2"}
+    return source.model_copy(update={"kind": BundleKind.ENGINE, "files": held, "tags": tags})
+
+
+def test_an_engine_s_package_says_how_to_run_it_and_what_made_it(ctx: Context, tmp_path: Path) -> None:
+    write(ctx, tmp_path / "out", engine(ctx, "ncnn", "model.param", "model.bin", precision="fp16"), "raspberry-pi-5")
+    text = (tmp_path / "out" / "README.txt").read_text()
+    assert 'network.load_param("model.param")' in text
+    assert "half = True" in text
+    assert "made by maker 1.2" in text
+    assert "onnxruntime" not in text
+    assert read_package(tmp_path / "out")[0].format == "ncnn"
+
+
+def test_an_engine_without_a_text_of_its_own_says_what_its_files_are(ctx: Context, tmp_path: Path) -> None:
+    write(ctx, tmp_path / "out", engine(ctx, "litert", "model.tflite"))
+    assert "model.tflite: an engine for litert, made by maker 1.2." in (tmp_path / "out" / "README.txt").read_text()

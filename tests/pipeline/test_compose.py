@@ -13,6 +13,7 @@ from edgekd.core.recipe import ModelRecipe
 from edgekd.core.report import Budget
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
+from edgekd.export.convert import CONVERTERS
 from edgekd.nn.build import module_from_recipe
 from edgekd.nn.count import count_macs
 from edgekd.nn.save import bundle_from_module
@@ -20,6 +21,7 @@ from edgekd.pipeline.compose import Composition, compose
 from edgekd.pipeline.request import SYNTHETIC, ModelSource, Options, Request
 from edgekd.pipeline.situation import Situation, runtimes_of
 from edgekd.pipeline.stages import STAGES
+from edgekd.runtimes.session import RUNTIMES, Availability
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_data import toy_dataset
 
@@ -231,3 +233,45 @@ def test_mixed_precision_is_a_ladder_of_candidates_that_follow_one_table(tmp_pat
     for judge in ("profile", "chosen"):
         assert {"teacher-int8-ort", "teacher-int8-ort-mixed1"} <= set(nodes[judge].inputs["candidates"])
     assert "accuracy-teacher-int8-ort-mixed2" in nodes
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, answer: Availability) -> None:
+    """What the converters and their runtimes say of this machine."""
+    for name in CONVERTERS:
+        for half in (CONVERTERS.get(name), RUNTIMES.get(name)):
+            monkeypatch.setattr(type(half), "availability", lambda self: answer)
+
+
+def test_runtimes_of_the_card_that_read_no_graph_get_engines_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, Availability(ok=True, version="1"))
+    found = composed(tmp_path, dataset=labelled(), target="raspberry-pi-5", students=[])
+    made = {node.name: node for node in found.graph.nodes if node.stage == "convert"}
+    wanted = {"teacher-fp32-executorch", "teacher-int8-executorch", "teacher-fp32-ncnn", "teacher-fp16-ncnn"}
+    assert set(made) == wanted
+    assert made["teacher-int8-executorch"].inputs == {"model": ("@teacher",), "samples": ("calibration",)}
+    chosen = next(node for node in found.graph.nodes if node.name == "chosen")
+    assert wanted < set(chosen.inputs["candidates"])
+    accuracy = next(node for node in found.graph.nodes if node.name == "accuracy-teacher-fp16-ncnn")
+    assert accuracy.config["runtimes"] == ["ncnn"]
+    assert "teacher-fp16" not in names(found), "no runtime of the card reads FP16 graphs"
+
+
+def test_without_data_no_engine_that_needs_calibration_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, Availability(ok=True, version="1"))
+    found = names(composed(tmp_path, data=None, target="raspberry-pi-4", students=[]))
+    assert "teacher-fp32-executorch" in found
+    assert not {"teacher-int8-executorch", "teacher-fp16-ncnn"} & found
+
+
+def test_a_missing_converter_is_said_once_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, Availability(ok=False, reason="it is not there", install="pip install it"))
+    found = composed(tmp_path, dataset=labelled(), target="raspberry-pi-5")
+    said = [sentence for sentence in found.decisions if "it is not there" in sentence]
+    assert said == [f"No {name} engines are made: it is not there (pip install it)." for name in ("executorch", "ncnn")]
+    assert not any(node.stage == "convert" for node in found.graph.nodes)

@@ -1,4 +1,4 @@
-"""What `edgekd doctor` says of runtimes on devices and of addons."""
+"""What `edgekd doctor` says of runtimes on devices and of converters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.pipeline.health import DEVICES_TRIED, Finding, _addons, _devices
+from edgekd.pipeline.health import DEVICES_TRIED, Finding, _converters, _devices
 from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER
 from edgekd.runtimes.onnxruntime_providers import CUDA
 from edgekd.runtimes.session import RUNTIMES, Availability
@@ -29,16 +29,14 @@ def test_a_device_that_was_never_tried_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert set(RUNTIMES.on_devices) >= DEVICES_TRIED
 
 
-def test_a_converter_that_is_not_installed_names_its_size_and_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_converter_that_is_not_installed_names_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKD_ADDONS", str(tmp_path))
-    (found,) = _addons()
-    assert (found.state, found.fix) == ("note", "edgekd doctor --install litert-converter")
-    assert "7 GB" in found.detail
+    found = next(finding for finding in _converters() if finding.name == "converter litert")
+    assert (found.state, found.fix) == ("missing", "edgekd doctor --install litert-converter")
     part = ADDONS[LITERT_CONVERTER]
     proof = part.folder / part.proof
     proof.parent.mkdir(parents=True)
     proof.touch()
-    (found,) = _addons()
+    found = next(finding for finding in _converters() if finding.name == "converter litert")
     assert found.state == "ok"
+    assert found.detail.startswith("litert-torch 0.10.0 writes fp32, int8")

@@ -14,7 +14,7 @@ from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import Context
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.predict.nets import probe_nets
-from edgekd.profiling.stage import ProfileConfig, ProfileStage
+from edgekd.profiling.stage import ProfileConfig, ProfileStage, _usual
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.latency import latency_model_from_target
 from edgekd.testing.harness import make_context, make_inputs, run_stage
@@ -150,3 +150,35 @@ def test_an_unknown_runtime_and_an_empty_port_are_refused_before_any_work(tmp_pa
         profile(ctx, [("a", onnx_bundle(ctx))], ProfileConfig(runtimes=("openvin",)))
     with pytest.raises(UserError, match="nothing to profile"):
         profile(ctx, [], ProfileConfig())
+
+
+def test_an_engine_is_measured_in_its_own_runtime_even_where_the_card_does_not_list_it(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=True)})
+    engine = onnx_bundle(ctx).model_copy(
+        update={"kind": BundleKind.ENGINE, "files": {"model.tflite": ctx.blobs.add(_written(ctx))}}
+    )
+    engine = engine.model_copy(update={"tags": {"format": "unheard-of"}})
+    with pytest.raises(UserError, match="format 'unheard-of'"):
+        profile(ctx, [("a", engine)], ProfileConfig(**QUICK))
+    assert _usual(card(here=True), [onnx_bundle(ctx), engine])[-1] == "unheard-of"
+
+
+def test_a_prediction_for_an_engine_names_its_own_runtime(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, resources={"target": card(here=False)})
+    source = toy_bundle(ctx.blobs, ctx.scratch)
+    engine = source.model_copy(
+        update={
+            "kind": BundleKind.ENGINE,
+            "files": {"model.pte": ctx.blobs.add(_written(ctx))},
+            "tags": {"format": "executorch", "precision": "fp32"},
+        }
+    )
+    (entry,) = profile(ctx, [("a", engine)], ProfileConfig(**QUICK)).entries
+    assert entry.runtime == "executorch"
+    assert entry.prediction is not None
+
+
+def _written(ctx: Context) -> Path:
+    path = ctx.scratch / "engine"
+    path.write_bytes(b"an engine")
+    return path

@@ -193,6 +193,6 @@ def test_what_native_code_writes_to_stderr_is_kept_and_shown_no_more(capfd: pyte
     os.write(2, b"after")
     assert said.last == "the reason"
     with native_stderr() as said:
-        print("[x.cpp:1] by way of Python", file=sys.stderr)
+        sys.stderr.write("[x.cpp:1] by way of Python\n")
     assert said.last == "by way of Python"
     assert capfd.readouterr().err == "after"
