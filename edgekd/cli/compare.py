@@ -19,7 +19,7 @@ from edgekd.errors import UserError
 @section(
     "Main",
     click.option("--runtime", "runtimes", multiple=True, help="Where to run; several compare runtimes. Default: the "
-                 "first installed one that takes all models."),
+                 "first installed one that takes all models; an engine always runs in its own."),
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
     *measuring(warmup_s=0.5, duration_s=5.0),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns."),
@@ -41,11 +41,11 @@ def compare(**flags: Any) -> int:
         warmup_s=flags["warmup_s"], duration_s=flags["duration_s"], precision=flags["precision"], max_rounds=1000
     )
     with workbench(names_for(flags["models"])) as bench:
-        runtimes = flags["runtimes"] or (_common_runtime(bench.bundles),)
+        runtimes = _runtimes_by_bundle(bench.bundles, flags["runtimes"])
         contenders = [
             Contender(candidate=name, engine=Engine(bundle=bundle, runtime=runtime, threads=flags["threads"]))
             for name, bundle in bench.bundles.items()
-            for runtime in runtimes
+            for runtime in runtimes[name]
         ]
         report = compare(
             contenders,
@@ -63,6 +63,19 @@ def compare(**flags: Any) -> int:
             reporter.message(f"• {note}")
         _print(report)
     return 0 if any(ratio.answer for ratio in report.ratios) else 3
+
+
+def _runtimes_by_bundle(bundles: Any, asked: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Where each bundle runs: an engine in the runtime of its format, others as asked or in one that takes them all.
+
+    Raises:
+        UserError: There is no common one.
+    """
+    from edgekd.core.bundle import BundleKind
+
+    others = {name: bundle for name, bundle in bundles.items() if bundle.kind is not BundleKind.ENGINE}
+    usual = asked or ((_common_runtime(others),) if others else ())
+    return {name: usual if name in others else (bundle.format,) for name, bundle in bundles.items()}
 
 
 def _common_runtime(bundles: Any) -> str:

@@ -106,8 +106,10 @@ def _left_out(candidates: Sequence[Candidate], profile: ProfileReport, runtimes:
     for entry in profile.entries:
         if entry.candidate in names and profile.measured and entry.failure is not None:
             found[f"{entry.candidate}@{entry.runtime}"] = f"no latency: {entry.failure}"
-        elif entry.candidate in names and not profile.measured and names[entry.candidate].precision not in runtimes:
-            found[entry.candidate] = f"no runtime of the target runs {names[entry.candidate].precision}"
+        elif entry.candidate in names and not profile.measured:
+            candidate = names[entry.candidate]
+            if candidate.runtime is None and candidate.precision not in runtimes:
+                found[entry.candidate] = f"no runtime of the target runs {candidate.precision}"
     return dict(sorted(found.items()))
 
 
@@ -115,9 +117,15 @@ def _measured(row: Row) -> LatencyReport | None:
     return row.latency if isinstance(row.latency, LatencyReport) else None
 
 
-def _expected(row: Row) -> tuple[float, float]:
-    """Order by latency, measured or predicted, then by size; rows without a latency come last."""
-    return (row.latency.median_ms if row.latency is not None else float("inf"), row.size_mib)
+def _expected(row: Row) -> tuple[float, bool, float]:
+    """Order by latency, measured or predicted, then by size; rows without a latency come last.
+
+    A prediction does not tell runtimes apart, so of equal ones a graph, which several runtimes read, goes before the
+    engine of a single one: a few bytes are no reason.
+    """
+    if row.latency is None:
+        return (float("inf"), False, row.size_mib)
+    return (row.latency.median_ms, row.candidate.runtime is not None, row.size_mib)
 
 
 def surely_faster(one: LatencyReport, other: LatencyReport) -> bool:

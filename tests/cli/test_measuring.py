@@ -10,7 +10,10 @@ import onnx
 import pytest
 
 from edgekd.cli.app import exit_code_of
+from edgekd.cli.compare import _runtimes_by_bundle
 from edgekd.cli.profile import exit_code_for
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.errors import UserError
 from edgekd.testing.toy_graphs import toy_graph
 
 QUICK = ["--warmup", "0", "--duration", "0.05"]
@@ -106,3 +109,12 @@ def test_the_exit_code_says_whether_the_numbers_answer_the_question(
     entries = [SimpleNamespace(latency=SimpleNamespace(inconclusive=text), failure_code=None) for text in latencies]
     entries += [SimpleNamespace(latency=None, failure_code=failed) for failed in failures]
     assert exit_code_for(entries) == code
+
+
+def test_an_engine_is_compared_in_its_own_runtime_and_graphs_in_a_common_one() -> None:
+    engine = ModelBundle(kind=BundleKind.ENGINE, tags={"format": "ncnn"})
+    graph = ModelBundle(kind=BundleKind.ONNX)
+    assert _runtimes_by_bundle({"a": engine, "b": graph}, ()) == {"a": ("ncnn",), "b": ("onnxruntime",)}
+    assert _runtimes_by_bundle({"a": engine, "b": graph}, ("openvino",)) == {"a": ("ncnn",), "b": ("openvino",)}
+    with pytest.raises(UserError, match="they are a torch bundle and an onnx bundle"):
+        _runtimes_by_bundle({"a": graph, "b": ModelBundle(kind=BundleKind.TORCH)}, ())

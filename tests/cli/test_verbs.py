@@ -16,11 +16,14 @@ from edgekd.core.bundle import BundleKind
 from edgekd.core.events import SilentReporter
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.store import LocalStore
+from edgekd.export.convert import CONVERTERS
 from edgekd.export.package import read_package
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs
 from edgekd.pipeline.prepare import prepare
 from edgekd.pipeline.request import ModelSource, Request
+from edgekd.runtimes.session import Availability
+from edgekd.testing.conformance_session import need_runtime
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_recipe
 
@@ -204,3 +207,46 @@ def test_dotted_keys_reach_inner_fields() -> None:
         "augment": {"flip": False, "pad_px": 2},
         "lr": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--precision", "int8"], "An ONNX graph is quantized by a verb of its own"),
+        (["--runtime", "ncnn", "--precision", "int8"], "does not write INT8; it writes fp32, fp16"),
+        (["--runtime", "executorch", "--precision", "int8"], "INT8 needs calibration samples"),
+        (["--runtime", "executorch", "--opset", "20"], "--opset is of ONNX graphs, and executorch reads none"),
+    ],
+)
+def test_an_export_that_contradicts_itself_is_refused(
+    here: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["export", "pruned", *flags, "-q"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "exported").exists()
+
+
+def test_a_converter_that_is_not_installed_is_a_missing_device_with_the_command(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Availability(ok=False, reason="it is not there", install="pip install it")
+    monkeypatch.setattr(type(CONVERTERS.get("ncnn")), "availability", lambda self: missing)
+    assert exit_code_of(["export", "pruned", "--runtime", "ncnn", "-q"]) == 3
+    said = capsys.readouterr().err
+    assert "The converter 'ncnn' cannot work here: it is not there." in said
+    assert "pip install it" in said
+    assert not (here / "exported").exists()
+
+
+@pytest.mark.needs("ncnn")
+def test_an_exported_engine_is_a_package_that_evaluates_profiles_and_makes_nothing_else(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_runtime("ncnn")
+    assert exit_code_of(["export", "pruned", "--runtime", "ncnn", "-o", "engine", "-q"]) == 0
+    assert read_package(here / "engine")[0].format == "ncnn"
+    assert exit_code_of(["evaluate", "engine", "--data", "data.npz", "-q"]) == 0
+    assert exit_code_of(["profile", "engine", "--warmup", "0", "--duration", "0.05", "-q"]) in (0, 5)
+    assert "ncnn" in capsys.readouterr().out
+    assert exit_code_of(["quantize", "engine", "--scheme", "weight-only", "-q"]) == 2
+    assert "a finished ncnn engine, which nothing can be made from" in capsys.readouterr().err

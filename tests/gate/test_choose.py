@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -200,6 +202,25 @@ def test_a_device_elsewhere_gets_the_lowest_prediction_and_no_int8() -> None:
     assert "nothing was measured" in choice.reason
     assert "not known to be faster" in choice.rejected["teacher-int8@tensorrt"]
     assert not choice.within_budget, "a prediction keeps no latency limit"
+
+
+def elsewhere(ms_of_the_engine: float) -> Choice:
+    """The choice between a graph and a smaller engine of another runtime, both predicted."""
+    found = [
+        entry(name, None, size=size).model_copy(update={"failure": None, "prediction": prediction(ms)})
+        for name, size, ms in (("teacher-fp32", 4.0, 2.0), ("teacher-ncnn-fp32", 3.9, ms_of_the_engine))
+    ]
+    graph, engine = candidates("teacher-fp32", "teacher-ncnn-fp32")
+    both, report = [graph, replace(engine, runtime="ncnn")], profile(*found, measured=False)
+    return choose(both, report, [], BUDGET, reference="teacher-fp32", runtimes={"fp32": "onnxruntime"})
+
+
+def test_a_prediction_that_does_not_tell_runtimes_apart_does_not_choose_an_engine_for_its_bytes() -> None:
+    assert (elsewhere(2.0).candidate, elsewhere(2.0).runtime) == ("teacher-fp32", "onnxruntime")
+
+
+def test_an_engine_that_is_chosen_elsewhere_is_chosen_in_its_own_runtime() -> None:
+    assert (elsewhere(1.0).candidate, elsewhere(1.0).runtime) == ("teacher-ncnn-fp32", "ncnn")
 
 
 def test_a_device_elsewhere_without_predictions_gets_the_smallest_file() -> None:
