@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -11,9 +13,10 @@ from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.report import ProfileReport
 from edgekd.core.report_io import report_from_bundle
-from edgekd.core.stage import Context
+from edgekd.core.stage import BoardAccess, Context, Execution
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.predict.nets import probe_nets
+from edgekd.profiling.remote.request import Candidate
 from edgekd.profiling.stage import ProfileConfig, ProfileStage, _usual
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.latency import latency_model_from_target
@@ -176,6 +179,26 @@ def test_a_prediction_for_an_engine_names_its_own_runtime(tmp_path: Path) -> Non
     (entry,) = profile(ctx, [("a", engine)], ProfileConfig(**QUICK)).entries
     assert entry.runtime == "executorch"
     assert entry.prediction is not None
+
+
+def test_a_board_s_profile_says_which_engines_its_agent_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+
+    def answer(access: object, target: object, candidates: list[Candidate], *_: object) -> SimpleNamespace:
+        sent.extend(candidate.name for candidate in candidates)
+        report = ProfileReport(device="pi", measured=True, threads=(1,), entries=(), board="ssh://pi")
+        return SimpleNamespace(report=report, decisions=())
+
+    monkeypatch.setattr("edgekd.profiling.stage.profile_for_target", answer)
+    ctx = make_context(tmp_path, resources={"target": card(here=False)})
+    ctx = replace(ctx, execution=Execution(board=BoardAccess(address="ssh://pi")))
+    engine = ModelBundle(kind=BundleKind.ENGINE, tags={"format": "ncnn"})
+    inputs = make_inputs(candidates=[("graph", onnx_bundle(ctx)), ("engine", engine)])
+    result = run_stage(ProfileStage(ProfileConfig()), inputs, ctx)
+    assert sent == ["graph"]
+    assert "engine is not measured: the agent on a board does not run ncnn engines yet." in result.decisions
 
 
 def _written(ctx: Context) -> Path:
