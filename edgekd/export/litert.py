@@ -51,21 +51,22 @@ class LiteRtConverter(Converter):
 
     def convert(self, job: Conversion) -> Converted:
         (name,) = MODEL_FILES["litert"]
-        images, request = job.scratch / "images.npy", job.scratch / "request.json"
+        scratch = job.scratch.absolute()  # the program runs there
+        images, request = scratch / "images.npy", scratch / "request.json"
         np.save(images, job.images[:CALIBRATION_IMAGES])
         asked: dict[str, Any] = {
             "package": str(Path(edgekd.__file__).parent),
             "bundle": job.source.to_json(),
-            "files": {digest: str(job.blobs.path(digest)) for digest in job.source.files.values()},
+            "files": {digest: str(job.blobs.path(digest).absolute()) for digest in job.source.files.values()},
             "precision": job.precision,
             "images": str(images),
-            "scratch": str(job.scratch),
-            "out": str(job.scratch / name),
-            "answer": str(job.scratch / "answer.json"),
+            "scratch": str(scratch),
+            "out": str(scratch / name),
+            "answer": str(scratch / "answer.json"),
         }
         request.write_text(json.dumps(asked))
         python = venv_python(ADDONS[LITERT_CONVERTER].folder)
-        run_program([str(python), "-I", str(PROGRAM), str(request)], job.scratch)
+        run_program([str(python), "-I", str(PROGRAM), str(request)], scratch)
         answer = json.loads(Path(asked["answer"]).read_text())
         if "error" in answer:
             raise _refusal(answer)

@@ -14,7 +14,6 @@ from edgekd.export.convert import CONVERTERS
 from edgekd.pipeline.deliver import versions_here
 from edgekd.profiling.agent.energy import meter_here, why_no_meter
 from edgekd.profiling.environment import state
-from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER
 from edgekd.runtimes.engines.trtexec import PLACES, find_trtexec, version_of
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.load import load_target
@@ -44,7 +43,7 @@ class Finding(Schema):
 
 def examine() -> tuple[Finding, ...]:
     """All findings about this machine; measures nothing and changes nothing."""
-    return (*_machine(), *_runtimes(), *_devices(), *_addons(), *_training(), *_clocks(), *_energy(), *_places())
+    return (*_machine(), *_runtimes(), *_devices(), *_training(), *_clocks(), *_energy(), *_places())
 
 
 def _machine() -> list[Finding]:
@@ -82,14 +81,6 @@ def _devices() -> list[Finding]:
     others = ", ".join(name for name in RUNTIMES.on_devices if name not in able)
     text = f"{', '.join(shown) or 'none'} with --runtime; not here: {others or 'none'}"
     return [Finding(name="on devices", state="ok" if able else "note", detail=text)]
-
-
-def _addons() -> list[Finding]:
-    """Converters that live in an environment of their own; the runtimes among the addons are listed with the others."""
-    part = ADDONS[LITERT_CONVERTER]
-    if part.installed:
-        return [Finding(name=part.name, state="ok", detail=part.what)]
-    return [Finding(name=part.name, state="note", detail=f"{part.what}: not installed ({part.size})", fix=part.hint)]
 
 
 def _trtexec() -> Finding:

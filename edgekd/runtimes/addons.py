@@ -64,9 +64,9 @@ def addons_folder() -> Path:
     """Where the user's addons lie."""
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return Path(named).expanduser().absolute()
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "edgekd" / "addons"
+    return (Path(cache).absolute() if cache else Path.home() / ".cache") / "edgekd" / "addons"
 
 
 def addon(name: str) -> Addon:
@@ -149,7 +149,7 @@ def _litert_commands(folder: Path) -> tuple[tuple[str, ...], ...]:
     )
 
 
-_EDGEKD_NEEDS = ("pydantic", "safetensors", "pyyaml", "psutil", "torchvision", "timm", "onnx")
+_EDGEKD_NEEDS = ("pydantic", "safetensors", "torchvision", "timm", "onnx")
 """What reading a bundle's network takes: the converter rebuilds it in its own process."""
 
 ADDONS = {

@@ -139,19 +139,32 @@ class OnnxRuntimeWeb(Runtime):
     def open_bundle(
         self, bundle: ModelBundle, blobs: Blobs, *, threads: int | None = None, batch: int | None = None
     ) -> WebSession:
-        path = blobs.path(bundle.file(self.model_file))
-        folds = bundle.tags.get("scheme") == "weight-only"
-        return self._session(path, threads=threads, batch=batch, folds_weights=folds)
+        # What the bundle tells need not be read from the file: that takes onnx, which a measuring worker does without.
+        inputs = {spec.name: spec.shape for spec in bundle.inputs}
+        known = inputs if all("?" not in shape for shape in inputs.values()) else None
+        return self._session(
+            blobs.path(bundle.file(self.model_file)),
+            threads=threads,
+            batch=batch,
+            folds_weights=bundle.tags.get("scheme") == "weight-only",
+            inputs=known,
+        )
 
-    def _session(self, path: Path, *, threads: int | None, batch: int | None, folds_weights: bool) -> WebSession:
+    def _session(
+        self,
+        path: Path,
+        *,
+        threads: int | None,
+        batch: int | None,
+        folds_weights: bool,
+        inputs: Shapes | None = None,
+    ) -> WebSession:
         found, program = self.availability(), program_of(self.host)
         if not found.ok or program is None:
             raise DeviceUnavailable(f"The runtime {self.name!r} cannot work here: {found.reason}.", hint=found.install)
-        from edgekd.runtimes.onnx_file import onnx_interface  # loads onnx: not for asking what is installed
-
-        inputs, _ = onnx_interface(path)
-        shapes = {spec.name: _with_batch(spec.shape, batch, spec.name, path) for spec in inputs}
-        axes = {str(spec.shape[0]): batch for spec in inputs if batch is not None and isinstance(spec.shape[0], str)}
+        given = inputs if inputs is not None else _inputs_of_file(path)
+        shapes = {name: _with_batch(shape, batch, name, path) for name, shape in given.items()}
+        axes = {str(s[0]): batch for s in given.values() if batch is not None and s and isinstance(s[0], str)}
         engine = engine_for(self.host, program, _library(), threads or 1)
         try:
             opened = engine.open(path.read_bytes(), axes, folds_weights=folds_weights)
@@ -187,6 +200,12 @@ def node_major(program: str) -> int:
         return 0
     found = re.match(r"v(\d+)\.", said.strip())
     return int(found[1]) if found else 0
+
+
+def _inputs_of_file(path: Path) -> Shapes:
+    from edgekd.runtimes.onnx_file import onnx_interface
+
+    return {spec.name: spec.shape for spec in onnx_interface(path)[0]}
 
 
 def _library() -> Path:

@@ -79,6 +79,19 @@ def test_the_program_gets_the_model_and_no_part_of_this_environment(tmp_path: Pa
     assert "litert-torch 0.10.0 converted it, with its own PyTorch 2.14.1" in made.decisions[0]
 
 
+def test_a_store_with_a_relative_path_is_found_by_the_program(
+    tmp_path: Path, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (environment / "answer").write_text(json.dumps({"version": "0.10.0", "torch": "2.14.1"}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEKD_ADDONS", "addons")
+    made = converted(Path())
+    _, asked, _ = json.loads((environment / "asked.json").read_text())
+    assert all(Path(asked[name]).is_absolute() for name in ("images", "scratch", "out", "answer", "package"))
+    assert all(Path(path).is_absolute() for path in asked["files"].values())
+    assert made.files["model.tflite"].is_file()
+
+
 def test_a_missing_operator_is_named_with_what_else_could_run_the_model(tmp_path: Path, environment: Path) -> None:
     answer = {"version": "1", "torch": "2.14.1", "error": "Lowering not found: aten.x", "operator": "aten.x"}
     answer["place"] = "line 3 of net.py, in forward"

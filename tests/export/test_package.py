@@ -16,6 +16,7 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import file_digest
 from edgekd.core.stage import Context
 from edgekd.errors import UserError
+from edgekd.export import readme
 from edgekd.export.archive import open_package, pack
 from edgekd.export.deployment import EngineNote, Shipped
 from edgekd.export.manifest import Manifest
@@ -315,6 +316,9 @@ def test_an_engine_s_package_says_how_to_run_it_and_what_made_it(ctx: Context, t
     assert read_package(tmp_path / "out")[0].format == "ncnn"
 
 
-def test_an_engine_without_a_text_of_its_own_says_what_its_files_are(ctx: Context, tmp_path: Path) -> None:
+def test_an_engine_without_a_text_of_its_own_says_what_its_files_are(
+    ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(readme._ENGINES, "litert")
     write(ctx, tmp_path / "out", engine(ctx, "litert", "model.tflite"))
-    assert "model.tflite: an engine for litert, made by maker 1.2." in (tmp_path / "out" / "README.txt").read_text()
+    assert "model.tflite: an engine for LiteRT, made by maker 1.2." in (tmp_path / "out" / "README.txt").read_text()

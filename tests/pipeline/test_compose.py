@@ -326,6 +326,7 @@ def test_runtimes_of_the_card_that_read_no_graph_get_engines_of_their_own(
     found = composed(tmp_path, dataset=labelled(), target="raspberry-pi-5", students=[])
     made = {node.name: node for node in found.graph.nodes if node.stage == "convert"}
     wanted = {"teacher-fp32-executorch", "teacher-int8-executorch", "teacher-fp32-ncnn", "teacher-fp16-ncnn"}
+    wanted |= {"teacher-fp32-litert", "teacher-int8-litert"}
     assert set(made) == wanted
     assert made["teacher-int8-executorch"].inputs == {"model": ("@teacher",), "samples": ("calibration",)}
     chosen = next(node for node in found.graph.nodes if node.name == "chosen")
@@ -350,5 +351,6 @@ def test_a_missing_converter_is_said_once_with_what_installs_it(
     installed(monkeypatch, Availability(ok=False, reason="it is not there", install="pip install it"))
     found = composed(tmp_path, dataset=labelled(), target="raspberry-pi-5")
     said = [sentence for sentence in found.decisions if "it is not there" in sentence]
-    assert said == [f"No {name} engines are made: it is not there (pip install it)." for name in ("executorch", "ncnn")]
+    absent = ("executorch", "ncnn", "litert")
+    assert said == [f"No {name} engines are made: it is not there (pip install it)." for name in absent]
     assert not any(node.stage == "convert" for node in found.graph.nodes)

@@ -1,4 +1,4 @@
-"""What `edgekd doctor` says of runtimes on devices, of addons and of converters."""
+"""What `edgekd doctor` says of runtimes on devices and of converters."""
 
 from __future__ import annotations
 
@@ -7,10 +7,28 @@ from pathlib import Path
 import pytest
 
 from edgekd.export.convert import CONVERTERS
-from edgekd.pipeline.health import DEVICES_TRIED, Finding, _addons, _converters, _devices
+from edgekd.pipeline.health import DEVICES_TRIED, Finding, _converters, _devices
 from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER
 from edgekd.runtimes.onnxruntime_providers import CUDA
 from edgekd.runtimes.session import RUNTIMES, Availability
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, answer: Availability) -> None:
+    for name in CONVERTERS:
+        monkeypatch.setattr(type(CONVERTERS.get(name)), "availability", lambda self: answer)
+
+
+def test_a_converter_is_listed_with_what_it_writes_and_where_that_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, Availability(ok=True, version="1.2"))
+    found = {finding.name: finding for finding in _converters()}
+    assert set(found) == {f"converter {name}" for name in CONVERTERS}
+    assert found["converter ncnn"].detail.startswith("pnnx 1.2 writes fp32, fp16; ")
+    assert "not on boards" in found["converter ncnn"].detail
+
+
+def test_a_missing_converter_is_listed_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, Availability(ok=False, reason="not there", install="pip install it"))
+    assert {(finding.state, finding.fix) for finding in _converters()} == {("missing", "pip install it")}
 
 
 def devices() -> Finding:
@@ -30,34 +48,14 @@ def test_a_device_that_was_never_tried_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert set(RUNTIMES.on_devices) >= DEVICES_TRIED
 
 
-def test_a_converter_that_is_not_installed_names_its_size_and_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_converter_that_is_not_installed_names_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKD_ADDONS", str(tmp_path))
-    (found,) = _addons()
-    assert (found.state, found.fix) == ("note", "edgekd doctor --install litert-converter")
-    assert "7 GB" in found.detail
+    found = next(finding for finding in _converters() if finding.name == "converter litert")
+    assert (found.state, found.fix) == ("missing", "edgekd doctor --install litert-converter")
     part = ADDONS[LITERT_CONVERTER]
     proof = part.folder / part.proof
     proof.parent.mkdir(parents=True)
     proof.touch()
-    (found,) = _addons()
+    found = next(finding for finding in _converters() if finding.name == "converter litert")
     assert found.state == "ok"
-
-
-def answers(monkeypatch: pytest.MonkeyPatch, answer: Availability) -> None:
-    for name in CONVERTERS:
-        monkeypatch.setattr(type(CONVERTERS.get(name)), "availability", lambda self: answer)
-
-
-def test_a_converter_is_listed_with_what_it_writes_and_where_that_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, Availability(ok=True, version="1.2"))
-    found = {finding.name: finding for finding in _converters()}
-    assert set(found) == {f"converter {name}" for name in CONVERTERS}
-    assert found["converter ncnn"].detail.startswith("pnnx 1.2 writes fp32, fp16; ")
-    assert "not on boards" in found["converter ncnn"].detail
-
-
-def test_a_missing_converter_is_listed_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, Availability(ok=False, reason="not there", install="pip install it"))
-    assert {(finding.state, finding.fix) for finding in _converters()} == {("missing", "pip install it")}
+    assert found.detail.startswith("litert-torch 0.10.0 writes fp32, int8")

@@ -23,6 +23,7 @@ from edgekd.profiling.agent import facts
 from edgekd.profiling.isolated import Engine, Extras, Measured, measure_isolated
 from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.process import WorkerLost, WorkerProcess
+from edgekd.testing.conformance_session import need_runtime
 from edgekd.testing.harness import make_context
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from tests.profiling.bad_runtime import COMMAND
@@ -184,6 +185,23 @@ def test_a_worker_reports_load_time_and_memory_of_a_real_runtime(tmp_path: Path)
     assert (report.mlperf.offline_samples, report.mlperf.offline_batch) == (8, 4)
     assert sum(len(values) for values in report.rounds_ns) == report.n
     assert found.layers["a"].nodes_by_provider == {"CPUExecutionProvider": len(found.layers["a"].layers)}
+
+
+def test_a_worker_opens_a_graph_in_javascript_without_onnx(tmp_path: Path) -> None:
+    need_runtime("ort-web-node")
+    ctx = make_context(tmp_path)
+    asked = Engine(bundle=toy_onnx_bundle(ctx.blobs, ctx.scratch), runtime="ort-web-node").request(ctx.blobs, 0)
+    code = (
+        "import json, sys\n"
+        "from edgekd.profiling.worker import Worker\n"
+        "worker = Worker()\n"
+        "worker.open(json.loads(sys.stdin.read()))\n"
+        "worker.close()\n"
+        "sys.stdout.write(' '.join({name.partition('.')[0] for name in sys.modules}))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=120)
+    assert not set(done.stdout.split()) & {"torch", "onnx", "onnxruntime"}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

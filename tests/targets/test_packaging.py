@@ -21,8 +21,10 @@ sys.path.insert(0, sys.argv[1])
 import edgekd
 from edgekd.core.shipped import shipped_folder
 from edgekd.data.sources import load_dataset
+from edgekd.runtimes.web.link import HERE
 from edgekd.targets.load import known_targets
-print(json.dumps([edgekd.__file__, [t.name for t in known_targets()], len(load_dataset("digits-tiny").train)]))
+program = sorted(p.name for p in HERE.iterdir() if p.suffix in (".mjs", ".html"))
+print(json.dumps([edgekd.__file__, [t.name for t in known_targets()], len(load_dataset("digits-tiny").train), program]))
 """
 
 
@@ -48,7 +50,8 @@ def test_a_wheel_holds_the_cards_and_finds_them(tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.unpack_archive(wheel, site, "zip")
     done = subprocess.run([sys.executable, "-I", "-c", PROBE, str(site)], check=True, capture_output=True, text=True)
-    where, targets, samples = json.loads(done.stdout)
+    where, targets, samples, program = json.loads(done.stdout)
     assert Path(where).is_relative_to(site)
     assert targets == sorted(path.stem for path in (ROOT / "targets").glob("*.yaml"))
     assert samples == 240
+    assert program == ["engine.mjs", "node.mjs", "page.html"]

@@ -17,7 +17,8 @@ from edgekd.runtimes.web.host import HostName, HostProcess
 from edgekd.runtimes.web.link import LIMIT_S, Link
 
 _lock = threading.RLock()
-_running: dict[tuple[HostName, int], JsEngine] = {}
+_running: dict[tuple[HostName, int, int], JsEngine] = {}
+"""By host, threads of WebAssembly, and the thread that started it: a host dies with that thread."""
 
 
 class JsEngine:
@@ -28,7 +29,7 @@ class JsEngine:
     """
 
     def __init__(self, host: HostName, program: str, library: Path, threads: int) -> None:
-        self._key, self._threads = (host, threads), threads
+        self._key, self._threads = _key(host, threads), threads
         self._link = Link(library)
         self._host = HostProcess(host, program, self._link.address, library)
         self._sessions: set[int] = set()
@@ -120,8 +121,12 @@ def engine_for(host: HostName, program: str, library: Path, threads: int) -> JsE
         DeviceUnavailable: The host does not start.
     """
     with _lock:
-        found = _running.get((host, threads))
+        found = _running.get(_key(host, threads))
         if found is None or found.ended:
             found = JsEngine(host, program, library, threads)
-            _running[host, threads] = found
+            _running[_key(host, threads)] = found
         return found
+
+
+def _key(host: HostName, threads: int) -> tuple[HostName, int, int]:
+    return host, threads, threading.get_ident()
