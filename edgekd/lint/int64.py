@@ -15,6 +15,8 @@ from edgekd.lint.rule import Rule, Surroundings
 from edgekd.lint.view import LintGraph
 from edgekd.runtimes.onnx_view import drop_unused_
 
+INDEXED = ("Gather", "GatherElements", "ScatterElements", "OneHot")
+"""Operators that read indices while they run; those of Slice, Reshape and the like are folded at build time."""
 _LOW, _HIGH = -(2**31), 2**31 - 1
 
 
@@ -92,7 +94,7 @@ def _narrowable(graph: LintGraph) -> list[tuple[onnx.NodeProto, list[int]]]:
     """Nodes with constant 64-bit operands whose type no other input or output shares, and which may be 32-bit."""
     found = []
     for node in graph.model.graph.node:
-        if not onnx.defs.has(node.op_type, graph.opset, node.domain):
+        if node.op_type not in INDEXED or not onnx.defs.has(node.op_type, graph.opset, node.domain):
             continue
         schema = onnx.defs.get_schema(node.op_type, graph.opset, node.domain)
         formals, results = list(schema.inputs), {formal.type_str for formal in schema.outputs}

@@ -85,7 +85,7 @@ class LintGraph(GraphView):
     def costs(self) -> dict[str, OpCost]:
         """By node; empty where shapes do not follow."""
         try:
-            return {cost.name: cost for cost in onnx_costs(self.model)}
+            return {cost.name: cost for cost in onnx_costs(self.model, skips_unknown=True)}
         except UserError:
             return {}
 

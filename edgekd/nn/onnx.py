@@ -12,6 +12,7 @@ from torch import nn
 from edgekd.core.blobs import disk_errors
 from edgekd.errors import BuildFailed
 from edgekd.nn.mode import evaluating
+from edgekd.nn.onnx_opset import NEWER, OLDER, in_opset_17
 from edgekd.nn.quiet import quiet_exporter
 from edgekd.nn.shapes import example_images
 
@@ -69,10 +70,21 @@ def onnx_from_module(
         raise BuildFailed(f"The ONNX exporter of torch {torch.__version__} gave no graph for {name}.")
     graph = program.model_proto
     _forget_origin_(graph)
+    if opset <= OLDER and _opset_of(graph) == NEWER:
+        graph = in_opset_17(graph)
+    if _opset_of(graph) != opset:
+        raise BuildFailed(
+            f"{name} was to be written in ONNX opset {opset}, but torch {torch.__version__} wrote {_opset_of(graph)}.",
+            hint=f"--opset {_opset_of(graph)}",
+        )
     if dynamic_batch:
         _check_open_batch(graph, name)
     with disk_errors(path):
         path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _opset_of(model: onnx.ModelProto) -> int:
+    return max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _forget_origin_(model: onnx.ModelProto) -> None:

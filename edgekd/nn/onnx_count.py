@@ -67,19 +67,26 @@ def onnx_costs_from_file(path: Path, shapes: Mapping[str, Sequence[int]] | None 
     return onnx_costs(model, shapes)
 
 
-def onnx_costs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[OpCost, ...]:
+def onnx_costs(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None, *, skips_unknown: bool = False
+) -> tuple[OpCost, ...]:
     """The operations of one inference at batch 1, in the order of the graph.
 
     Args:
         model: Left as it was.
         shapes: Of inputs, by name, where the graph leaves more open than the first axis.
+        skips_unknown: Leaves out operations on tensors whose shape does not follow.
 
     Raises:
         UserError: A dynamic axis beside the batch without a given size, or a tensor whose shape does not follow.
     """
     counter = _Counter(onnx_shapes(model, shapes), constants={tensor.name for tensor in model.graph.initializer})
     for node in model.graph.node:
-        counter.see(node)
+        try:
+            counter.see(node)
+        except UserError:
+            if not skips_unknown:
+                raise
     return tuple(counter.costs)
 
 
