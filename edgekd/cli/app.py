@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "quantize": ("edgekd.cli.quantize:quantize", "Make the INT8 graph of a network."),
     "export": ("edgekd.cli.export:export", "Write a network as an ONNX graph."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
+    "inspect": ("edgekd.cli.inspect:inspect_verb", "Say what a device makes of an ONNX graph; mend what is safe."),
     "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles, here or on boards."),
     "compare": ("edgekd.cli.compare:compare", "Say which of several bundles is faster, and how sure that is."),
     "gate": ("edgekd.cli.gate:gate", "Judge a run or a bundle against limits; the exit code is the verdict."),

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from edgekd.lint.finding import Finding, Severity
 from edgekd.lint.rule import Rule, Surroundings
 from edgekd.lint.view import Grid, LintGraph
-from edgekd.runtimes.onnx_view import drop_unused_
+from edgekd.runtimes.onnx_view import drop_unused_, replace_
 
 TENSORRT = frozenset({"tensorrt"})
 CPU_RUNTIMES = frozenset({"onnxruntime", "openvino"})
@@ -67,6 +67,8 @@ class ZeroPoint(Rule):
                 continue
             for node in pair:
                 _shift_(model, graph, node.name)
+            stale = {name for node in pair for name in node.output}
+            replace_(model.graph.value_info, [value for value in model.graph.value_info if value.name not in stale])
             said.append(f"{dequantize.name}: uint8 with zero point 128 became int8 with 0, the same levels.")
         drop_unused_(model)
         return said

@@ -27,16 +27,18 @@ class ResidualAdd(Rule):
     runtimes: ClassVar[frozenset[str]] = frozenset({"tensorrt", "onnxruntime"})
     summary: ClassVar[str] = "residual additions whose inputs do not let them fuse"
     why: ClassVar[str] = "The addition runs as a layer of its own, on values that are written and read once more."
-    fix: ClassVar[str] = "For TensorRT: Q/DQ on the shortcut only. For ONNX Runtime: Q/DQ on both inputs."
+    fix: ClassVar[str] = "Put Q/DQ on the shortcut only (edgekd quantize --scheme tensorrt-s8 does)."
 
     def findings(self, graph: LintGraph, where: Surroundings) -> Iterator[Finding]:
         if not graph.quantized or family_of_graph(graph) in ("transformer", "convnext"):
             return
         for node in graph.model.graph.node:
             if node.op_type == "Add" and len(graph.moving(node)) == 2 and node.input[0] != node.input[1]:
-                found = _for_tensorrt(graph, node) if "tensorrt" in where.runtimes else _for_onnxruntime(graph, node)
-                if found:
-                    yield self.finding(where, node, found)
+                if "tensorrt" in where.runtimes and (found := _for_tensorrt(graph, node)):
+                    yield self.finding(where, node, found, runtimes=("tensorrt",))
+                if "onnxruntime" in where.runtimes and (found := _for_onnxruntime(graph, node)):
+                    fix = "Put Q/DQ on both inputs, or on none."
+                    yield self.finding(where, node, found, fix=fix, runtimes=("onnxruntime",))
 
 
 class ConcatScales(Rule):
@@ -59,7 +61,8 @@ class ConcatScales(Rule):
             if len(names) < 2 or not rounded:
                 continue
             if len(rounded) < len(names):
-                if not all(reader.op_type == "QuantizeLinear" for reader in graph.readers.get(node.output[0], [])):
+                readers = graph.readers.get(node.output[0], [])
+                if not readers or any(reader.op_type != "QuantizeLinear" for reader in readers):
                     continue  # it is joined in float on purpose
                 floats = [name for name, maker in zip(names, makers, strict=True) if maker is None]
                 yield self.finding(where, node, f"{len(floats)} of {len(names)} inputs are float: {', '.join(floats)}")

@@ -52,7 +52,7 @@ class OutputQuantized(Rule):
 
     def findings(self, graph: LintGraph, where: Surroundings) -> Iterator[Finding]:
         for name in sorted(graph.outputs):
-            dequantize = graph.dequantized_by(name)
-            if dequantize is not None and not graph.is_constant(name):
+            dequantize = graph.maker.get(name)
+            if dequantize is not None and dequantize.op_type == "DequantizeLinear" and not graph.is_constant(name):
                 severity: Severity = "warning" if "tensorrt" in where.runtimes else "info"
                 yield self.finding(where, dequantize, f"the output {name!r} is on 8-bit levels", severity=severity)

@@ -84,7 +84,7 @@ def onnx_from_module(
 
 
 def _opset_of(model: onnx.ModelProto) -> int:
-    return max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _forget_origin_(model: onnx.ModelProto) -> None:
