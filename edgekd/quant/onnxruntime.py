@@ -111,6 +111,9 @@ def cpu_form(
 ) -> OrtForm:
     """Unsigned activations and signed weights.
 
+    Where layers alone are quantized, products write float, as ONNX Runtime's 8-bit products can: what reads them is in
+    float. Its 8-bit convolutions cannot, so their outputs are rounded too.
+
     Args:
         full: As `prepared_graph` gives it.
         reduce_range: Weights use 7 of the 8 bits, so that two products fit into 16 bits: x86 CPUs without VNNI add
@@ -129,7 +132,7 @@ def cpu_form(
         per_channel=per_channel,
         reduce_range=reduce_range,
         op_types=LAYER_OPS if attention or linear else every,
-        options={},
+        options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]} if attention or linear else {},
         floats=attention_products(full) if linear else frozenset(),
     )
 

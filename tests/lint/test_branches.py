@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from edgekd.lint.view import LintGraph
 from edgekd.testing.conformance_lint import LintConformance
 from tests.lint.graphs import CHANNELS, ORT, TENSORRT, Builder, int8_conv
 
@@ -37,7 +38,6 @@ class TestResidualAdd(LintConformance):
 
     def test_onnx_runtime_wants_both_sides_or_none(self) -> None:
         rule = self.rule()
-        from edgekd.lint.view import LintGraph
 
         def found(model: onnx.ModelProto) -> list[str]:
             return [finding.found for finding in rule.findings(LintGraph(model), ORT)]
@@ -101,6 +101,13 @@ class TestSensitiveQuantized(LintConformance):
 
     def clean(self) -> onnx.ModelProto:
         return attention(products=False)
+
+    def test_what_onnx_runtimes_convolutions_must_round_is_not_held_against_the_graph(self) -> None:
+        b = Builder()
+        value = b.qdq(b.conv(b.qdq("images", "in", dtype=np.uint8, point=120), "conv"), "out", dtype=np.uint8)
+        graph = LintGraph(b.model(b.node("Softmax", [value], "softmax")))
+        assert list(self.rule().findings(graph, ORT)) == []
+        assert [finding.node for finding in self.rule().findings(graph, TENSORRT)] == ["softmax"]
 
     def test_it_minds_the_softmax_and_the_product(self) -> None:
         assert [finding.node for finding in self.found(self.firing())] == ["scores", "softmax"]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from edgekd.lint.finding import Finding
+from edgekd.lint.view import LintGraph
 from edgekd.testing.conformance_lint import LintConformance
 from tests.lint.graphs import CHANNELS, ORT, TENSORRT, Builder, float_conv, int8_conv
 
@@ -113,7 +114,5 @@ def test_the_first_layer_of_a_group_is_not_half_quantized_by_a_missing_input_alo
     b.qdq("images", "elsewhere")
     model = b.model(b.conv("images", "conv", out=CHANNELS))
     rule = TestFloatLayer().rule()
-    from edgekd.lint.view import LintGraph
-
     (found,) = rule.findings(LintGraph(model), replace(TENSORRT))
     assert found.found == "its input is not quantized"

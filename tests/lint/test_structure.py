@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from edgekd.lint.view import LintGraph
 from edgekd.testing.conformance_lint import LintConformance
 from tests.lint.graphs import CHANNELS, ORT, SIZE, TENSORRT, Builder, float_conv, int8_conv
 
@@ -221,6 +222,4 @@ class TestInt64(LintConformance):
 
 def test_the_multiple_is_the_targets() -> None:
     rule = TestChannelMultiple()
-    from edgekd.lint.view import LintGraph
-
     assert list(rule.rule().findings(LintGraph(rule.firing()), replace(TENSORRT, channel_multiple=2))) == []
