@@ -3,8 +3,8 @@
     python benchmarks/placement.py --out benchmarks/results/placement.json
 
 Networks have random weights with recalibrated BatchNorm statistics: SQNR ranks placements of one network and says
-nothing of accuracy. Time is the process's CPU time per call with one thread, the engines taking turns: on a shared machine it
-repeats better than latency, and it is not a latency.
+nothing of accuracy. Time is the process's CPU time per call with one thread, the engines taking turns: on a shared
+machine it repeats better than latency, and it is not a latency.
 """
 
 from __future__ import annotations
