@@ -47,6 +47,7 @@ PLACEMENTS = ("all", "linear")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--samples", type=int, default=4)
@@ -54,17 +55,17 @@ def main() -> None:
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in NETWORKS:
+        for name in options.networks:
             rows += measured(name, Path(folder), options)
-            print(json.dumps(rows[-1]), flush=True)
+            write(options, rows)
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """The result so far, so that a run that is cut short leaves what it measured."""
     result = {
         "schema_version": 1,
         "machine": platform.processor() or platform.machine(),
-        "versions": {
-            "onnxruntime": onnxruntime.__version__,
-            "openvino": openvino.get_version(),
-            "timm": timm.__version__,
-        },
+        "versions": {"onnxruntime": onnxruntime.__version__, "openvino": openvino.get_version()},
         "time": "process CPU time per call, 1 thread, batch 1, engines by turns; median and quartiles of the rounds",
         "size": options.size,
         "rounds": options.rounds,
