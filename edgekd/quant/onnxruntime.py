@@ -20,7 +20,7 @@ import onnx
 from edgekd.errors import BuildFailed
 from edgekd.quant.layers import GraphView, name_nodes_, own_biases_
 from edgekd.quant.observe import only_activation
-from edgekd.quant.placement import attention_products, without_branch_rounding_
+from edgekd.quant.placement import attention_products, with_float_stream_, without_branch_rounding_
 from edgekd.quant.ranges import Range
 
 LAYER_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -86,7 +86,9 @@ class OrtForm:
                 hint="leave int8 out of the precisions",
             ) from err
         made: onnx.ModelProto = quantizer.model.model
-        if self.symmetric:
+        if "Add" not in self.op_types:
+            with_float_stream_(made)
+        elif self.symmetric:
             without_branch_rounding_(made)
         return made
 

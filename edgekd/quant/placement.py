@@ -56,6 +56,25 @@ def without_branch_rounding_(model: onnx.ModelProto) -> None:
     drop_unused_(model)
 
 
+def with_float_stream_(model: onnx.ModelProto) -> None:
+    """Lets additions read the residual stream as it is, in place, where a layer beside them reads it rounded.
+
+    ONNX Runtime's quantizer gives all readers of a value its rounded form. What a convolution wrote stays rounded: its
+    8-bit kernel has no other output.
+    """
+    view = GraphView(model)
+    for node in model.graph.node:
+        for slot, name in enumerate(node.input if node.op_type == "Add" else ()):
+            dequantize = view.maker.get(name)
+            quantize = view.maker.get(dequantize.input[0]) if dequantize is not None else None
+            if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.input[0] in view.constants:
+                continue
+            maker = view.maker.get(quantize.input[0])
+            if maker is None or maker.op_type not in ("Conv", "ConvTranspose"):
+                node.input[slot] = quantize.input[0]
+    drop_unused_(model)
+
+
 def _is_rounded(view: GraphView, value: str) -> bool:
     maker = view.maker.get(value)
     return maker is not None and maker.op_type == "DequantizeLinear"

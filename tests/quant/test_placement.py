@@ -97,6 +97,14 @@ def test_in_networks_with_attention_layers_with_weights_are_quantized_and_no_pro
     assert not found & {"softmax", "sum", "last"}
 
 
+@pytest.mark.parametrize("scheme", ["ort-u8s8", "tensorrt-s8"])
+def test_where_layers_alone_are_quantized_the_shortcut_is_not_rounded(tmp_path: Path, scheme: CalibratedScheme) -> None:
+    made = built(tmp_path, residual(downsample=False), scheme, "linear")
+    (add,) = (node for node in made.graph.node if node.op_type == "Add")
+    assert "stem.r" in add.input
+    assert {"stem", "one", "two", "head"} <= set(quantized_nodes(made))
+
+
 def test_a_placement_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     for name in ("all", "linear"):
         (tmp_path / name).mkdir()
