@@ -19,6 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"targets", "tasks", "data"}),
     frozenset({"nn"}),
     frozenset({"runtimes"}),
+    frozenset({"lint"}),
     frozenset({"train"}),
     frozenset({"search", "distill", "prune", "quant", "export", "profiling", "evaluate", "gate", "report"}),
     frozenset({"testing"}),

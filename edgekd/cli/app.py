@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "package": ("edgekd.cli.package:package", "Put a bundle into one file, or verify one."),
     "build": ("edgekd.cli.build:build", "Build the TensorRT engines of a bundle on its device."),
     "evaluate": ("edgekd.cli.evaluate:evaluate", "Measure the accuracy of a bundle or model on data."),
+    "inspect": ("edgekd.cli.inspect:inspect_verb", "Say what a device makes of an ONNX graph; mend what is safe."),
     "profile": ("edgekd.cli.profile:profile", "Measure the latency of bundles, here or on boards."),
     "benchmark": ("edgekd.cli.benchmark:benchmark", "Compare runtimes and precisions of one model in one table."),
     "compare": ("edgekd.cli.compare:compare", "Say which of several bundles is faster, and how sure that is."),

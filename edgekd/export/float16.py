@@ -7,79 +7,17 @@ precision changes, once per value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.defs import OpSchema
 
 from edgekd.errors import BuildFailed, UserError
-
-FLOAT16_MAX = 65504.0
-HEADROOM = 0.5
-"""Values seen on samples may use this share of the range; others may exceed those that were seen."""
-
-SQUARING = frozenset(
-    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "ReduceL2", "ReduceSumSquare"}
-)
-"""Operators whose inner values are squares of their inputs, which no value of the graph shows."""
-RISKY = SQUARING | {"Exp", "Pow", "Softmax", "LogSoftmax", "ReduceSum", "ReduceMean", "GlobalAveragePool"}
-"""Kept in float32 when no samples show their range; sums over many elements among them."""
+from edgekd.lint.float16_ranges import FLOAT16_MAX, Kept
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What stays float32.
-
-    Attributes:
-        values: Names of values, whose makers and readers then stay float32 too.
-        operators: Names of the first output of operators; what they give may be float16 again.
-    """
-
-    values: frozenset[str] = frozenset()
-    operators: frozenset[str] = frozenset()
-
-    @property
-    def names(self) -> list[str]:
-        """All of them, sorted."""
-        return sorted(self.values | self.operators)
-
-
-def overflowing(model: onnx.ModelProto, ranges: Mapping[str, float]) -> Kept:
-    """What must stay float32, from the largest magnitudes seen on samples.
-
-    Args:
-        model: A float32 graph.
-        ranges: Largest magnitude by value name; values without one (constants) are judged by their own content.
-    """
-    limit = FLOAT16_MAX * HEADROOM
-    return Kept(
-        values=frozenset(name for name, magnitude in ranges.items() if not magnitude <= limit),
-        operators=frozenset(
-            node.output[0]
-            for node in model.graph.node
-            if node.op_type in SQUARING and any(ranges.get(name, 0.0) ** 2 > limit for name in node.input)
-        ),
-    )
-
-
-def risky(model: onnx.ModelProto) -> Kept:
-    """What stays float32 when nothing is known about ranges."""
-    return Kept(operators=frozenset(node.output[0] for node in model.graph.node if node.op_type in RISKY))
-
-
-def magnitudes(values: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, float]:
-    """Largest magnitude by name; not finite counts as infinite."""
-    return {
-        name: float(np.nan_to_num(np.abs(value).max(initial=0.0), nan=np.inf, posinf=np.inf))
-        for name, value in values.items()
-    }
 
 
 def float16_from_float32(model: onnx.ModelProto, keep: Kept | None = None) -> onnx.ModelProto:

@@ -6,20 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import onnx
-
 from edgekd.core.bundle import BundleKind
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.errors import BuildFailed, UserError
-from edgekd.export.float16 import float16_from_float32, magnitudes, overflowing, risky
+from edgekd.export.float16 import float16_from_float32
 from edgekd.export.stage import parity_images, parity_metrics
-from edgekd.runtimes.compare import batches, compare_logits, logits_of
+from edgekd.lint.float16_ranges import magnitudes, observed_magnitudes, overflowing, risky
+from edgekd.runtimes.compare import compare_logits, logits_of
 from edgekd.runtimes.onnx_file import MODEL_FILE, bundle_from_graph, graph_from_file, size_mib, write_graph
-from edgekd.runtimes.onnxruntime import RUNTIME, values_in_graph
-from edgekd.runtimes.session import FloatArray
+from edgekd.runtimes.onnxruntime import RUNTIME
 
 RANGE_SAMPLES = 32
-RANGE_BATCH = 4
 SHOWN_NAMES = 3
 
 
@@ -72,19 +69,6 @@ class Fp16Stage(Stage[Fp16Config]):
             metrics={"size_mib": size_mib(path), **parity_metrics(compare_logits(expected, found), samples)},
             decisions=(*decisions, *origin),
         )
-
-
-def observed_magnitudes(graph: onnx.ModelProto, input_name: str, images: FloatArray) -> dict[str, float]:
-    """Largest magnitude of every floating-point value of a graph over images (N, C, H, W), each in its own type.
-
-    A runtime that computes float16 graphs in float32 would hide an overflow; the values show it.
-    """
-    largest: dict[str, float] = {}
-    for part in batches(images, RANGE_BATCH):
-        feeds = {input_name: part}
-        for name, found in magnitudes({**feeds, **values_in_graph(graph, feeds)}).items():
-            largest[name] = max(found, largest.get(name, 0.0))
-    return largest
 
 
 def _require_finite(before: Mapping[str, float], after: Mapping[str, float]) -> None:

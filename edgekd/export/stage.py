@@ -61,7 +61,7 @@ class ExportStage(Stage[ExportConfig]):
     """
 
     name: ClassVar[str] = "export"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Config: ClassVar[type[StageConfig]] = ExportConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.TORCH),

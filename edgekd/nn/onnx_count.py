@@ -67,22 +67,41 @@ def onnx_costs_from_file(path: Path, shapes: Mapping[str, Sequence[int]] | None 
     return onnx_costs(model, shapes)
 
 
-def onnx_costs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[OpCost, ...]:
+def onnx_costs(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None, *, skips_unknown: bool = False
+) -> tuple[OpCost, ...]:
     """The operations of one inference at batch 1, in the order of the graph.
 
     Args:
         model: Left as it was.
         shapes: Of inputs, by name, where the graph leaves more open than the first axis.
+        skips_unknown: Leaves out operations on tensors whose shape does not follow.
 
     Raises:
         UserError: A dynamic axis beside the batch without a given size, or a tensor whose shape does not follow.
     """
-    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    found = _inferred(_slim(model, shapes or {}))
-    counter = _Counter({**found, **sizes}, constants=set(sizes))
+    counter = _Counter(onnx_shapes(model, shapes), constants={tensor.name for tensor in model.graph.initializer})
     for node in model.graph.node:
-        counter.see(node)
+        try:
+            counter.see(node)
+        except UserError:
+            if not skips_unknown:
+                raise
     return tuple(counter.costs)
+
+
+def onnx_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Shape]:
+    """Shapes by name, constants included, of one inference at batch 1; values whose shape does not follow are left out.
+
+    Args:
+        model: Left as it was.
+        shapes: As for `onnx_costs`.
+
+    Raises:
+        UserError: A dynamic axis beside the batch without a given size.
+    """
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return {**_inferred(_slim(model, shapes or {})), **sizes}
 
 
 class _Counter:

@@ -174,7 +174,11 @@ class VerbRun:
     def _next_steps(self, result: ModelBundle) -> tuple[tuple[str, str], ...]:
         out, data = str(self.workspace.out), self.request.data or "DATA"
         if result.kind is not BundleKind.TORCH:
-            return (("Measure it", shlex.join(["edgekd", "profile", out])),)
+            look = ["edgekd", "inspect", out, "--target", self.request.target or "host"]
+            return (
+                ("See what the device makes of it", shlex.join(look)),
+                ("Measure it", shlex.join(["edgekd", "profile", out])),
+            )
         steps = []
         if self.request.verb == "prune":
             recover = ["edgekd", "distill", out, "--teacher", self.request.model.path, "--data", data]

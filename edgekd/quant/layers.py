@@ -7,54 +7,21 @@ is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
+from edgekd.runtimes.onnx_view import GraphView as GraphView
+from edgekd.runtimes.onnx_view import attribute as attribute
+from edgekd.runtimes.onnx_view import drop_unused_ as drop_unused_
+from edgekd.runtimes.onnx_view import name_nodes_ as name_nodes_
+from edgekd.runtimes.onnx_view import output_axis as output_axis
 from edgekd.runtimes.session import FloatArray
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-
-
-class GraphView:
-    """Nodes by name, makers and readers of values, constants of a graph; changes of the graph need a new view.
-
-    Args:
-        model: Its nodes have distinct names, as `name_nodes_` gives them.
-    """
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.nodes = {node.name: node for node in model.graph.node}
-        self.constants = {entry.name: entry for entry in model.graph.initializer}
-        self.maker = {name: node for node in model.graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.outputs = {value.name for value in model.graph.output}
-
-    def array(self, name: str) -> NDArray[Any]:
-        """The content of a constant."""
-        return numpy_helper.to_array(self.constants[name])
-
-    def write(self, name: str, values: NDArray[Any]) -> None:
-        """Replaces the content of a constant, in place."""
-        self.constants[name].CopyFrom(numpy_helper.from_array(np.array(values, order="C"), name))
-
-
-def name_nodes_(model: onnx.ModelProto) -> None:
-    """Gives every node without a name, or with another's, one after its operator and first output."""
-    seen: set[str] = set()
-    for node in model.graph.node:
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{node.output[0]}"
-        seen.add(node.name)
 
 
 def own_biases_(model: onnx.ModelProto) -> None:
@@ -113,21 +80,6 @@ def weighted_layers(view: GraphView) -> tuple[str, ...]:
         and node.input[1] in view.constants
         and view.constants[node.input[1]].data_type == TensorProto.FLOAT
     )
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """An attribute's value."""
-    found = next((entry for entry in node.attribute if entry.name == name), None)
-    return default if found is None else onnx.helper.get_attribute_value(found)
-
-
-def output_axis(node: onnx.NodeProto, ndim: int) -> int:
-    """The axis of output channels in a layer's weight."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
-    return ndim - 1
 
 
 @dataclass(kw_only=True)
@@ -206,21 +158,3 @@ def add_to_bias_(view: GraphView, layer: str, shift: FloatArray) -> bool:
     codes = view.array(dequantize.input[0])
     view.write(dequantize.input[0], (codes + np.rint(shift / scales)).astype(codes.dtype))
     return True
-
-
-def drop_unused_(model: onnx.ModelProto) -> None:
-    """Removes nodes and constants that no output depends on."""
-    graph = model.graph
-    while True:
-        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-        kept = [node for node in graph.node if any(name in used for name in node.output)]
-        if len(kept) == len(graph.node):
-            break
-        _replace(graph.node, kept)
-    _replace(graph.initializer, [entry for entry in graph.initializer if entry.name in used])
-
-
-def _replace(field: Any, entries: Iterable[Any]) -> None:
-    kept = list(entries)
-    del field[:]
-    field.extend(kept)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import onnx
 
 from edgekd.errors import BuildFailed
+from edgekd.quant.layers import GraphView, weighted_layers
 from edgekd.quant.ranges import Range
 from edgekd.quant.revert import reverted, set_ranges_
 from edgekd.quant.smoothing import smoothed
@@ -52,6 +53,7 @@ def openvino_form(
     *,
     reduce_range: bool,
     attention: bool,
+    linear: bool = False,
     per_channel: bool = True,
     corrects: bool = True,
 ) -> NncfForm:
@@ -65,6 +67,7 @@ def openvino_form(
         feeds: Calibration samples, one image each.
         reduce_range: Weights use 7 of the 8 bits, for x86 CPUs without VNNI, whose 16-bit sums saturate.
         attention: The graph has attention: NNCF then leaves its sensitive parts alone and smooths its outliers.
+        linear: Only layers with weights are quantized.
         per_channel: One scale per output channel of a weight.
         corrects: Corrects biases.
 
@@ -85,6 +88,7 @@ def openvino_form(
                 target_device=nncf.TargetDevice.CPU,
                 model_type=nncf.ModelType.TRANSFORMER if attention else None,
                 subset_size=len(feeds),
+                ignored_scope=nncf.IgnoredScope(names=_without_weights(source)) if linear else None,
                 advanced_parameters=_parameters(reduce_range, per_channel, corrects),
             )
     except Exception as err:  # a third-party converter: it raises what it stumbles over
@@ -92,6 +96,12 @@ def openvino_form(
             f"NNCF's quantizer failed with {type(err).__name__}: {err}", hint="use the scheme ort-u8s8"
         ) from err
     return NncfForm(full=smoothed(full, made), quantized=made)
+
+
+def _without_weights(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that are no layer with a weight."""
+    layers = set(weighted_layers(GraphView(model)))
+    return [node.name for node in model.graph.node if node.name not in layers and node.op_type != "Constant"]
 
 
 def _parameters(reduce_range: bool, per_channel: bool, corrects: bool) -> Any:

@@ -20,12 +20,13 @@ import onnx
 from edgekd.errors import BuildFailed
 from edgekd.quant.layers import GraphView, name_nodes_, own_biases_
 from edgekd.quant.observe import only_activation
+from edgekd.quant.placement import attention_products, with_float_stream_, without_branch_rounding_
 from edgekd.quant.ranges import Range
 
-ATTENTION_OPS = ("Conv", "MatMul", "Gemm")
+LAYER_OPS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """What is quantized in graphs with attention: the residual stream has outliers that 8 bits per tensor do not hold."""
 
-TENSORRT_OPS = ("Conv", "MatMul", "Gemm", "Add", "GlobalAveragePool", "ReduceMean")
+TENSORRT_OPS = (*LAYER_OPS, "Add", "GlobalAveragePool", "ReduceMean")
 """Whose inputs get Q/DQ for TensorRT: what it fuses into INT8 kernels, residual additions included."""
 
 
@@ -40,6 +41,7 @@ class OrtForm:
         reduce_range: Weights use 7 of the 8 bits.
         op_types: Operators whose inputs are quantized, sorted.
         options: Of the quantizer.
+        floats: Nodes that always stay in float.
     """
 
     full: onnx.ModelProto
@@ -48,6 +50,7 @@ class OrtForm:
     reduce_range: bool
     op_types: tuple[str, ...]
     options: Mapping[str, Any]
+    floats: frozenset[str] = frozenset()
 
     def build(self, ranges: Mapping[str, Range], exclude: Collection[str] = ()) -> onnx.ModelProto:
         """The Q/DQ graph.
@@ -71,7 +74,7 @@ class OrtForm:
                     QuantType.QInt8 if self.symmetric else QuantType.QUInt8,
                     TensorsData(CalibrationMethod.MinMax, self._tensor_ranges(ranges)),
                     [],
-                    sorted(exclude),
+                    sorted({*exclude, *self.floats}),
                     list(self.op_types),
                     dict(self.options),
                 )
@@ -83,6 +86,10 @@ class OrtForm:
                 hint="leave int8 out of the precisions",
             ) from err
         made: onnx.ModelProto = quantizer.model.model
+        if "Add" not in self.op_types:
+            with_float_stream_(made)
+        elif self.symmetric:
+            without_branch_rounding_(made)
         return made
 
     def _tensor_ranges(self, ranges: Mapping[str, Range]) -> dict[str, Any]:
@@ -101,14 +108,20 @@ class OrtForm:
         }
 
 
-def cpu_form(full: onnx.ModelProto, *, reduce_range: bool, attention: bool, per_channel: bool = True) -> OrtForm:
+def cpu_form(
+    full: onnx.ModelProto, *, reduce_range: bool, attention: bool, linear: bool = False, per_channel: bool = True
+) -> OrtForm:
     """Unsigned activations and signed weights.
+
+    Where layers alone are quantized, products write float, as ONNX Runtime's 8-bit products can: what reads them is in
+    float. Its 8-bit convolutions cannot, so their outputs are rounded too.
 
     Args:
         full: As `prepared_graph` gives it.
         reduce_range: Weights use 7 of the 8 bits, so that two products fit into 16 bits: x86 CPUs without VNNI add
             them there and saturate.
         attention: The graph has attention: only its matrix products and convolutions are quantized.
+        linear: Of these, only those with a weight.
         per_channel: One scale per output channel of a weight.
     """
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -120,32 +133,39 @@ def cpu_form(full: onnx.ModelProto, *, reduce_range: bool, attention: bool, per_
         symmetric=False,
         per_channel=per_channel,
         reduce_range=reduce_range,
-        op_types=ATTENTION_OPS if attention else every,
-        options={},
+        op_types=LAYER_OPS if attention or linear else every,
+        options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]} if attention or linear else {},
+        floats=attention_products(full) if linear else frozenset(),
     )
 
 
-def tensorrt_form(full: onnx.ModelProto, *, attention: bool, per_channel: bool = True) -> OrtForm:
-    """As TensorRT wants it: signed, zero points 0, weights behind Q/DQ, float biases.
+def tensorrt_form(full: onnx.ModelProto, *, attention: bool, linear: bool = False, per_channel: bool = True) -> OrtForm:
+    """As TensorRT wants it: signed, zero points 0, weights behind Q/DQ, float biases, inputs rounded and no outputs.
 
-    The weights stay float32 in the file; TensorRT quantizes them when it builds the engine.
+    The weights stay float32 in the file; TensorRT quantizes them when it builds the engine. An output that were rounded
+    too would be so before its activation function and again behind it, and neither function nor residual addition
+    could be fused.
 
     Args:
         full: As `prepared_graph` gives it.
         attention: The graph has attention: only its matrix products and convolutions are quantized.
+        linear: Of these, only those with a weight.
         per_channel: One scale per output channel of a weight.
     """
+    ops = LAYER_OPS if attention or linear else TENSORRT_OPS
     return OrtForm(
         full=full,
         symmetric=True,
         per_channel=per_channel,
         reduce_range=False,
-        op_types=ATTENTION_OPS if attention else TENSORRT_OPS,
+        op_types=ops,
+        floats=attention_products(full) if linear else frozenset(),
         options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "AddQDQPairToWeight": True,
             "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(ops),
         },
     )
 

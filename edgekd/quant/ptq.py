@@ -26,6 +26,7 @@ from edgekd.quant.form import Int8Form
 from edgekd.quant.nncf import openvino_form
 from edgekd.quant.observe import MomentKind, Observations, observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
+from edgekd.quant.placement import Placement, is_linear
 from edgekd.quant.ranges import CalibMethod
 from edgekd.quant.reconstruct import Biases, Refined, apply_refined_, refined_layers
 from edgekd.quant.trial import Judge, Score
@@ -50,6 +51,8 @@ class PtqConfig(StageConfig):
             accelerators want it; that loses much more, and equalising wins most of it back.
         equalize: Gives neighbouring layers like ranges first: see `edgekd.quant.equalize`.
         bias_correction: Moves the mean error of each layer into its bias; for `openvino` NNCF does so itself.
+        placement: Which nodes are quantized: `linear`, layers with weights alone; `all`, what the scheme's quantizer
+            knows; `auto`, by family: see `edgekd.quant.placement`.
         rounding: `nearest`, or up or down so that each layer's output changes least (`reconstruct`): see
             `edgekd.quant.reconstruct`.
     """
@@ -59,6 +62,7 @@ class PtqConfig(StageConfig):
     weight_scales: Literal["channel", "tensor"] = "channel"
     equalize: bool = False
     bias_correction: bool = True
+    placement: Placement = "auto"
     rounding: Literal["nearest", "reconstruct"] = "nearest"
 
 
@@ -186,11 +190,11 @@ def _nearer(plain: Int8Builder, equal: Int8Builder | None, said: list[str]) -> I
 
 def _form(full: onnx.ModelProto, images: FloatArray, scheme: CalibratedScheme, config: PtqConfig) -> Int8Form:
     attention, per_channel = has_attention(full), config.weight_scales == "channel"
+    linear, reduce_range = is_linear(full, config.placement), config.reduce_range
     if scheme == "tensorrt-s8":
-        return tensorrt_form(full, attention=attention, per_channel=per_channel)
-    reduce_range = config.reduce_range
+        return tensorrt_form(full, attention=attention, linear=linear, per_channel=per_channel)
     if scheme == "ort-u8s8":
-        return cpu_form(full, reduce_range=reduce_range, attention=attention, per_channel=per_channel)
+        return cpu_form(full, reduce_range=reduce_range, attention=attention, linear=linear, per_channel=per_channel)
     name = full.graph.input[0].name
     feeds = [{name: image} for image in batches(images, 1)]
     return openvino_form(
@@ -198,6 +202,7 @@ def _form(full: onnx.ModelProto, images: FloatArray, scheme: CalibratedScheme, c
         feeds,
         reduce_range=reduce_range,
         attention=attention,
+        linear=linear,
         per_channel=per_channel,
         corrects=config.bias_correction,
     )

@@ -19,8 +19,11 @@ from edgekd.core.schema import suggest
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.core.text import significant
 from edgekd.errors import BuildFailed, UserError
+from edgekd.lint.family import family_of
+from edgekd.lint.lint import check_built
 from edgekd.quant.fallback import LARGEST_SHARE, fallback
 from edgekd.quant.form import quantized_nodes
+from edgekd.quant.placement import is_linear
 from edgekd.quant.ptq import (
     CalibratedScheme,
     Int8Builder,
@@ -93,7 +96,7 @@ class QuantizeStage(Stage[QuantizeConfig]):
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     Config: ClassVar[type[StageConfig]] = QuantizeConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
@@ -133,11 +136,12 @@ class QuantizeStage(Stage[QuantizeConfig]):
         samples = _samples(model, data, ctx)
         source, path = ctx.path(model, MODEL_FILE), ctx.scratch / MODEL_FILE
         made = self._made(source, samples, inputs, ctx)
+        linted = check_built(made.graph, self.config.scheme, "the quantize stage")
         write_graph(made.graph, path, made_by=f"quantization with {self.config.scheme}")
         metrics, decisions = measured_loss(source, path, samples.images, kernels=self._runs_here)
         metrics |= {"size_mib": size_mib(path), "calibration_samples": 0 if data is None else len(samples.images)}
         metrics |= {"loss_samples": len(samples.images), "samples_origin": "random" if data is None else samples.origin}
-        said = (*self._decisions(data, samples, source, path), *made.decisions, *decisions)
+        said = (*self._decisions(data, samples, source, path), *made.decisions, *decisions, *linted)
         tags = {"precision": "int8", "scheme": self.config.scheme}
         return StageResult(
             bundle=bundle_from_graph(path, carry=model, tags=tags, blobs=ctx.blobs),
@@ -209,8 +213,16 @@ class QuantizeStage(Stage[QuantizeConfig]):
     def _decisions(self, data: ModelBundle | None, samples: Samples, source: Path, made: Path) -> tuple[str, ...]:
         said, before_mib, after_mib = [], size_mib(source), size_mib(made)
         scheme = self.config.scheme
-        if scheme != "weight-only" and has_attention(graph_from_file(source)):
-            said.append("The graph has attention: what its outliers would spoil (residual sums, softmax) stays FP32.")
+        if scheme != "weight-only":
+            full = graph_from_file(source)
+            if is_linear(full, self.config.placement):
+                why = "as was asked for" if self.config.placement == "linear" else f"by its family, {family_of(full)}"
+                said.append(
+                    f"Only layers with weights are INT8 ({why}): residual sums, softmax, normalisation and the "
+                    "products of attention stay FP32."
+                )
+            elif has_attention(full):
+                said.append("The graph has attention: what its outliers would spoil (residual sums) stays FP32.")
         if data is None:
             said.append(
                 f"The loss was measured on {len(samples.images)} images of random noise: no samples were given."

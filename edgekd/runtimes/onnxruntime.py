@@ -269,6 +269,52 @@ def emulated(path: Path) -> OnnxRuntimeSession:
     return OnnxRuntimeSession(_opened(str(path), options, str(path)), folds_weights=True)
 
 
+def exact_outputs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
+    """What a graph gives when it rounds exactly where it says and nowhere else, all outputs as float64.
+
+    Args:
+        model: Left as it was.
+        feeds: Arrays by input name.
+
+    Raises:
+        UserError: The graph does not load or run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.add_session_config_entry(*FOLD_WEIGHTS)
+    session = _opened(model.SerializeToString(), options, "the graph")
+    try:
+        return [np.asarray(value, np.float64) for value in session.run(None, dict(feeds))]
+    except Exception as err:  # the library's exceptions have no common base below Exception
+        raise UserError(f"ONNX Runtime could not run the graph: {err}") from err
+
+
+def optimised_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that ONNX Runtime makes of a graph before it runs it: layers fused, Q/DQ pairs taken into kernels.
+
+    Layouts that depend on the processor are left out, so the same graph comes out on any machine.
+
+    Args:
+        model: Left as it was.
+
+    Raises:
+        UserError: The graph does not load.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        _opened(model.SerializeToString(), options, "the graph")
+        return onnx.load(path)
+
+
 def _batch_axes(bundle: ModelBundle) -> tuple[str, ...] | None:
     """The names of the inputs' batch axes as the bundle knows them; None where it knows none."""
     axes = {str(spec.shape[0]) for spec in bundle.inputs if spec.shape}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
@@ -17,7 +18,7 @@ from pydantic import JsonValue
 
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
-from edgekd.core.layers import Arithmetic, LayerReport, LayerTime, layer_report
+from edgekd.core.layers import HEAVY, Arithmetic, LayerReport, LayerTime, layer_report
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
@@ -73,6 +74,10 @@ class OpenVinoSession:
     def counters(self) -> list[Any]:
         """The layers' times of the last call, of a model that was compiled to count them."""
         return list(self._request.profiling_info)
+
+    def compiled_graph(self) -> list[Any]:
+        """The nodes that the model was compiled to, in the order they run."""
+        return list(self._compiled.get_runtime_model().get_ordered_ops())
 
     def environment(self) -> dict[str, JsonValue]:
         import openvino
@@ -180,6 +185,52 @@ RUNTIME, GPU, NPU, AUTO = OpenVino("CPU"), OpenVino("GPU"), OpenVino("NPU"), Ope
 def executing(compiled: Any) -> list[str]:
     """The devices that a compiled model runs on, without those that only stand by: AUTO puts them into brackets."""
     return [str(name) for name in compiled.get_property("EXECUTION_DEVICES") if not str(name).startswith("(")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutedLayer:
+    """A layer of a compiled model.
+
+    Attributes:
+        name: As OpenVINO names it.
+        kind: Its type: `Convolution`, `FullyConnected` ...
+        kernel: Implementation.
+        precision: That it computes in: `f32`, `i8`, `u8` ...
+        originals: Names of the nodes of the graph that went into it.
+    """
+
+    name: str
+    kind: str
+    kernel: str
+    precision: str
+    originals: tuple[str, ...]
+
+    @property
+    def heavy(self) -> bool:
+        """Whether quantization is for it."""
+        return self.kind in HEAVY
+
+
+def executed_layers(path: Path) -> tuple[ExecutedLayer, ...]:
+    """The layers that OpenVINO's CPU plugin compiles a graph to, in the order they run.
+
+    Raises:
+        UserError: The graph does not load.
+    """
+    session = RUNTIME.open(path)
+    layers = []
+    for node in session.compiled_graph():
+        facts = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+        layers.append(
+            ExecutedLayer(
+                name=node.get_friendly_name(),
+                kind=facts.get("layerType", ""),
+                kernel=facts.get("primitiveType", ""),
+                precision=facts.get("runtimePrecision", ""),
+                originals=tuple(facts.get("originalLayersNames", "").split(",")),
+            )
+        )
+    return tuple(layers)
 
 
 def arithmetic(op: str, kernel: str) -> Arithmetic:

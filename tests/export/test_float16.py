@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 
 from edgekd.core.stage import Context
 from edgekd.errors import BuildFailed, UserError
-from edgekd.export.float16 import Kept, float16_from_float32, magnitudes, overflowing, risky
+from edgekd.export.float16 import float16_from_float32
 from edgekd.export.precision import Fp16Config, Fp16Stage
+from edgekd.lint.float16_ranges import Kept, magnitudes, overflowing, risky
 from edgekd.runtimes.onnxruntime import values_in_graph
 from edgekd.runtimes.samples import Samples, bundle_from_samples, random_images
 from edgekd.runtimes.session import open_bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edgekd.quant.form import quantized_nodes
 from edgekd.quant.layers import GraphView
@@ -41,15 +41,29 @@ def logits(model: onnx.ModelProto) -> np.ndarray:
     return values_in_graph(model, {"images": images()})["logits"]
 
 
-def test_with_every_node_in_float_only_the_rounding_of_the_output_is_left(
+def test_with_every_node_in_float_nothing_is_rounded(form: OrtForm, quantized: onnx.ModelProto) -> None:
+    made = reverted(quantized, form.full, [node.name for node in form.full.graph.node])
+    assert [node for node in made.graph.node if node.op_type == "QuantizeLinear"] == []
+    np.testing.assert_array_equal(logits(made), logits(form.full))
+    assert np.abs(logits(quantized) - logits(form.full)).max() > 1e-3
+
+
+def test_the_rounding_of_the_graphs_output_stays_whatever_is_in_float(
     form: OrtForm, quantized: onnx.ModelProto
 ) -> None:
-    made = reverted(quantized, form.full, [node.name for node in form.full.graph.node])
+    rounded = onnx.ModelProto()
+    rounded.CopyFrom(quantized)
+    (head,) = [node for node in rounded.graph.node if "logits" in node.output]
+    head.output[0] = "logits.raw"
+    rounded.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "logits.scale"))
+    rounded.graph.initializer.append(numpy_helper.from_array(np.int8(0), "logits.zero"))
+    grid = ["logits.scale", "logits.zero"]
+    rounded.graph.node.append(helper.make_node("QuantizeLinear", ["logits.raw", *grid], ["logits.codes"], "logits.q"))
+    rounded.graph.node.append(helper.make_node("DequantizeLinear", ["logits.codes", *grid], ["logits"], "logits.dq"))
+    made = reverted(rounded, form.full, [node.name for node in form.full.graph.node])
     (left,) = [node for node in made.graph.node if node.op_type == "QuantizeLinear"]
-    step = float(GraphView(made).array(left.input[1]))
-    error = np.abs(logits(made) - logits(form.full))
-    assert error.max() <= 0.51 * step
-    assert np.abs(logits(quantized) - logits(form.full)).max() > step
+    assert left.name == "logits.q"
+    assert np.abs(logits(made) - logits(form.full)).max() <= 0.051
 
 
 @pytest.fixture(scope="module")

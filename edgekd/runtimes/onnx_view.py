@@ -1,0 +1,84 @@
+"""An ONNX graph as its readers want it: nodes by name, makers and readers of values, constants; and small edits of it.
+
+Quantizers and lints both walk graphs this way. Nothing here knows what a graph is for, and nothing runs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+
+class GraphView:
+    """Nodes by name, makers and readers of values, constants of a graph; changes of the graph need a new view.
+
+    Args:
+        model: Its nodes have distinct names, as `name_nodes_` gives them.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes = {node.name: node for node in model.graph.node}
+        self.constants = {entry.name: entry for entry in model.graph.initializer}
+        self.maker = {name: node for node in model.graph.node for name in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.outputs = {value.name for value in model.graph.output}
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The content of a constant."""
+        return numpy_helper.to_array(self.constants[name])
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replaces the content of a constant, in place."""
+        self.constants[name].CopyFrom(numpy_helper.from_array(np.array(values, order="C"), name))
+
+
+def name_nodes_(model: onnx.ModelProto) -> None:
+    """Gives every node without a name, or with another's, one after its operator and first output."""
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{node.output[0]}"
+        seen.add(node.name)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value."""
+    found = next((entry for entry in node.attribute if entry.name == name), None)
+    return default if found is None else onnx.helper.get_attribute_value(found)
+
+
+def output_axis(node: onnx.NodeProto, ndim: int) -> int:
+    """The axis of output channels in a layer's weight."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 0 if node.op_type == "Conv" else 1
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB", 0) else 1
+    return ndim - 1
+
+
+def drop_unused_(model: onnx.ModelProto) -> None:
+    """Removes nodes and constants that no output depends on."""
+    graph = model.graph
+    while True:
+        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        kept = [node for node in graph.node if any(name in used for name in node.output)]
+        if len(kept) == len(graph.node):
+            break
+        replace_(graph.node, kept)
+    replace_(graph.initializer, [entry for entry in graph.initializer if entry.name in used])
+
+
+def replace_(field: Any, entries: Iterable[Any]) -> None:
+    """Puts other entries into a repeated field of a message."""
+    kept = list(entries)
+    del field[:]
+    field.extend(kept)

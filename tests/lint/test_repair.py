@@ -1,0 +1,71 @@
+"""Repairs: applied for the runtimes at hand, proven, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edgekd.errors import BuildFailed, UserError
+from edgekd.lint.grids import IntegerBias
+from edgekd.lint.repair import write_repaired
+from tests.lint.graphs import CHANNELS, ORT, SIZE, TENSORRT, Builder, float_conv
+from tests.lint.test_grids import integer_bias
+from tests.lint.test_structure import normalised_conv
+
+
+def test_what_was_changed_is_listed_and_proven(tmp_path: Path) -> None:
+    repair = write_repaired(normalised_conv(signs=-1.0), tmp_path / "out.onnx", ORT)
+    assert repair.changes == ("norm: folded into layer.",)
+    assert (repair.rules, repair.origin, repair.samples) == (("batch-norm",), "noise", 8)
+    assert repair.sqnr_db > 100
+    made = onnx.load(tmp_path / "out.onnx")
+    assert [node.op_type for node in made.graph.node] == [
+        "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv",
+    ]  # fmt: skip
+
+
+def test_only_what_concerns_the_runtime_is_mended(tmp_path: Path) -> None:
+    for where, count in ((ORT, 0), (TENSORRT, 1)):
+        repair = write_repaired(integer_bias(), tmp_path / "out.onnx", where)
+        assert len(repair.changes) == count
+
+
+def test_a_graph_with_nothing_to_mend_is_copied(tmp_path: Path) -> None:
+    repair = write_repaired(float_conv(), tmp_path / "deep" / "out.onnx", TENSORRT)
+    assert repair.changes == ()
+    assert [node.op_type for node in onnx.load(tmp_path / "deep" / "out.onnx").graph.node] == ["Conv", "Relu"]
+
+
+def test_the_proof_uses_the_images_that_are_given(tmp_path: Path) -> None:
+    images = np.ones((3, CHANNELS, SIZE, SIZE), np.float32)
+    repair = write_repaired(normalised_conv(), tmp_path / "out.onnx", ORT, images=images)
+    assert (repair.origin, repair.samples) == ("data", 3)
+
+
+def test_a_repair_that_changes_what_the_graph_computes_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubles(self: IntegerBias, model: onnx.ModelProto) -> list[str]:
+        for entry in model.graph.initializer:
+            if entry.name == "scale":
+                entry.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(entry) * 50, "scale"))
+        return ["bias: doubled."]
+
+    monkeypatch.setattr(IntegerBias, "repair_", doubles)
+    path = tmp_path / "out.onnx"
+    path.write_bytes(b"before")
+    with pytest.raises(BuildFailed, match=r"does not compute the same: .* the first being: bias: doubled\."):
+        write_repaired(integer_bias(), path, TENSORRT)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_graph_with_open_sizes_is_not_mended_without_proof(tmp_path: Path) -> None:
+    b = Builder()
+    value = b.conv(b.node("Identity", ["images"], "same"), "conv", quantized=False)
+    model = b.model(value, inputs={"images": ["N", CHANNELS, "H", SIZE]})
+    with pytest.raises(UserError, match="leaves axis 2 open, so the repairs cannot be proven"):
+        write_repaired(model, tmp_path / "out.onnx", TENSORRT)
