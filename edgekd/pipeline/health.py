@@ -24,7 +24,8 @@ UNTRIED = (
     "not run on hardware: calls and options were checked against the published bindings of 8.6, 10 and 11 and the "
     "source of trtexec; no engine was built by this version's tests"
 )
-
+NEEDED = frozenset({"onnxruntime", "openvino", "torch"})
+"""Runtimes that come with edgekd; the others are extras and addons."""
 ON_BOARDS = "run and timed on this machine only, not on boards, whose agent has ONNX Runtime and TensorRT"
 
 
@@ -66,7 +67,8 @@ def _runtimes() -> list[Finding]:
         elif name == "tensorrt" and not torch.cuda.is_available():
             findings.append(Finding(name=name, state="note", detail=f"{found.reason}; it needs an NVIDIA GPU anyway"))
         else:
-            findings.append(Finding(name=name, state="missing", detail=found.reason, fix=found.install))
+            state = "missing" if name in NEEDED else "note"
+            findings.append(Finding(name=name, state=state, detail=found.reason, fix=found.install))
     findings += _converters()
     findings.append(_trtexec())
     findings.append(Finding(name="tensorrt path", state="note", detail=UNTRIED))
@@ -107,7 +109,7 @@ def _converters() -> list[Finding]:
             detail = f"{converter.tool} {found.version} writes {precisions}; {ON_BOARDS}"
             findings.append(Finding(name=label, state="ok", detail=detail))
         else:
-            findings.append(Finding(name=label, state="missing", detail=found.reason, fix=found.install))
+            findings.append(Finding(name=label, state="note", detail=found.reason, fix=found.install))
     return findings
 
 

@@ -28,7 +28,7 @@ def test_a_converter_is_listed_with_what_it_writes_and_where_that_was_run(monkey
 
 def test_a_missing_converter_is_listed_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, Availability(ok=False, reason="not there", install="pip install it"))
-    assert {(finding.state, finding.fix) for finding in _converters()} == {("missing", "pip install it")}
+    assert {(finding.state, finding.fix) for finding in _converters()} == {("note", "pip install it")}
 
 
 def devices() -> Finding:
@@ -51,7 +51,7 @@ def test_a_device_that_was_never_tried_says_so(monkeypatch: pytest.MonkeyPatch) 
 def test_a_converter_that_is_not_installed_names_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEKD_ADDONS", str(tmp_path))
     found = next(finding for finding in _converters() if finding.name == "converter litert")
-    assert (found.state, found.fix) == ("missing", "edgekd doctor --install litert-converter")
+    assert (found.state, found.fix) == ("note", "edgekd doctor --install litert-converter")
     part = ADDONS[LITERT_CONVERTER]
     proof = part.folder / part.proof
     proof.parent.mkdir(parents=True)
