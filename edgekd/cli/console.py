@@ -39,6 +39,7 @@ MARKS: dict[NodeState, tuple[str, str]] = {
     "failed": ("✗", "red"),
 }
 LINE_EVERY_S = 10.0
+SHORT_S = 1.0
 
 
 class ConsoleReporter(
@@ -89,6 +90,8 @@ class ConsoleReporter(
         self.console.print(Text(text, style="yellow" if level == "warning" else ""))
 
     def node(self, name: str, state: NodeState, detail: str = "") -> None:
+        if state in ("done", "failed"):
+            self._end_tasks()
         if self.verbosity < 0 and state != "failed":
             return
         mark, colour = MARKS[state]
@@ -113,6 +116,13 @@ class ConsoleReporter(
         if done >= total:
             self._bars.remove_task(self._tasks.pop(task))
 
+    def _end_tasks(self) -> None:
+        """Forgets tasks that stopped before their last step: the next node's task of the same name starts anew."""
+        self._clock = _LineClock()
+        for bar in self._tasks.values():
+            self._bars.remove_task(bar)
+        self._tasks.clear()
+
 
 class JsonReporter:
     """One JSON object per line on standard error."""
@@ -131,23 +141,37 @@ class JsonReporter:
 
 
 class _LineClock:
-    """Turns a stream of progress into a line now and then, with the time left from the pace so far."""
+    """Turns a stream of progress into a line now and then, with the time left from the pace so far.
+
+    The pace counts from the first step that was made, for what comes before it (processes that start, say) comes once.
+    Tasks that were over at once and have nothing to tell leave no line.
+    """
 
     def __init__(self) -> None:
         self._started: dict[str, tuple[float, int]] = {}
+        self._moved: dict[str, tuple[float, int]] = {}
         self._last: dict[str, float] = {}
 
     def line(self, task: str, done: int, total: int, shown: str) -> str | None:
         now = time.monotonic()
         started, first = self._started.setdefault(task, (now, done))
+        if done > first or done >= total:
+            self._moved.setdefault(task, (now, done))
         if done < total and now - self._last.setdefault(task, now) < LINE_EVERY_S:
             return None
         self._last[task] = now
         if done >= total:
-            del self._started[task], self._last[task]
+            del self._started[task], self._last[task], self._moved[task]
+            if not shown and now - started < SHORT_S:
+                return None
             return f"  {task}: {done}/{total} in {_duration(now - started)}  {shown}".rstrip()
-        pace = (now - started) / max(1, done - first)
-        return f"  {task}: {done}/{total}, about {_duration(pace * (total - done))} left  {shown}".rstrip()
+        return f"  {task}: {done}/{total}, {self._outlook(task, done, total, now)}  {shown}".rstrip()
+
+    def _outlook(self, task: str, done: int, total: int, now: float) -> str:
+        moved, at = self._moved.get(task, (now, done))
+        if done <= at:
+            return f"{_duration(now - self._started[task][0])} so far"
+        return f"about {_duration((now - moved) / (done - at) * (total - done))} left"
 
 
 def _duration(seconds: float) -> str:
