@@ -88,8 +88,8 @@ def gate(**flags: Any) -> int:
 
     With --device the bundle, and the baseline's in turns with it, are measured on a board.
 
-    Limits of a finished run that are not given are its own. Exit codes: 0 PASS, 1 FAIL, 5 INCONCLUSIVE (too noisy for
-    the time, predicted, or another device than the baseline's).
+    Limits of a finished run that are not given are its own; a bundle needs at least one, or a baseline. Exit codes: 0
+    PASS, 1 FAIL, 5 INCONCLUSIVE (too noisy for the time, predicted, or another device than the baseline's).
     """
     from edgekd.cli.gate_output import add_to_history, exit_code, show, write_junit
 
@@ -171,9 +171,16 @@ def _judged_bundle(flags: dict[str, Any]) -> tuple[GateReport, bool]:
         raise UserError("--write-baseline is for a finished run.", hint="edgekd baseline update FILE BUNDLE")
     if flags["max_regression"] and not (flags["baseline"] or flags["baseline_bundle"]):
         raise UserError("--max-regression needs a baseline.", hint="add --baseline FILE or --baseline-bundle BUNDLE")
+    budget = _budget(flags, Budget())
+    if not _asked(budget, bool(flags["baseline"] or flags["baseline_bundle"])):
+        raise UserError(
+            f"Nothing to judge {flags['target']} by: a bundle has no limits of its own, and none was given.",
+            hint="add --max-latency-ms, --max-drop, --max-size-mib, --baseline or --baseline-bundle; "
+            "edgekd profile measures without judging",
+        )
     request = GateRequest(
         target=flags["target"],
-        budget=_budget(flags, Budget()),
+        budget=budget,
         baseline=read_baseline(flags["baseline"]) if flags["baseline"] else None,
         baseline_path=flags["baseline"],
         baseline_bundle=flags["baseline_bundle"],

@@ -179,7 +179,7 @@ def verified_package(folder: Path, expected: str | None = None) -> Package:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise UserError(f"{folder} is not a package: it has no {MANIFEST_FILE}.")
+        raise no_package(folder)
     with disk_errors(path):
         data = path.read_bytes() if path.stat().st_size <= MOST_MANIFEST_BYTES else b""
     manifest = manifest_from_bytes(data, str(folder))
@@ -192,6 +192,16 @@ def verified_package(folder: Path, expected: str | None = None) -> Package:
             raise UserError(f"{folder}: {BUNDLE_FILE} and {MANIFEST_FILE} disagree about {name}.", hint=AGAIN)
     deployment = read_deployment(folder, manifest)
     return Package(folder=folder, digest=digest, manifest=manifest, bundle=bundle, deployment=deployment)
+
+
+def no_package(path: Path) -> UserError:
+    """The error for a place where a package should be and is not, with what is there instead."""
+    hint = "give the folder of a run (with bundle/ in it), the package that a verb wrote, or an .edgekd file"
+    if not path.exists():
+        return UserError(f"No such file or folder: {path}.", hint=hint)
+    if path.is_file():
+        return UserError(f"{path} is a file, and no .edgekd package.", hint=hint)
+    return UserError(f"{path} is not a package: it has no {MANIFEST_FILE}.", hint=hint)
 
 
 def text_of(plain: object) -> str:

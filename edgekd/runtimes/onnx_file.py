@@ -18,6 +18,7 @@ from edgekd.errors import BuildFailed, UserError
 
 MODEL_FILE = "model.onnx"
 BYTES_PER_MIB = 1 << 20
+TORCH_SUFFIXES = (".pt", ".pth", ".pt2", ".safetensors")
 
 
 def graph_from_file(path: Path) -> onnx.ModelProto:
@@ -29,7 +30,14 @@ def graph_from_file(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(path)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as err:
-        raise UserError(f"{path} is not a readable ONNX file: {err}") from err
+        raise UserError(f"{path} is not a readable ONNX file: {err}", hint=_hint(path)) from err
+
+
+def _hint(path: Path) -> str | None:
+    """What to do where a file of PyTorch was given in the place of a graph."""
+    if path.suffix not in TORCH_SUFFIXES:
+        return None
+    return f"of a PyTorch model make a package first, and give that: edgekd export {path} [--arch ...] -o exported"
 
 
 def write_graph(model: onnx.ModelProto, path: Path, *, made_by: str) -> None:

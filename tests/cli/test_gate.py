@@ -50,6 +50,16 @@ def test_a_qualifier_without_its_limit_is_refused(flag: dict[str, str]) -> None:
         _budget(NONE | flag, OWN)
 
 
+def test_a_bundle_without_any_limit_is_refused_before_it_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.onnx").touch()
+    assert exit_code_of(["gate", str(tmp_path / "model.onnx")]) == 2
+    text = capsys.readouterr().err
+    assert "Nothing to judge" in text
+    assert "--max-latency-ms" in text
+
+
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), (" 2.5 % ", 0.025), ("0", 0.0), (".1", 0.1)])
 def test_a_share_is_a_percentage_or_a_fraction(text: str, share: float) -> None:
     assert parse_share(text, "--max-regression") == pytest.approx(share)

@@ -75,7 +75,11 @@ def test_a_damaged_file_is_refused_with_the_code_of_a_wrong_input(
     data = bytearray((here / "model.edgekd").read_bytes())
     data[len(data) // 2] ^= 1
     (here / "model.edgekd").write_bytes(bytes(data))
-    for verb in (["package", "model.edgekd", "--verify"], ["profile", "model.edgekd"], ["gate", "model.edgekd"]):
+    for verb in (
+        ["package", "model.edgekd", "--verify"],
+        ["profile", "model.edgekd"],
+        ["gate", "model.edgekd", "--max-size-mib", "9"],
+    ):
         assert "model.edgekd" in said(verb, capsys, code=2)
     (here / "model.edgekd").write_bytes(bytes(data)[: len(data) // 2])
     assert "is cut off" in said(["evaluate", "model.edgekd", "--data", "data.npz"], capsys, code=2)
@@ -85,6 +89,14 @@ def test_flags_that_contradict_each_other_are_refused(here: Path, capsys: pytest
     assert "--verify writes nothing" in said(["package", "out", "--verify", "-o", "x.edgekd"], capsys, code=2)
     assert "ends in .edgekd" in said(["package", "out", "-o", "x.zip"], capsys, code=2)
     assert "is not a package" in said(["package", "scratch"], capsys, code=2)
+
+
+def test_what_is_no_package_is_named_for_what_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "weights.pt").write_bytes(b"no package")
+    for place, what in (("nowhere", "No such file or folder"), ("weights.pt", "is a file, and no .edgekd package")):
+        text = said(["package", place], capsys, code=2)
+        assert what in text
+        assert "give the folder of a run" in text
 
 
 def test_a_package_of_schema_1_is_verified_and_not_packed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

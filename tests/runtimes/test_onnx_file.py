@@ -45,6 +45,13 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
         graph_from_file(tmp_path / "model.onnx")
 
 
+def test_a_file_of_pytorch_in_the_place_of_a_graph_is_told_which_verb_makes_one(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"not a graph")
+    with pytest.raises(UserError) as caught:
+        graph_from_file(tmp_path / "model.pt")
+    assert "edgekd export" in (caught.value.hint or "")
+
+
 def test_the_interface_of_a_file_leaves_out_weights_that_are_listed_as_inputs(tmp_path: Path) -> None:
     graph = toy_graph()
     graph.graph.input.append(helper.make_tensor_value_info("head.bias", onnx.TensorProto.FLOAT, [4]))
