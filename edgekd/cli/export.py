@@ -13,7 +13,7 @@ from edgekd.errors import UserError
 from edgekd.export.convert import CONVERTERS
 
 
-@click.command(cls=SectionedCommand, short_help="Write a network as an ONNX graph, or for ExecuTorch or ncnn.")
+@click.command(cls=SectionedCommand, short_help="Write a network as an ONNX graph, or for ExecuTorch, ncnn, LiteRT.")
 @click.argument("model", metavar="MODEL")
 @fields
 @section(
@@ -23,7 +23,7 @@ from edgekd.export.convert import CONVERTERS
     click.option("--runtime", type=click.Choice(["onnxruntime", *CONVERTERS]), default="onnxruntime", show_default=True,
                  help="onnxruntime: an ONNX graph, which OpenVINO and TensorRT read too. Others: their own format."),
     click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
-                 help="fp16 keeps in FP32 what would overflow; int8 for executorch (ONNX: edgekd quantize)."),
+                 help="fp16 keeps in FP32 what would overflow; int8 for executorch, litert (ONNX: edgekd quantize)."),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images for INT8; default: 300."),
     click.option("--opset", type=click.IntRange(17), help="ONNX opset; default: the newest that the target reads."),
     click.option("--atol", type=float, help="Parity: tolerance relative to the spread of the logits."),
@@ -35,8 +35,8 @@ from edgekd.export.convert import CONVERTERS
 def export(**flags: Any) -> int:
     """Export MODEL, prove that the runtime computes what PyTorch does, and write a package.
 
-    ONNX graphs have a dynamic batch; engines of ExecuTorch (.pte, computed by XNNPACK: FP32, INT8) and ncnn (.param,
-    .bin: FP32, FP16) take one image a run.
+    ONNX graphs have a dynamic batch; engines of ExecuTorch (.pte, computed by XNNPACK: FP32, INT8), ncnn (.param, .bin:
+    FP32, FP16) and LiteRT (.tflite: FP32, INT8) take one image a run.
 
     MODEL is a model file with --arch, or a package of another verb. KEY=VALUE reaches any field of the stage.
 

@@ -17,6 +17,7 @@ from edgekd.cli.verdict import print_verdict
 from edgekd.core.events import Reporter, SilentReporter
 from edgekd.core.plan import Plan
 from edgekd.core.stage import BoardAccess, Execution
+from edgekd.errors import Inconclusive
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import Options, Request
 
@@ -137,4 +138,6 @@ def _print_outcome(job: Job, outcome: Any) -> int:
         click.echo(f"bundle   {delivery.bundle}")
         click.echo(f"report   {delivery.report}")
         print_verdict(verdict)
+        if delivery.exit_code == Inconclusive.exit_code and job.verbosity >= 0:
+            click.echo("".join(f"next     {step}\n" for step in delivery.next_steps[:1]), nl=False)
     return int(delivery.exit_code)

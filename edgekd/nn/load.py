@@ -311,7 +311,7 @@ def _check_batch(module: nn.Module, shape: Shape, path: Path) -> None:
 
 def _shape_needed(path: Path) -> UserError:
     return UserError(
-        f"The size of the images that {path} expects is not known.", hint="give it: --input-shape images:1x3x224x224"
+        f"The size of the images that {path} expects is not known.", hint="give it: --input-shape 3x224x224"
     )
 
 

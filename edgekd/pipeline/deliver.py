@@ -46,6 +46,7 @@ class Delivery:
     Attributes:
         table: (title, columns, rows) for the console.
         exit_code: 0 when the verdict is PASS or nothing was asked, 1 for FAIL, 5 for INCONCLUSIVE.
+        next_steps: What to do now, the most pressing first.
     """
 
     bundle: Path
@@ -54,6 +55,7 @@ class Delivery:
     chosen_text: str
     table: tuple[str, list[str], list[list[str]]]
     exit_code: int
+    next_steps: tuple[str, ...] = ()
 
 
 def check_output(out: Path) -> None:
@@ -87,7 +89,8 @@ def deliver(report: RunReport, recipe: Recipe, situation: Situation, store: Stor
         _write_stages(report, store, out / STAGES_FOLDER)
         (out / METRICS_FILE).write_text(metrics_of(results, recipe).to_json() + "\n", encoding="utf-8")
         _write_manifest(report, recipe, versions, out)
-        write_report(page_of(results, steps, recipe, situation, versions, out), out / REPORT)
+        page = page_of(results, steps, recipe, situation, versions, out)
+        write_report(page, out / REPORT)
     metric = results.evaluations[0].metric if results.evaluations else None
     return Delivery(
         bundle=out / BUNDLE,
@@ -96,6 +99,7 @@ def deliver(report: RunReport, recipe: Recipe, situation: Situation, store: Stor
         chosen_text=_chosen_text(results),
         table=table_of(steps, metric),
         exit_code=exit_code_of(results.verdict, recipe.request.budget),
+        next_steps=page.next_steps,
     )
 
 

@@ -150,11 +150,15 @@ def _next_steps(results: Results, situation: Situation, out: Path) -> list[str]:
             f"{out.resolve() / BUNDLE}: {command}"
         )
     if not results.profile.measured:
+        profile = shlex.join(["edgekd", "profile", str(out.resolve())])
         steps.append(
-            "Latencies here are predicted from the target's card: measure on the device before relying on them."
+            "Latencies here are predicted from the target's card: measure on the device before relying on them, "
+            f"{profile} --device ssh://USER@HOST, or all candidates with the same flag of edgekd compress."
         )
     if situation.dataset is None:
         steps.append("Give images to calibrate, distil and judge accuracy: --data FOLDER_OR_NPZ.")
+    pack = shlex.join(["edgekd", "package", str(out.resolve()), "-o", "model.edgekd"])
+    steps.append(f"Hand the bundle over as one file, which edgekd-runtime loads: {pack}")
     again = shlex.join(["edgekd", "gate", str(out.resolve()), *_other_limit(results)])
     steps.append(f"Judge again under other limits, without running anything: {again}")
     return steps

@@ -39,17 +39,17 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
             )
         target = target.model_copy(update={"measured_here": False})
     runtimes, missing = runtimes_of(target)
+    if target.measured_here and not runtimes and target.kind != "gpu":
+        raise DeviceUnavailable(
+            f"None of the runtimes of {target.name} is installed: {'; '.join(missing)}.",
+            hint="install one of them: what to run stands in brackets; `edgekd doctor` says what this machine has",
+        )
     for sentence in missing:
         reporter.message(sentence, level="warning")
-    if target.measured_here and not runtimes and target.kind == "gpu":
+    if target.measured_here and not runtimes:
         reporter.message(f"{target.name} cannot be measured here without TensorRT: the bundle is built on the device.")
         target = target.model_copy(update={"measured_here": False})
         runtimes = target.runtimes
-    if target.measured_here and not runtimes:
-        raise DeviceUnavailable(
-            f"None of the runtimes of {target.name} is installed: {'; '.join(missing)}.",
-            hint="edgekd doctor shows how to install them",
-        )
     dataset = _data(request)
     loaded = model_from_source(request.model, store, reporter, seed=request.seed)
     teacher = require_network(loaded, request.model, "a compression starts from a PyTorch model")

@@ -77,6 +77,7 @@ class VerbRun:
         self._inputs = {MODEL: model.bundle, **self._teachers(model)}
         self._dataset = self._data()
         self._drawn = graph_of(request, self._inputs, self._dataset, self.target)
+        self._say_if_foreign()
 
     def plan(self) -> Plan:
         """What `execute` would do, and why; changes nothing."""
@@ -107,6 +108,15 @@ class VerbRun:
             folder=self.workspace.out,
             next_steps=self._next_steps(result),
         )
+
+    def _say_if_foreign(self) -> None:
+        """Says it when an engine is asked for that the device's card does not run; it may be meant for another one."""
+        target, runtime = self.target, self.request.convert_to
+        if runtime and target is not None and not target.measured_here and target.support(runtime) is None:
+            runs = ", ".join(support.runtime for support in target.runtimes)
+            self.workspace.reporter.message(
+                f"The card of {target.name} does not name {runtime}; it runs {runs}.", level="warning"
+            )
 
     def _write(self, result: ModelBundle, metrics: Mapping[str, Any], decisions: tuple[str, ...]) -> None:
         """Writes the package; the same request gives the same bytes, wherever its files lie and whenever it ran."""
@@ -174,11 +184,11 @@ class VerbRun:
     def _next_steps(self, result: ModelBundle) -> tuple[tuple[str, str], ...]:
         out, data = str(self.workspace.out), self.request.data or "DATA"
         if result.kind is not BundleKind.TORCH:
+            measure = ("Measure it", shlex.join(["edgekd", "profile", out]))
+            if result.kind is not BundleKind.ONNX:
+                return (measure,)  # inspect reads graphs
             look = ["edgekd", "inspect", out, "--target", self.request.target or "host"]
-            return (
-                ("See what the device makes of it", shlex.join(look)),
-                ("Measure it", shlex.join(["edgekd", "profile", out])),
-            )
+            return ("See what the device makes of it", shlex.join(look)), measure
         steps = []
         if self.request.verb == "prune":
             recover = ["edgekd", "distill", out, "--teacher", self.request.model.path, "--data", data]

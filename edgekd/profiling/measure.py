@@ -209,8 +209,11 @@ def why_inconclusive(found: Interval, asked: float, rounds: int) -> str | None:
     if found.enough and found.width <= asked:
         return None
     few = "" if found.enough else ", and too few independent rounds to trust even that"
+    # 1.02 % against 1 % must not read as 1.0 % against 1.0 %.
+    decimals = next((d for d in (1, 2) if f"{found.width:.{d}%}" != f"{asked:.{d}%}"), 3)
     return (
-        f"The 95 % interval of the median is {found.width:.1%} wide after {rounds} rounds, {asked:.1%} was asked{few}."
+        f"The 95 % interval of the median is {found.width:.{decimals}%} wide after {rounds} rounds, "
+        f"{asked:.{decimals}%} was asked{few}."
     )
 
 

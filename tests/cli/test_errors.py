@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edgekd.cli.app import exit_code_of
+from edgekd.runtimes.session import RUNTIMES, Availability
 from tests.pipeline.world import ARCH, World, make_world
 
 
@@ -47,6 +48,23 @@ def test_an_unknown_flag_is_a_usage_error(world: World, capsys: pytest.CaptureFi
     code, text = _refused(_compress(world, "--max-latency", "5"), capsys)
     assert code == 2
     assert "--max-latency" in text
+
+
+def test_a_drop_in_percent_is_refused_with_the_range(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = _refused(_compress(world, "--max-drop", "5"), capsys)
+    assert code == 2
+    assert "0<=x<=1" in text
+
+
+def test_a_target_whose_runtimes_are_all_missing_says_it_once_and_how_to_get_one(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Availability(ok=False, reason="not there", install="pip install it")
+    for runtime in ("onnxruntime", "openvino"):
+        monkeypatch.setattr(type(RUNTIMES.get(runtime)), "availability", lambda _: missing)
+    code, text = _refused(_compress(world), capsys)
+    assert code == 3
+    assert text.count("onnxruntime is not measured: not there (pip install it)") == 1
 
 
 def test_an_unknown_target_suggests_the_near_one(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ from edgekd.cli.app import exit_code_of
 from edgekd.cli.compare import _runtimes_by_bundle
 from edgekd.cli.profile import exit_code_for
 from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.rounds import Interval
 from edgekd.errors import UserError
+from edgekd.profiling.measure import why_inconclusive
 from edgekd.testing.toy_graphs import toy_graph
 
 QUICK = ["--warmup", "0", "--duration", "0.05"]
@@ -35,6 +37,12 @@ def test_a_precision_that_cannot_be_reached_is_inconclusive_with_the_width_reach
     said = capsys.readouterr().out
     assert "inconclusive. The 95 % interval of the median is" in said
     assert "wide after" in said
+
+
+@pytest.mark.parametrize(("width", "text"), [(0.0102, "1.02% wide"), (0.031, "3.1% wide"), (0.01001, "1.001% wide")])
+def test_a_width_just_over_what_was_asked_does_not_read_as_equal(width: float, text: str) -> None:
+    found = Interval(low=1.0 - width / 2, middle=1.0, high=1.0 + width / 2, effective_n=100.0)
+    assert text in (why_inconclusive(found, 0.01, 100) or "")
 
 
 def test_profile_shows_load_time_memory_layers_and_the_scenarios_of_mlperf(

@@ -251,7 +251,7 @@ def test_graphs_without_a_torch_form_are_refused_with_the_way_out(loader: Loader
     [
         ({}, "holds 38 weights, such as stem.0.weight, and no architecture"),
         ({"arch": "resnet18"}, "--arch timm:resnet18"),
-        (toy_arch(input_shape=None), "--input-shape images:1x3x224x224"),
+        (toy_arch(input_shape=None), "--input-shape 3x224x224"),
         (toy_arch(input_shape=(2, 8, 8)), "Images have 1 or 3 channels, but the input shape is (2, 8, 8)"),
         (
             toy_arch(preprocessing_overrides=PreprocessingOverrides(mean=(0.5,))),

@@ -138,6 +138,7 @@ def test_a_jetson_with_data_gets_a_calibrated_graph_and_an_open_verdict(world: W
     done = edgekd(command, world.folder)
     assert done.returncode == 5, done.stderr
     assert "not measured" in done.stdout
+    assert f"next     Build the engine on the device: edgekd build {(world.folder / 'out').resolve()}" in done.stdout
     metrics = json.loads((world.folder / "out" / "metrics.json").read_text())
     assert {e["precision"] for e in metrics["profile"]["entries"]} == {"fp32", "fp16", "int8"}
     assert any(e["split"] == "test" and e["candidate"] == "chosen" for e in metrics["evaluations"])

@@ -62,6 +62,8 @@ def test_the_next_step_judges_again_as_it_is_printed(tmp_path: Path, measured: b
     assert done.exception is None
     assert "verdict" in done.output
     assert not any("OUT" in step or "..." in step for step in found.next_steps)
+    assert f"edgekd package {tmp_path / 'out'} -o model.edgekd" in found.next_steps[-2]
+    assert any(f"edgekd profile {tmp_path / 'out'} --device" in step for step in found.next_steps) is not measured
 
 
 def test_an_engine_that_is_built_elsewhere_is_built_in_the_bundle_of_this_run(
