@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ BINARY_HEADER = "Inference-Header-Content-Length"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 after the classes of the image were printed."""
+    """0 after the classes of the image were printed, 1 when the server did not answer with them."""
     parser = argparse.ArgumentParser(description="Sends an image to Triton and prints its classes.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("image")
@@ -37,8 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         head, body = request_of(images, bundle.deploy.input.name, bundle.deploy.outputs[0].name, options.top)
     url = f"{options.url}/v2/models/{options.name}/infer"
     request = urllib.request.Request(url, data=body, headers=head)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        answer: dict[str, Any] = json.load(response)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer: dict[str, Any] = json.load(response)
+    except urllib.error.HTTPError as err:
+        sys.stderr.write(f"error: {url} answers {err.code}: {err.read(500).decode(errors='replace')}\n")
+        return 1
+    except OSError as err:
+        sys.stderr.write(f"error: no answer from {url}: {err}. Is tritonserver running there? --url names another.\n")
+        return 1
     for text in answer["outputs"][0]["data"]:
         score, index, *label = text.split(":", 2)
         sys.stdout.write(f"{float(score):.4f}\t{label[0] if label else index}\n")

@@ -212,3 +212,10 @@ def test_the_client_prints_the_classes_of_an_image(
     assert client.main([str(bundle), str(tmp_path / "image.png"), "--url", server, "--top", "2"]) == 0
     found = [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()]
     assert found == list(Engine.load(bundle)(pixels, top=2).labels)
+
+
+def test_the_client_says_it_when_no_server_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (20, 30)).save(tmp_path / "image.png")
+    given = [str(write_bundle(tmp_path / "b")), str(tmp_path / "image.png"), "--url"]
+    assert client.main([*given, "http://127.0.0.1:9"]) == 1
+    assert "Is tritonserver running there?" in capsys.readouterr().err
