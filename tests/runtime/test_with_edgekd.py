@@ -95,7 +95,6 @@ def test_what_a_run_hands_over_loads_with_its_twins(tmp_path: Path, engines: Bun
         assert not np.allclose(other, found[0])  # the graphs have other weights: each is the one that was asked for
 
 
-@pytest.mark.slow
 def test_what_is_converted_to_ncnn_runs_without_edgekd_to_the_same_logits(tmp_path: Path) -> None:
     need_runtime("ncnn")
     if not CONVERTERS.get("ncnn").availability().ok:
