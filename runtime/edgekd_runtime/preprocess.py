@@ -81,6 +81,7 @@ class Preprocessing:
             and len(found.mean) in (1, 3)
             and min(found.size) > 0
             and min(found.std) > 0
+            and all(map(math.isfinite, (*found.mean, *found.std)))
             and found.interpolation in INTERPOLATIONS
             and found.channel_order in ("RGB", "BGR")
             and 0 < found.crop_fraction <= 1

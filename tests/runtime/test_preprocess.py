@@ -154,6 +154,7 @@ def test_a_file_that_was_cut_off_is_refused(files: list[Path]) -> None:
         ({"interpolation": "area"}, "makes no sense"),
         ({"std": [0.2, 0.2, 0.0]}, "makes no sense"),
         ({"mean": [0.5, 0.5]}, "makes no sense"),
+        ({"mean": [0.5, 0.5, float("nan")]}, "makes no sense"),
         ({"size": 224}, "incomplete: TypeError"),
     ],
 )
