@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
@@ -147,7 +147,7 @@ def engine_entry(shipped: Shipped, blobs: Blobs, *, chosen: bool) -> DeployedEng
     folder = place_of(note.name, chosen=chosen)
     return DeployedEngine(
         name=note.name,
-        format=cast(EngineFormat, bundle.format),
+        format=bundle.format,
         files={name: folder + name for name in sorted(model_files(bundle))},
         runtimes=note.runtimes,
         precision=str(bundle.tags.get("precision", "fp32")),
