@@ -115,11 +115,12 @@ def _with(
     first = base.run.nodes[0]
     nodes = []
     for node in graph.nodes:
-        precision = next((p for p in ("fp16", "int8") if p in node.name), "fp32")
-        kind = BundleKind.ENGINE if node.stage in ("build", "convert") else BundleKind.ONNX
+        made = next(n for n in graph.nodes if n.name == chosen[0]) if node.stage == "select" else node
+        precision = next((p for p in ("fp16", "int8") if p in made.name), "fp32")
+        kind = BundleKind.ENGINE if made.stage in ("build", "convert") else BundleKind.ONNX
         scheme = "tensorrt-s8" if precision == "int8" else ""
         tags = {"precision": precision, "scheme": scheme} | (
-            {"format": node.config["to"]} if node.stage == "convert" else {}
+            {"format": made.config["to"]} if made.stage == "convert" else {}
         )
         bundle = first.bundle.model_copy(update={"tags": tags, "kind": kind})
         bundle = bundle.model_copy(update={"files": dict.fromkeys(model_files(bundle), node.name)})
@@ -240,6 +241,23 @@ def test_a_converted_engine_that_was_chosen_takes_the_fp32_graph_along() -> None
         )
         found = replace(found, choice=found.choice.model_copy(update={"precision": "int8"}))
         assert shipped(found, "raspberry-pi-5") == {"teacher-int8-executorch": ("executorch",), "teacher-fp32": (ORT,)}
+
+
+@pytest.mark.parametrize("chosen", ["teacher-fp32", "teacher-fp16-ncnn"])
+def test_a_run_with_converted_engines_is_delivered(tmp_path: Path, chosen: str) -> None:
+    found = converted("teacher-fp16-ncnn", chosen=(chosen, ORT if chosen == "teacher-fp32" else "ncnn"), measured=False)
+    found = replace(found, choice=found.choice.model_copy(update={"precision": "fp32" if "fp32" in chosen else "fp16"}))
+    delivered(found, tmp_path, target="raspberry-pi-5")
+    deployment = verified_package(tmp_path / "bundle").deployment
+    assert deployment is not None
+    engines = {engine.name: (engine.format, engine.runtimes, engine.source) for engine in deployment.engines}
+    assert engines == {
+        "teacher-fp32": ("onnx", (ORT,), None),
+        "teacher-fp16-ncnn": ("ncnn", ("ncnn",), None),
+    }
+    assert deployment.engines[0].name == chosen
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert f"| {chosen} (chosen) |" in card
 
 
 def test_where_nothing_was_measured_each_precision_goes_along_once() -> None:
