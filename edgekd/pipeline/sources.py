@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from edgekd.runtimes.onnx_file import MODEL_FILE, onnx_interface
 RECIPE_SUFFIX = ".json"
 """Of a recipe that `edgekd search` wrote for a pick: an architecture without weights."""
 ONNX_SUFFIX = ".onnx"
+MODULE = "module"
+"""Scheme of a builder that is a function of the user's own."""
 
 _FLAGS = {
     "arch": "--arch",
@@ -123,8 +126,7 @@ def starts_fresh(source: ModelSource) -> bool:
 def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     with open_package(path) as package:
         bundle, files = package.bundle, package.files
-        named = require_named_code(bundle, path, source.arch)
-        _check_no_flags(source.model_copy(update={"arch": None}) if named else source, "a package")
+        _check_no_flags(_without_named_code(source, bundle), "a package")
         license_text = package.manifest.facts.get(MODEL_LICENSE)
         if bundle.kind is BundleKind.ENGINE:
             raise UserError(
@@ -138,43 +140,59 @@ def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     return LoadedModel(bundle=bundle, trainable=trainable, notes=(), license=license_text)
 
 
-def require_named_code(bundle: ModelBundle, path: Path, arch: str | None = None) -> bool:
-    """Whether the user named the code that a package in one file wants to run; nothing runs that was not named.
+def require_named_code(recipe: ModelRecipe, path: Path, named: Collection[str]) -> bool:
+    """Whether a network is built by code that the user named; code that the user did not name is never run.
 
-    A recipe can name any function, which is imported and called when the network is built. A folder that a verb wrote
-    is taken up by the next one as it is; a file is made to be handed over.
+    A recipe can name any function that is installed, which is imported and called when the network is built. Where it
+    came from does not show: a folder may be what somebody else unpacked.
 
     Args:
-        bundle: Of the package.
-        path: The package.
-        arch: What the user gave as `--arch`.
+        recipe: Of a TORCH bundle; nothing is built from others.
+        path: Where it was read.
+        named: What the user gave as `--arch`.
 
     Raises:
-        UserError: It is a file and names a function that was not given.
+        UserError: It names a function that was not given.
     """
-    scheme, _, factory = bundle.model.builder.partition(":")
-    if not is_packed(path) or bundle.kind is not BundleKind.TORCH or scheme != "module":
+    scheme, _, factory = recipe.builder.partition(":")
+    if scheme != MODULE:
         return False
-    if arch == factory:
+    if factory in named or recipe.builder in named:
         return True
+    arguments = ", ".join(f"{name}={value!r}" for name, value in recipe.kwargs.items())
     raise UserError(
-        f"{path} holds no code and names a function to build its network with, {factory}({_arguments(bundle)}), which "
-        "would be imported here and called.",
-        hint=f"if that is your own code: --arch {factory}; evaluate and profile take it unzipped, as a folder",
+        f"{path} holds no code and names a function to build its network with, {factory}({arguments}), which would be "
+        "imported here and called.",
+        hint=f"if that is your own code: --arch {factory} (of a teacher: --teacher-arch)",
     )
 
 
-def _arguments(bundle: ModelBundle) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in bundle.model.kwargs.items())
+def arch_flags(recipe: ModelRecipe) -> list[str]:
+    """The flags with which a command names the code of a recipe; none where no code of the user's builds it."""
+    scheme, _, factory = recipe.builder.partition(":")
+    return ["--arch", factory] if scheme == MODULE else []
+
+
+def _without_named_code(source: ModelSource, bundle: ModelBundle) -> ModelSource:
+    """The source without the flag that names the code of its network, where it has some.
+
+    Raises:
+        UserError: It has some that the flag does not name.
+    """
+    given = () if source.arch is None else (source.arch,)
+    named = bundle.kind is BundleKind.TORCH and require_named_code(bundle.model, Path(source.path), given)
+    return source.model_copy(update={"arch": None}) if named else source
 
 
 def _from_recipe(source: ModelSource, path: Path, store: Store, seed: int) -> LoadedModel:
-    _check_no_flags(source, "a recipe")
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise UserError(f"{path} cannot be read as JSON: {err}", hint="give the student-N.json of a search") from err
     recipe = ModelRecipe.parse(plain, str(path))
+    given = () if source.arch is None else (source.arch,)
+    named = require_named_code(recipe, path, given)
+    _check_no_flags(source.model_copy(update={"arch": None}) if named else source, "a recipe")
     module = module_from_recipe(recipe, seed=seed)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
         bundle = bundle_from_module(module, recipe=recipe, blobs=store.blobs, scratch=Path(scratch))
