@@ -17,8 +17,11 @@ from edgekd.core.stage import StageConfig
 from edgekd.errors import UserError
 from edgekd.runtimes.engines.command import BuildFiles, build_arguments, shown
 from edgekd.runtimes.engines.settings import (
+    INT8,
+    INT8_FP16,
     NEWEST_MAJOR,
     OLDEST,
+    SCHEMES,
     BuildSettings,
     InputShapes,
     SettingsError,
@@ -29,8 +32,6 @@ from edgekd.runtimes.onnx_file import MODEL_FILE
 from edgekd.targets.schema import Target
 
 ENGINE_FILE = "model.engine"
-SCHEMES = ("", "tensorrt-s8")
-"""Graphs that TensorRT reads: unquantized ones, and Q/DQ with symmetric signed activations and float biases."""
 WORKSPACE_SHARE = 4
 """A kernel's scratch memory is at most this part of the device's: on a Jetson the system and the images share it."""
 FAMILIES: tuple[Version, ...] = ((8, 5, 3), (8, 6, 1), (10, 3, 0), (11, 0, 0))
@@ -101,7 +102,7 @@ def require_read(model: ModelBundle) -> None:
     if not is_read(model):
         raise UserError(
             f"TensorRT does not take the quantization scheme {model.tags['scheme']!r}.",
-            hint="quantize with scheme tensorrt-s8",
+            hint=f"quantize with scheme {INT8}",
         )
 
 
@@ -123,6 +124,7 @@ def settings_for(model: ModelBundle, config: BuildConfig, target: Target | None)
     return BuildSettings(
         inputs=tuple(entry for entry in shapes if entry is not None),
         precision=str(model.tags.get("precision", "fp32")),
+        float16_scales=model.tags.get("scheme") == INT8_FP16,
         workspace_mib=workspace_mib,
         optimization_level=config.optimization_level,
         allow_fp16=config.allow_fp16,
@@ -159,6 +161,11 @@ def versions_of(target: Target) -> tuple[Version, ...]:
         return tuple(family for family in FAMILIES if family[:2] >= named[0][:2])
     usable = sorted(version for version in named if version >= OLDEST and version[0] <= NEWEST_MAJOR)
     return tuple(usable) or FAMILIES
+
+
+def types_strongly(target: Target) -> bool:
+    """Whether a release that the card names runs a graph in the types that it has, and reads float16 scales."""
+    return any(version[0] >= 10 for version in versions_of(target))
 
 
 def outside_of_card(target: Target, version: Version) -> str:

@@ -1,6 +1,7 @@
 """`edgekd build`: the graphs of a package become TensorRT engines on the device, and go back into the package.
 
-Nothing of the package changes unless every engine that was asked for was built and passed parity. The engines are added
+Nothing of the package changes unless every engine that was asked for was built and passed parity. Where all are asked
+for, those that the TensorRT that is there cannot build by its version are left out, and said. The engines are added
 under names of their own; which one was chosen stays what it was until it is measured.
 """
 
@@ -30,11 +31,12 @@ from edgekd.export.archive import SUFFIX as PACKED
 from edgekd.export.archive import is_packed, open_package, pack
 from edgekd.export.deployment import place_of
 from edgekd.export.package import TARGET_FILE, Package, package_folder, verified_package
-from edgekd.export.tensorrt import ENGINE_FILE, SCHEMES, BuildConfig, commands_for, outside_of_card
+from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, commands_for, outside_of_card
 from edgekd.export.tensorrt_build import (
     BuildTask,
     MadeEngine,
     TimingCache,
+    VersionCannot,
     build_error,
     built_here,
     made_engine,
@@ -44,7 +46,7 @@ from edgekd.pipeline.build_cache import cache_after, cache_for, write_cache
 from edgekd.profiling.remote.board import board_from_access
 from edgekd.profiling.remote.build import BoardRefused, built_on_board
 from edgekd.profiling.remote.identity import require_target
-from edgekd.runtimes.engines.settings import version_from_text
+from edgekd.runtimes.engines.settings import SCHEMES, version_from_text
 from edgekd.runtimes.fingerprint import fingerprint_text
 from edgekd.runtimes.onnx_file import MODEL_FILE
 from edgekd.runtimes.session import FloatArray
@@ -141,6 +143,7 @@ def build_package(request: BuildRequest, board: BoardAccess | None, reporter: Re
 
     Raises:
         UserError: See `plan_build`.
+        VersionCannot: The TensorRT that is there builds nothing of it, or not what was asked for by name.
         DeviceUnavailable: No GPU, no builder, or a board that cannot be reached or is another device.
         BuildFailed: TensorRT refused, crashed, hung or ran out of memory, or no engine passes parity.
     """
@@ -159,7 +162,13 @@ def build_package(request: BuildRequest, board: BoardAccess | None, reporter: Re
             folder = Path(scratch) / str(number)
             folder.mkdir()
             cache = told or cache_for(package, planned.entry.name, own)
-            engine = _built(_task(request, package, plan, planned, cache), planned, board, folder, reporter)
+            try:
+                engine = _built(_task(request, package, plan, planned, cache), planned, board, folder, reporter)
+            except VersionCannot as err:
+                if request.engines or (number + 1 == len(plan.builds) and not made):
+                    raise
+                reporter.node(planned.name, "failed", err.message)
+                continue
             told = cache_after(engine, cache)
             for sentence in engine.decisions:
                 reporter.message(f"• {planned.name}: {sentence}")

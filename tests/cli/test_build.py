@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from edgekd.cli.app import exit_code_of
 from edgekd.core.blobs import FolderBlobs
 from edgekd.core.digest import file_digest
+from edgekd.export.deployment import Shipped, note_from_bundle
 from edgekd.export.package import verified_package, write_package
+from edgekd.runtimes.engines.settings import INT8_FP16
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from tests.runtimes.engines.boards import FakeBoard
@@ -137,3 +140,28 @@ def test_a_package_for_another_runtime_is_refused(tmp_path: Path, capsys: pytest
     write_package(bundle, blobs, tmp_path / "pi", target=load_target("raspberry-pi-5"), versions={}, extra={})
     text = said(["build", str(tmp_path / "pi")], capsys, code=2)
     assert "is for raspberry-pi-5, which does not run TensorRT" in text
+
+
+def test_what_the_release_at_hand_does_not_read_is_left_out_unless_it_was_named(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    full, other = toy_onnx_bundle(blobs, tmp_path / "scratch"), toy_onnx_bundle(blobs, tmp_path / "scratch", seed=1)
+    half = other.model_copy(update={"tags": {"precision": "int8", "scheme": INT8_FP16}})
+    shipped = [
+        Shipped(bundle=bundle, note=replace(note_from_bundle(bundle, load_target("jetson")), name=name))
+        for name, bundle in (("full", full), ("half", half))
+    ]
+    place = tmp_path / "two"
+    card = load_target("jetson")
+    write_package(full, blobs, place, target=card, versions={}, extra={}, chosen=shipped[0], twins=shipped[1:])
+    fake_board.set(version="8.6.1")
+    shown = said(["build", str(place), "--dry-run"], capsys)
+    assert "TensorRT 8.6: not possible: TensorRT 8.6.0 does not read scales in float16" in shown
+    why = "TensorRT 8.6.1 does not read scales in float16, which came with 10: build the plain INT8 graph"
+    assert why in said(["build", str(place), *QUICK, "--engine", "half"], capsys, code=4)
+    assert exit_code_of(["build", str(place), *QUICK]) == 0
+    assert why in capsys.readouterr().err
+    found = verified_package(place).deployment
+    assert found is not None
+    assert [engine.name for engine in found.engines] == ["full-trt", "full", "half"]

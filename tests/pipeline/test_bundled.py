@@ -18,6 +18,7 @@ from edgekd.gate.artifacts import read_run
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.results import Results
 from edgekd.pipeline.shipping import shipment_of
+from edgekd.runtimes.engines.settings import INT8, INT8_FP16
 from edgekd.targets.load import load_target
 from tests.gate.results import accuracy, entry, profile
 from tests.pipeline.delivered import delivered
@@ -114,9 +115,9 @@ def _with(
     first = base.run.nodes[0]
     nodes = []
     for node in graph.nodes:
-        precision = next((p for p in ("fp16", "int8") if p in node.name), "fp32")
+        precision = next((p for p in ("int8", "fp16") if p in node.name), "fp32")
         kind = BundleKind.ENGINE if node.stage == "build" else BundleKind.ONNX
-        scheme = "tensorrt-s8" if precision == "int8" else ""
+        scheme = "" if precision != "int8" else INT8_FP16 if "fp16" in node.name else INT8
         tags = {"precision": precision, "scheme": scheme}
         bundle = first.bundle.model_copy(update={"tags": tags, "kind": kind, "files": {"model.onnx": node.name}})
         nodes.append(first.model_copy(update={"name": node.name, "stage": node.stage, "bundle": bundle}))
@@ -209,11 +210,13 @@ def test_a_native_engine_takes_the_graph_that_it_was_built_from_along() -> None:
     assert shipment.twins[1].note.reason == "the graph that teacher-fp16-engine was built from"
 
 
-def test_where_nothing_was_measured_each_precision_goes_along_once() -> None:
+def test_where_nothing_was_measured_each_precision_goes_along_once_and_int8_in_both_forms_of_tensorrt() -> None:
     entries = (
         ("teacher-fp32", "tensorrt", 3.0),
         ("teacher-fp16", "tensorrt", 2.0),
         ("teacher-int8-trt", "tensorrt", 1.0),
+        ("teacher-int8-trt-qat", "tensorrt", 1.0),
+        ("teacher-int8-trt-fp16", "tensorrt", 0.9),
     )
     found = family(*entries, chosen=("teacher-fp16", "tensorrt"), measured=False)
     found = replace(found, choice=found.choice.model_copy(update={"precision": "fp16"}))
@@ -221,6 +224,7 @@ def test_where_nothing_was_measured_each_precision_goes_along_once() -> None:
         "teacher-fp16": ("tensorrt", ORT),
         "teacher-fp32": ("tensorrt", ORT),
         "teacher-int8-trt": ("tensorrt", ORT),
+        "teacher-int8-trt-fp16": ("tensorrt", ORT),
     }
 
 
