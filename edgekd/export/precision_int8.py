@@ -41,6 +41,7 @@ class Int8Fp16Stage(Stage[Fp16Config]):
         "samples": port(BundleKind.DATA, optional=True),
     }
     produces: ClassVar[BundleKind] = BundleKind.ONNX
+    never_before: ClassVar[frozenset[str]] = frozenset({"prune", "distill", "quantize", "qat", "fp16"})
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         scheme = inputs.one("model").tags.get("scheme")

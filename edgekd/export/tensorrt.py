@@ -34,6 +34,7 @@ from edgekd.targets.schema import Target
 ENGINE_FILE = "model.engine"
 WORKSPACE_SHARE = 4
 """A kernel's scratch memory is at most this part of the device's: on a Jetson the system and the images share it."""
+NOT_POSSIBLE = "not possible: "
 FAMILIES: tuple[Version, ...] = ((8, 5, 3), (8, 6, 1), (10, 3, 0), (11, 0, 0))
 """A release of each family whose command line differs."""
 
@@ -197,8 +198,14 @@ def commands_for(target: Target, model: ModelBundle, config: BuildConfig | None 
             check(settings, version)
             found[name] = shown("trtexec", build_arguments(settings, version, BuildFiles(MODEL_FILE, ENGINE_FILE)))
         except SettingsError as err:
-            found[name] = f"not possible: {err}"
+            found[name] = f"{NOT_POSSIBLE}{err}"
     return found
+
+
+def newest_command(commands: Mapping[str, str]) -> str:
+    """The line for the newest release that can do what was asked for; the newest one's reason where none can."""
+    lines = [line for line in commands.values() if not line.startswith(NOT_POSSIBLE)] or list(commands.values())
+    return lines[-1]
 
 
 def build_command(target: Target, model: ModelBundle, *, max_batch: int = 1) -> str:
@@ -212,7 +219,7 @@ def build_command(target: Target, model: ModelBundle, *, max_batch: int = 1) -> 
     Raises:
         UserError: The target does not run TensorRT.
     """
-    return list(commands_for(target, model, BuildConfig(max_batch=max_batch)).values())[-1]
+    return newest_command(commands_for(target, model, BuildConfig(max_batch=max_batch)))
 
 
 def batches_from_shapes(given: Mapping[str, str | None], model: ModelBundle) -> dict[str, int]:

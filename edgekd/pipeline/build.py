@@ -31,7 +31,7 @@ from edgekd.export.archive import SUFFIX as PACKED
 from edgekd.export.archive import is_packed, open_package, pack
 from edgekd.export.deployment import place_of
 from edgekd.export.package import TARGET_FILE, Package, package_folder, verified_package
-from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, commands_for, outside_of_card
+from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, commands_for, newest_command, outside_of_card
 from edgekd.export.tensorrt_build import (
     BuildTask,
     MadeEngine,
@@ -234,7 +234,7 @@ def _built(
     except DeviceUnavailable as err:
         by_hand = f"by hand, on the device, in the folder of {planned.entry.files[MODEL_FILE]}: "
         hint = f"{err.hint}; {by_hand}" if err.hint else by_hand
-        raise DeviceUnavailable(err.message, hint=hint + list(planned.commands.values())[-1]) from err
+        raise DeviceUnavailable(err.message, hint=hint + newest_command(planned.commands)) from err
     warning = outside_of_card(task.target, version_from_text(made.device.tensorrt)) if task.target else ""
     return replace(made, decisions=(*made.decisions, warning)) if warning else made
 

@@ -331,7 +331,7 @@ def test_an_int8_graph_with_float16_scales_is_for_10_and_newer(board: Any, tmp_p
 
 
 def test_without_a_gpu_the_reason_is_said(board: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_PLACES", ("/nowhere/",))
+    monkeypatch.setattr(cuda, "_NAMES", ("libnowhere.so",))
     with pytest.raises(EngineError, match="there is no CUDA device: the CUDA runtime library"):
         _strict(_bundle(tmp_path / "b"), tmp_path / "cache")
 
