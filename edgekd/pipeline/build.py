@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from edgekd.core.blobs import disk_errors
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.deployment import FINGERPRINT_FILE, TIMING_CACHE_FILE, DeployedEngine, Deployment
 from edgekd.core.digest import Digest
@@ -30,7 +31,7 @@ from edgekd.export.amend import AddedEngine, with_engines
 from edgekd.export.archive import SUFFIX as PACKED
 from edgekd.export.archive import is_packed, open_package, pack
 from edgekd.export.deployment import place_of
-from edgekd.export.package import TARGET_FILE, Package, package_folder, verified_package
+from edgekd.export.package import TARGET_FILE, Package, package_folder, require_replaceable, verified_package
 from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, commands_for, newest_command, outside_of_card
 from edgekd.export.tensorrt_build import (
     BuildTask,
@@ -149,11 +150,12 @@ def build_package(request: BuildRequest, board: BoardAccess | None, reporter: Re
     """
     source = Path(request.source)
     out = _place(source, request.out)
+    own = None if request.timing_cache is None else Path(request.timing_cache)
+    _require_places(out, own)
     with open_package(source) as package, tempfile.TemporaryDirectory(prefix="edgekd-build-") as scratch:
         plan = _plan(request, package)
         for sentence in plan.skipped:
             reporter.message(f"• {sentence}")
-        own = None if request.timing_cache is None else Path(request.timing_cache)
         made: dict[str, MadeEngine] = {}
         added: list[AddedEngine] = []
         told: TimingCache | None = None
@@ -285,7 +287,7 @@ def _added(planned: PlannedBuild, made: MadeEngine, folder: Path) -> AddedEngine
 
 def _written(package: Package, out: Path, added: Sequence[AddedEngine]) -> Digest:
     """Writes the package, as a folder or as one file, and returns its digest."""
-    if out.suffix != PACKED or out.is_dir():
+    if not _is_file(out):
         with_engines(package, out, added)
         return verified_package(out).digest
     with tempfile.TemporaryDirectory(prefix=".edgekd-", dir=out.resolve().parent) as scratch:
@@ -294,6 +296,28 @@ def _written(package: Package, out: Path, added: Sequence[AddedEngine]) -> Diges
         packed = verified_package(folder)
         pack(packed, out)
         return packed.digest
+
+
+def _is_file(out: Path) -> bool:
+    """Whether a package is written there as one file."""
+    return out.suffix == PACKED and not out.is_dir()
+
+
+def _require_places(out: Path, timing_cache: Path | None) -> None:
+    """Refuses places that cannot be written, before minutes go into engines; makes the folders of files.
+
+    Raises:
+        UserError: A place that is not free, or cannot be made.
+    """
+    if not _is_file(out):
+        require_replaceable(out)
+    for path in (out if _is_file(out) else None, timing_cache):
+        if path is not None:
+            try:
+                with disk_errors(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as err:
+                raise UserError(f"{path} cannot be written: a file stands where its folder would be.") from err
 
 
 def _place(source: Path, out: str | None) -> Path:

@@ -165,3 +165,23 @@ def test_what_the_release_at_hand_does_not_read_is_left_out_unless_it_was_named(
     found = verified_package(place).deployment
     assert found is not None
     assert [engine.name for engine in found.engines] == ["full-trt", "full", "half"]
+
+
+def test_a_place_that_is_not_free_is_refused_before_anything_is_built(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("two years")
+    assert "taken is not empty and not a package" in said(["build", "out", *QUICK, "-o", "taken"], capsys, code=2)
+    (tmp_path / "file").write_text("in the way")
+    for flag, place in (("-o", "file/built.edgekd"), ("--timing-cache", "file/timings")):
+        assert "file" in said(["build", "out", *QUICK, flag, place], capsys, code=2)
+    assert fake_board.calls == []
+
+
+def test_folders_on_the_way_to_the_result_are_made(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(["build", "out", *QUICK, "-o", "deep/er/built.edgekd", "--timing-cache", "new/timings"], capsys)
+    assert sorted(path.name for path in (tmp_path / "deep" / "er").iterdir()) == ["built.edgekd"]
+    assert (tmp_path / "new" / "timings.json").is_file()
