@@ -24,7 +24,7 @@ from edgekd.core.report_io import schema_from_json
 from edgekd.errors import UserError
 from edgekd.export.convert import CONVERTERS
 from edgekd.export.manifest import AGAIN, Manifest
-from edgekd.export.tensorrt import SCHEMES as TENSORRT_SCHEMES
+from edgekd.export.tensorrt import is_read
 from edgekd.runtimes.formats import model_files, model_size_mib
 from edgekd.runtimes.session import described
 from edgekd.targets.schema import Target
@@ -75,13 +75,13 @@ def runtimes_for(bundle: ModelBundle, target: Target, first: str | None = None) 
     """
     if bundle.kind is BundleKind.ENGINE:
         return (bundle.format,)
-    precision, scheme = str(bundle.tags.get("precision", "fp32")), str(bundle.tags.get("scheme", ""))
+    precision = str(bundle.tags.get("precision", "fp32"))
     able = [
         support.runtime
         for support in target.runtimes
         if precision in support.precisions
         and support.runtime not in CONVERTERS
-        and (support.runtime != "tensorrt" or scheme in TENSORRT_SCHEMES)
+        and (support.runtime != "tensorrt" or is_read(bundle))
     ]
     ordered = [*([first] if first is not None else []), *able, ANYWHERE]
     return tuple(dict.fromkeys(ordered))

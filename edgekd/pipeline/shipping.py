@@ -21,6 +21,7 @@ from edgekd.pipeline.compose import FINAL
 from edgekd.pipeline.request import BundleEngines
 from edgekd.pipeline.results import Results
 from edgekd.pipeline.steps import trained_source
+from edgekd.runtimes.engines.settings import INT8_FP16
 from edgekd.runtimes.formats import model_files
 from edgekd.targets.schema import Target
 
@@ -108,7 +109,7 @@ class _Family:
         if full is not None:
             reasons.setdefault(full, "the FP32 engine of the same weights, which the others are compared with")
         for name in () if self.results.profile.measured else self.names:
-            if self._precision(name) not in (*map(self._precision, reasons), chosen.precision):
+            if self._form(name) not in map(self._form, (*reasons, chosen.candidate)):
                 reasons[name] = "not measured on the target, so not known to be faster there"
         return reasons
 
@@ -174,6 +175,10 @@ class _Family:
         device = known.device if known.origin == "predicted" else profile.board or profile.device
         p99_ms = known.p99_ms if known.origin == "measured" else None
         return DeployedLatency(median_ms=known.median_ms, p99_ms=p99_ms, origin=known.origin, device=device)
+
+    def _form(self, name: str) -> tuple[str, bool]:
+        """Of what one goes along where nothing is measured: a precision, and INT8 for TensorRT 10 beside that for 8."""
+        return self._precision(name), self.results.run.bundle(name).tags.get("scheme") == INT8_FP16
 
     def _precision(self, name: str) -> str:
         return str(self.results.run.bundle(name).tags.get("precision", FULL))

@@ -18,6 +18,7 @@ from edgekd.gate.artifacts import read_run
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.results import Results
 from edgekd.pipeline.shipping import shipment_of
+from edgekd.runtimes.engines.settings import INT8, INT8_FP16
 from edgekd.runtimes.formats import model_files
 from edgekd.targets.load import load_target
 from tests.gate.results import accuracy, entry, profile
@@ -116,9 +117,9 @@ def _with(
     nodes = []
     for node in graph.nodes:
         made = next(n for n in graph.nodes if n.name == chosen[0]) if node.stage == "select" else node
-        precision = next((p for p in ("fp16", "int8") if p in made.name), "fp32")
+        precision = next((p for p in ("int8", "fp16") if p in made.name), "fp32")
         kind = BundleKind.ENGINE if made.stage in ("build", "convert") else BundleKind.ONNX
-        scheme = "tensorrt-s8" if precision == "int8" else ""
+        scheme = "" if precision != "int8" else INT8_FP16 if "fp16" in made.name else INT8
         tags = {"precision": precision, "scheme": scheme} | (
             {"format": made.config["to"]} if made.stage == "convert" else {}
         )
@@ -260,11 +261,13 @@ def test_a_run_with_converted_engines_is_delivered(tmp_path: Path, chosen: str) 
     assert f"| {chosen} (chosen) |" in card
 
 
-def test_where_nothing_was_measured_each_precision_goes_along_once() -> None:
+def test_where_nothing_was_measured_each_precision_goes_along_once_and_int8_in_both_forms_of_tensorrt() -> None:
     entries = (
         ("teacher-fp32", "tensorrt", 3.0),
         ("teacher-fp16", "tensorrt", 2.0),
         ("teacher-int8-trt", "tensorrt", 1.0),
+        ("teacher-int8-trt-qat", "tensorrt", 1.0),
+        ("teacher-int8-trt-fp16", "tensorrt", 0.9),
     )
     found = family(*entries, chosen=("teacher-fp16", "tensorrt"), measured=False)
     found = replace(found, choice=found.choice.model_copy(update={"precision": "fp16"}))
@@ -272,6 +275,7 @@ def test_where_nothing_was_measured_each_precision_goes_along_once() -> None:
         "teacher-fp16": ("tensorrt", ORT),
         "teacher-fp32": ("tensorrt", ORT),
         "teacher-int8-trt": ("tensorrt", ORT),
+        "teacher-int8-trt-fp16": ("tensorrt", ORT),
     }
 
 

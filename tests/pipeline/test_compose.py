@@ -174,6 +174,20 @@ def test_a_distant_target_takes_its_latency_model_from_the_card(tmp_path: Path) 
     assert "latency-model" not in names(found)
 
 
+def test_int8_for_tensorrt_has_a_twin_with_float16_between_where_types_are_binding(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), target="jetson", quantize="qat")
+    nodes = {node.name: node for node in found.graph.nodes}
+    for plain in ("teacher-int8-trt", "teacher-int8-trt-qat"):
+        half = nodes[f"{plain}-fp16"]
+        assert half.stage == "int8-fp16"
+        assert half.inputs == {"model": (plain,), "samples": ("calibration",)}
+        assert {plain, half.name} <= set(nodes["chosen"].inputs["candidates"])
+    older = composed(tmp_path, dataset=labelled(), target="jetson-xavier-nx")
+    assert "teacher-int8-trt" in names(older)
+    assert "teacher-int8-trt-fp16" not in names(older)
+    assert not any(node.stage == "int8-fp16" for node in composed(tmp_path, dataset=labelled()).graph.nodes)
+
+
 def test_quantized_distillation_ends_a_branch(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), weight_bits=4)
     assert {"student-qd4", "teacher-qd4", "student-w4-fp32"} <= names(found)
