@@ -102,8 +102,9 @@ class MissingOutputQuantizer(Rule):
             if reader is not None and reader.op_type in ABSORBED:
                 value = reader.output[0]
             others = [node for node in graph.readers.get(value, []) if node.op_type != "QuantizeLinear"]
-            if others or value in graph.outputs:
-                who = f"{others[0].op_type} {others[0].name}" if others else "the graph's output"
+            if others or graph.leaves(value):
+                body = "the body of a node" if value in graph.captured else "the graph's output"
+                who = f"{others[0].op_type} {others[0].name}" if others else body
                 yield self.finding(
                     where, layer, f"its output goes to {who} in float", macs_share=graph.share(layer.name)
                 )
