@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from edgekd.errors import UserError
 from edgekd.nn.onnx_count import onnx_costs, onnx_shapes
 from edgekd.runtimes.onnx_view import GraphView, attribute, name_nodes_, output_axis, replace_
 
+Message = TypeVar("Message", onnx.NodeProto, onnx.ValueInfoProto)
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that quantization is for."""
 ACTIVATIONS = frozenset({"Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Gelu", "LeakyRelu", "PRelu", "Elu"})
@@ -118,9 +119,9 @@ class LintGraph(GraphView):
         return [name for name in node.input if name and not self.is_constant(name)]
 
     def sole_reader(self, value: str) -> onnx.NodeProto | None:
-        """The node that alone reads a value; None for several, and for an output of the graph."""
+        """The node that alone reads a value; None for several, and where an output or the body of a node is it."""
         readers = self.readers.get(value, [])
-        return readers[0] if len(readers) == 1 and value not in self.outputs else None
+        return readers[0] if len(readers) == 1 and not self.leaves(value) else None
 
     def grid(self, node: onnx.NodeProto) -> Grid:
         """Of a QuantizeLinear or DequantizeLinear."""
@@ -223,9 +224,16 @@ class LintGraph(GraphView):
 
 
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with distinct node names, and with the tensors of Constant nodes among the initializers."""
+    """A copy with distinct node names, with the tensors of Constant nodes among the initializers, and none as inputs.
+
+    Exporters of IR version 3 list every weight as an input too, which a caller could replace; none does.
+    """
     made = onnx.ModelProto()
     made.CopyFrom(model)
+    stored = {entry.name for entry in made.graph.initializer}
+    if any(value.name in stored for value in made.graph.input):
+        replace_(made.graph.input, [_copy(value) for value in made.graph.input if value.name not in stored])
+        made.ir_version = max(made.ir_version, 4)
     kept = []
     for node in made.graph.node:
         tensor = _constant(node)
@@ -256,7 +264,7 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return tensor
 
 
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    made = onnx.NodeProto()
-    made.CopyFrom(node)
+def _copy(part: Message) -> Message:
+    made = type(part)()
+    made.CopyFrom(part)
     return made

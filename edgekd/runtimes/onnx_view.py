@@ -19,6 +19,11 @@ class GraphView:
 
     Args:
         model: Its nodes have distinct names, as `name_nodes_` gives them.
+
+    Attributes:
+        outputs: Names of the graph's outputs.
+        captured: Values that the branches of an If, or the body of a Loop or Scan, read from around them; `readers`
+            does not have those.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -31,6 +36,11 @@ class GraphView:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {value.name for value in model.graph.output}
+        self.captured = captured_values(model.graph)
+
+    def leaves(self, value: str) -> bool:
+        """Whether something beside the nodes of this graph reads a value: a caller, or the body of a node."""
+        return value in self.outputs or value in self.captured
 
     def array(self, name: str) -> NDArray[Any]:
         """The content of a constant."""
@@ -70,11 +80,26 @@ def drop_unused_(model: onnx.ModelProto) -> None:
     graph = model.graph
     while True:
         used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        used |= captured_values(graph)
         kept = [node for node in graph.node if any(name in used for name in node.output)]
         if len(kept) == len(graph.node):
             break
         replace_(graph.node, kept)
     replace_(graph.initializer, [entry for entry in graph.initializer if entry.name in used])
+
+
+def captured_values(graph: onnx.GraphProto) -> frozenset[str]:
+    """Names that the bodies of a graph's nodes read and do not make themselves, to any depth."""
+    found: set[str] = set()
+    for node in graph.node:
+        for entry in node.attribute:
+            for body in (entry.g, *entry.graphs):
+                read = {name for inner in body.node for name in inner.input} | captured_values(body)
+                read |= {value.name for value in body.output}
+                made = {name for inner in body.node for name in inner.output}
+                made |= {value.name for value in (*body.input, *body.initializer)}
+                found |= read - made - {""}
+    return frozenset(found)
 
 
 def replace_(field: Any, entries: Iterable[Any]) -> None:

@@ -68,6 +68,13 @@ def test_a_package_that_is_packed_again_is_the_same_file(here: Path, capsys: pyt
     assert found["files"]["model.onnx"]["sha256"] == file_digest(here / "out" / "bundle" / "model.onnx")
 
 
+def test_inspect_reads_a_package_in_either_form(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(["package", "out"], capsys)
+    shown = [said(["inspect", place, "--target", "jetson"], capsys) for place in ("model.edgekd", "out", "out/bundle")]
+    assert shown[0] == shown[1] == shown[2]
+    assert "jetson-orin-nano (tensorrt): cnn" in shown[0]
+
+
 def test_a_damaged_file_is_refused_with_the_code_of_a_wrong_input(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

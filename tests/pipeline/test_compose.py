@@ -226,6 +226,23 @@ def test_a_pool_is_gathered_from_once_for_every_training_and_for_the_answers(tmp
     assert "gathered" not in names(composed(tmp_path, dataset=data))
 
 
+def test_a_pool_serves_the_training_of_quantizers_alone_and_is_said_to_serve_nothing_else(tmp_path: Path) -> None:
+    data = labelled()
+    pooled = data.with_pool(data.select, data.digest, "a pool")
+    found = composed(tmp_path, dataset=pooled, students=(), quantize="qat")
+    trained = [node for node in found.graph.nodes if node.stage == "qat"]
+    assert trained
+    assert all(node.inputs["pool"] == ("gathered",) for node in trained)
+    idle = composed(tmp_path, dataset=pooled, students=())
+    assert "gathered" not in names(idle)
+    assert "Nothing is trained, so the images of --unlabelled are not looked at." in idle.decisions
+
+
+def test_hard_augmentation_without_a_teacher_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the objective 'pskd' asks no teacher"):
+        composed(tmp_path, dataset=labelled(), hard_augment=0.4, objective="pskd")
+
+
 def test_a_sum_of_objectives_reaches_every_training_and_qat_keeps_those_that_read_logits(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), objective="kd:0.5+at:1000", quantize="qat")
     nodes = {node.name: node for node in found.graph.nodes}
