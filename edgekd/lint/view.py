@@ -17,7 +17,14 @@ from onnx import numpy_helper
 from edgekd.core.cost import OpCost
 from edgekd.errors import UserError
 from edgekd.nn.onnx_count import onnx_costs, onnx_shapes
-from edgekd.runtimes.onnx_view import GraphView, attribute, name_nodes_, output_axis, replace_
+from edgekd.runtimes.onnx_view import (
+    GraphView,
+    attribute,
+    forget_weights_as_inputs_,
+    name_nodes_,
+    output_axis,
+    replace_,
+)
 
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that quantization is for."""
@@ -223,9 +230,10 @@ class LintGraph(GraphView):
 
 
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with distinct node names, and with the tensors of Constant nodes among the initializers."""
+    """A copy with distinct node names, the tensors of Constant nodes among the initializers, and no weight an input."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
+    forget_weights_as_inputs_(made)
     kept = []
     for node in made.graph.node:
         tensor = _constant(node)
