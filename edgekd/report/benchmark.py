@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from edgekd.core.benchmark import BenchmarkReport, BenchmarkRow
-from edgekd.core.blobs import disk_errors
+from edgekd.core.blobs import write_whole
 from edgekd.core.report import Budget, Evaluation, Metric, ProfileReport, Verdict
 from edgekd.core.text import percent, significant
 from edgekd.report.data import Asked, ReportData
@@ -28,6 +28,8 @@ VALUE_NAMES: dict[Metric, str] = {
 }
 BAD = ("wrong", "failed", "worse than FP32")
 ABSENT = ("not installed", "not supported")
+ROUGHLY = "~"
+"""Behind a latency that is known less precisely than asked."""
 GOOD = ("chosen", "fastest", "pareto")
 
 
@@ -66,9 +68,7 @@ def write_benchmark(report: BenchmarkReport, path: Path, *, created: str, versio
         UserError: The disk is full or the folder cannot be written.
     """
     page = html_from_benchmark(report, created=created, version=version)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode())
 
 
 def html_from_benchmark(report: BenchmarkReport, *, created: str, version: str) -> str:
@@ -84,6 +84,7 @@ def html_from_benchmark(report: BenchmarkReport, *, created: str, version: str) 
         chosen=None if chosen is None else row_text(chosen),
         rows=[row_text(row) for row in report.rows],
         value_name=value_name(report),
+        rough=ROUGHLY if any(row.inconclusive for row in report.rows) else "",
         keys=keys_of(report.profile),
         pareto=_markup(pareto(data)),
         shares=_markup(shares(report.profile)),
@@ -106,7 +107,7 @@ def row_text(row: BenchmarkRow) -> RowText:
         value=DASH if row.value is None else percent(row.value),
         interval="" if row.value_low is None or row.value_high is None else _ends(row.value_low, row.value_high),
         error="" if row.sqnr_db is None else f"{row.sqnr_db:.0f} dB",
-        p50=_number(row.p50_ms),
+        p50=f"{_number(row.p50_ms)}{ROUGHLY if row.inconclusive else ''}",
         between=_between(row),
         p99=_number(row.p99_ms),
         memory=_number(row.memory_peak_mib),

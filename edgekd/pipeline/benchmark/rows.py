@@ -10,7 +10,7 @@ from edgekd.core.benchmark import BenchmarkRow, RowStatus
 from edgekd.core.plan import NodeReport
 from edgekd.core.report import Budget, CandidateLatency, Choice, LatencyReport, ProfileReport
 from edgekd.core.stats import paired_loss_interval
-from edgekd.core.text import ms, percent, significant
+from edgekd.core.text import ms, significant
 from edgekd.errors import EdgekdError, UserError
 from edgekd.gate.candidates import Candidate, Row, limit_missed, rows_from_profile
 from edgekd.gate.choose import choose, ratio_to_twin, slowdown, surely_faster, twin_of
@@ -287,10 +287,3 @@ def _time(row: Row) -> LatencyReport:
     if not isinstance(row.latency, LatencyReport):
         raise EdgekdError(f"{row.name} has no measured latency.")
     return row.latency
-
-
-def summary(row: BenchmarkRow) -> str:
-    """`int8-ort in onnxruntime, 1 thread: 1.20 ms, 98.4 %`."""
-    threads = f", {row.threads} thread{'s' if row.threads != 1 else ''}" if row.threads else ""
-    value = "" if row.value is None else f", {percent(row.value)}"
-    return f"{row.engine} in {row.runtime}{threads}: {ms(row.p50_ms or 0.0)}{value}"
