@@ -35,7 +35,7 @@ TOLD = ("slower than FP32", "worse than FP32", "wrong", "failed", "not installed
 @section(
     "Measuring",
     click.option("--images", type=click.IntRange(1), default=1000, show_default=True,
-                 help="Held-out images that every engine answers, at most."),
+                 help="Held-out images that every engine answers, at most; of noise, 64."),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images; default: 300."),
     click.option("--calib-method", type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
                  default="auto", show_default=True, help="How activation ranges are found."),

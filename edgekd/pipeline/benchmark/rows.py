@@ -22,6 +22,8 @@ KERNELS_OF = "onnxruntime"
 """The runtime whose 8-bit kernels were compared with exact rounding when an INT8 graph was made."""
 SATURATION_DB = 3.0
 """Less signal to noise with this CPU's 8-bit kernels than with exact rounding by so much is saturation."""
+LEAST_DB = 3.0
+"""Where there are no images to judge INT8 by: half as much noise as signal is wrong, as it is to a conversion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,11 @@ def _why_wrong(answers: AnswersReport | None) -> str:
             f"it does not compute what {found.reference} computes: outputs differ by up to "
             f"{significant(found.max_error, 2)} of their spread ({significant(found.sqnr_db)} dB), which is beyond "
             "rounding in its precision"
+        )
+    if found is not None and answers.evaluation is None and found.sqnr_db < LEAST_DB:
+        return (
+            f"its outputs have {significant(found.sqnr_db)} dB of signal to noise against {found.reference}, which is "
+            "no loss of precision; give images to see what it loses: --data"
         )
     return ""
 
