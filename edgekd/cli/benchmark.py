@@ -129,17 +129,19 @@ def _print(report: Any, file: Path, page: Path) -> None:
 def _print_rows(report: Any) -> None:
     """The table. A single thread count stands in its title: the table has to fit into 100 columns."""
     from edgekd.report.benchmark import row_text, value_name
+    from edgekd.report.signs import TIMES
 
     title, middle = report.device, ["threads"]
     if len(report.threads) == 1:
         title, middle = f"{title}; {_threads(report.threads[0])}", []
-    columns = ["engine", "runtime", *middle, "MiB", value_name(report).lower(), "p50 ms", "p99", "×FP32", "peak MiB"]  # noqa: RUF001 - the sign
+    value = value_name(report, brief=True)
+    columns = ["engine", "runtime", *middle, "MiB", value, "p50 ms", "p99", f"{TIMES}FP32", "peak MiB", "status"]
     rows = [
         [t.engine, t.runtime, *([t.threads] if middle else []), t.size, t.value, t.p50, t.p99, t.factor, t.memory,
          t.status]
         for t in map(row_text, report.rows)
     ]  # fmt: skip
-    print_table(title, [*columns, "status"], rows, numeric_from=2)
+    print_table(title, columns, rows, numeric_from=2)
 
 
 def _threads(count: int) -> str:

@@ -26,6 +26,8 @@ VALUE_NAMES: dict[Metric, str] = {
     "agreement": "Same class as FP32",
     "outputs": "Outputs near FP32",
 }
+BRIEF_NAMES: dict[Metric, str] = {"top1": "top-1", "agreement": "same class", "outputs": "near FP32"}
+"""The same on a console, where a header may not be wider than its numbers by much."""
 BAD = ("wrong", "failed", "worse than FP32")
 ABSENT = ("not installed", "not supported")
 ROUGHLY = "~"
@@ -119,10 +121,11 @@ def row_text(row: BenchmarkRow) -> RowText:
     )
 
 
-def value_name(report: BenchmarkReport) -> str:
+def value_name(report: BenchmarkReport, *, brief: bool = False) -> str:
     """What the column of values is called: rows of one table have one metric, but for what was not judged."""
+    names = BRIEF_NAMES if brief else VALUE_NAMES
     metrics = [row.metric for row in report.rows if row.metric is not None]
-    return VALUE_NAMES[metrics[0]] if metrics else "Answers"
+    return names[metrics[0]] if metrics else "Answers"
 
 
 def _as_run(report: BenchmarkReport, created: str, version: str) -> ReportData:
