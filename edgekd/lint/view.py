@@ -17,7 +17,14 @@ from onnx import numpy_helper
 from edgekd.core.cost import OpCost
 from edgekd.errors import UserError
 from edgekd.nn.onnx_count import onnx_costs, onnx_shapes
-from edgekd.runtimes.onnx_view import GraphView, attribute, name_nodes_, output_axis, replace_
+from edgekd.runtimes.onnx_view import (
+    GraphView,
+    attribute,
+    forget_weights_as_inputs_,
+    name_nodes_,
+    output_axis,
+    replace_,
+)
 
 Message = TypeVar("Message", onnx.NodeProto, onnx.ValueInfoProto)
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -224,16 +231,10 @@ class LintGraph(GraphView):
 
 
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with distinct node names, with the tensors of Constant nodes among the initializers, and none as inputs.
-
-    Exporters of IR version 3 list every weight as an input too, which a caller could replace; none does.
-    """
+    """A copy with distinct node names, the tensors of Constant nodes among the initializers, and no weight an input."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    stored = {entry.name for entry in made.graph.initializer}
-    if any(value.name in stored for value in made.graph.input):
-        replace_(made.graph.input, [_copy(value) for value in made.graph.input if value.name not in stored])
-        made.ir_version = max(made.ir_version, 4)
+    forget_weights_as_inputs_(made)
     kept = []
     for node in made.graph.node:
         tensor = _constant(node)

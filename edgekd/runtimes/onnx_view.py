@@ -13,6 +13,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+FIRST_IR = 4
+"""The first version of the format that lets weights be no inputs."""
+LEAST_IR = 8
+"""Of graphs that are written anew: it goes with opset 15."""
+
 
 class GraphView:
     """Nodes by name, makers and readers of values, constants of a graph; changes of the graph need a new view.
@@ -100,6 +105,17 @@ def captured_values(graph: onnx.GraphProto) -> frozenset[str]:
                 made |= {value.name for value in (*body.input, *body.initializer)}
                 found |= read - made - {""}
     return frozenset(found)
+
+
+def forget_weights_as_inputs_(model: onnx.ModelProto) -> None:
+    """Takes the weights from the list of inputs, where old exporters put them as defaults that a caller may replace.
+
+    Otherwise nothing may fold them, and one that is dropped turns into an input that somebody must feed.
+    """
+    constants = {entry.name for entry in model.graph.initializer}
+    replace_(model.graph.input, [value for value in model.graph.input if value.name not in constants])
+    if model.ir_version < FIRST_IR:
+        model.ir_version = LEAST_IR
 
 
 def replace_(field: Any, entries: Iterable[Any]) -> None:

@@ -28,6 +28,19 @@ def test_what_was_changed_is_listed_and_proven(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_weights_that_an_old_exporter_lists_as_inputs_can_be_folded(tmp_path: Path) -> None:
+    model = normalised_conv(signs=-1.0)
+    model.ir_version = 3
+    for entry in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(entry.name, entry.data_type, entry.dims))
+    repair = write_repaired(model, tmp_path / "out.onnx", ORT)
+    assert repair.changes == ("norm: folded into layer.",)
+    assert repair.sqnr_db > 100
+    made = onnx.load(tmp_path / "out.onnx")
+    assert len(made.graph.input) == 1
+    assert made.ir_version == 8
+
+
 def test_only_what_concerns_the_runtime_is_mended(tmp_path: Path) -> None:
     for where, count in ((ORT, 0), (TENSORRT, 1)):
         repair = write_repaired(integer_bias(), tmp_path / "out.onnx", where)
