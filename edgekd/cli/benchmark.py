@@ -35,7 +35,7 @@ TOLD = ("slower than FP32", "worse than FP32", "wrong", "failed", "not installed
 @section(
     "Measuring",
     click.option("--images", type=click.IntRange(1), default=1000, show_default=True,
-                 help="Held-out images that every engine answers, at most."),
+                 help="Held-out images that every engine answers, at most; of noise, 64."),
     click.option("--calib-samples", type=click.IntRange(1), help="Calibration images; default: 300."),
     click.option("--calib-method", type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
                  default="auto", show_default=True, help="How activation ranges are found."),
@@ -105,26 +105,44 @@ def benchmark(**flags: Any) -> int:
 
 
 def _print(report: Any, file: Path, page: Path) -> None:
-    from edgekd.report.benchmark import row_text, value_name
+    from edgekd.report.benchmark import ROUGHLY
 
-    columns = ["engine", "runtime", "threads", "MiB", value_name(report).lower(), "p50 ms", "p99", "×FP32", "peak MiB"]  # noqa: RUF001 - the sign
-    rows = [
-        [t.engine, t.runtime, t.threads, t.size, t.value, f"{t.p50}{'~' if row.inconclusive else ''}", t.p99, t.factor,
-         t.memory, t.status]
-        for row, t in ((row, row_text(row)) for row in report.rows)
-    ]  # fmt: skip
-    print_table(report.device, [*columns, "status"], rows, numeric_from=2)
+    _print_rows(report)
     if any(row.inconclusive for row in report.rows):
-        click.echo("~ known less precisely than asked: measure on a quieter machine, or for longer with --duration")
+        click.echo(
+            f"{ROUGHLY} known less precisely than asked: measure on a quieter machine, or for longer with --duration"
+        )
     click.echo(f"compared on {report.data}")
     for row in report.rows:
         said = ". ".join(text for text in (row.reason, row.why) if text)
         if said and (row.status in TOLD or (row.why and (row.against_fp32 or 0) >= 1)):
             place = f"{row.engine}@{row.runtime}" if row.engine else row.runtime
-            threads = f", {row.threads} threads" if row.threads and len(report.threads) > 1 else ""
+            threads = f", {_threads(row.threads)}" if row.threads and len(report.threads) > 1 else ""
             click.echo(f"• {place}{threads}: {row.status}: {said}")
     if report.choice is None:
         click.echo(f"\nnothing would be deployed: {report.no_choice}")
     else:
         click.echo(f"\nchosen   {report.choice.candidate} in {report.choice.runtime}: {report.choice.reason}")
     click.echo(f"report   {page}\nnumbers  {file}")
+
+
+def _print_rows(report: Any) -> None:
+    """The table. A single thread count stands in its title: the table has to fit into 100 columns."""
+    from edgekd.report.benchmark import row_text, value_name
+    from edgekd.report.signs import TIMES
+
+    title, middle = report.device, ["threads"]
+    if len(report.threads) == 1:
+        title, middle = f"{title}; {_threads(report.threads[0])}", []
+    value = value_name(report, brief=True)
+    columns = ["engine", "runtime", *middle, "MiB", value, "p50 ms", "p99", f"{TIMES}FP32", "peak MiB", "status"]
+    rows = [
+        [t.engine, t.runtime, *([t.threads] if middle else []), t.size, t.value, t.p50, t.p99, t.factor, t.memory,
+         t.status]
+        for t in map(row_text, report.rows)
+    ]  # fmt: skip
+    print_table(title, columns, rows, numeric_from=2)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"

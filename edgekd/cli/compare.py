@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgekd.cli.console import print_table, reporter_for
-from edgekd.cli.options import SectionedCommand, names_for, section, shared, verbosity_of
+from edgekd.cli.options import SectionedCommand, names_for, own_code, section, shared, verbosity_of
 from edgekd.cli.profile import measuring
 from edgekd.errors import UserError
 
@@ -23,6 +23,7 @@ from edgekd.errors import UserError
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."),
     *measuring(warmup_s=0.5, duration_s=5.0),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of turns."),
+    own_code,
 )  # fmt: skip
 @shared
 def compare(**flags: Any) -> int:
@@ -40,7 +41,7 @@ def compare(**flags: Any) -> int:
     plan = MeasurePlan(
         warmup_s=flags["warmup_s"], duration_s=flags["duration_s"], precision=flags["precision"], max_rounds=1000
     )
-    with workbench(names_for(flags["models"])) as bench:
+    with workbench(names_for(flags["models"]), flags["archs"]) as bench:
         runtimes = _runtimes_by_bundle(bench.bundles, flags["runtimes"])
         contenders = [
             Contender(candidate=name, engine=Engine(bundle=bundle, runtime=runtime, threads=flags["threads"]))

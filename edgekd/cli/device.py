@@ -158,7 +158,7 @@ def _on_device(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) ->
     from edgekd.profiling.remote.ssh import Ssh
 
     ssh = Ssh(parse_address(flags["device"], "--device"))
-    with workbench(names_for(flags["models"])) as bench:
+    with workbench(names_for(flags["models"]), flags["archs"]) as bench:
         python = flags["device_python"] or PYTHON
         found = profile_on_board(ssh, _candidates(bench), plan, reporter=reporter, python=python)
     if flags["output_format"] == "json":
@@ -180,7 +180,7 @@ def _on_lab(flags: Mapping[str, Any], plan: BoardPlan, reporter: Reporter) -> in
     cluster = None if flags["workers"] is None else check_cluster(flags["workers"])
     lab = load_lab(flags["lab"])
     boards = lab.chosen(flags["tag"], "--tag")
-    with workbench(names_for(flags["models"])) as bench:
+    with workbench(names_for(flags["models"]), flags["archs"]) as bench:
         measured, limit = _candidates(bench), lab.concurrency
         if cluster is None:
             found = profile_on_boards(boards, measured, plan, concurrency=limit, reporter=reporter)

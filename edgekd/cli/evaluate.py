@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgekd.cli.console import print_table, reporter_for
-from edgekd.cli.options import SectionedCommand, names_for, section, shared, verbosity_of
+from edgekd.cli.options import SectionedCommand, names_for, own_code, section, shared, verbosity_of
 
 
 @click.command(cls=SectionedCommand, short_help="Measure the accuracy of bundles on data.")
@@ -21,6 +21,7 @@ from edgekd.cli.options import SectionedCommand, names_for, section, shared, ver
     click.option("--split", type=click.Choice(["select", "test", "both"]), default="test", show_default=True,
                  help="Part of the data: test is the one that no decision was taken on."),
     click.option("--seed", type=click.IntRange(0), help="Of the split of the data; default: the bundle's, or 0."),
+    own_code,
 )  # fmt: skip
 @shared
 def evaluate(**flags: Any) -> int:
@@ -29,12 +30,13 @@ def evaluate(**flags: Any) -> int:
     A bundle is the folder that `compress` or a verb wrote, an .edgekd file, or an .onnx file.
     """
     from edgekd.core.report import METRIC_NAMES, Evaluation, EvaluationReport
+    from edgekd.export.archive import is_packed
     from edgekd.pipeline.single import data_for, workbench
 
     reporter = reporter_for(flags["output_format"], verbosity_of(flags["verbose"], flags["quiet"]))
     found: list[Evaluation] = []
     models = names_for(flags["models"])
-    with workbench(models) as bench:
+    with workbench(models, flags["archs"]) as bench:
         data = {
             name: data_for(bundle, bench.origins[name], flags["data"], flags["seed"])
             for name, bundle in bench.bundles.items()
@@ -43,7 +45,7 @@ def evaluate(**flags: Any) -> int:
             reporter.message(f"• {decision}")
         for name, path in models:
             dataset, warning = data[name]
-            if bench.cards[name] is None and path.is_file():
+            if path.is_file() and not is_packed(path):
                 assumed = bench.bundles[name].model.preprocessing
                 warning = f"the file carries no preprocessing; assumed are mean {assumed.mean} and std {assumed.std}."
             if warning:

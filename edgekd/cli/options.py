@@ -55,6 +55,14 @@ def workers_option(function: F) -> F:
     )(function)
 
 
+def own_code(function: F) -> F:
+    """Adds `--arch`, as `archs`, to a verb that takes finished bundles."""
+    return click.option("--arch", "archs", multiple=True, metavar="MODULE:FACTORY",
+                        help="Your own code that a bundle of weights is built with; it runs only when named. Repeat.")(
+        function
+    )  # fmt: skip
+
+
 def on_boards() -> tuple[Callable[[F], F], ...]:
     """Flags that say how a board measures."""
     return (

@@ -11,7 +11,7 @@ import click
 
 from edgekd.cli.console import print_table, reporter_for
 from edgekd.cli.device import board_options, boards_wanted, profile_boards
-from edgekd.cli.options import F, SectionedCommand, names_for, parse_counts, section, shared, verbosity_of
+from edgekd.cli.options import F, SectionedCommand, names_for, own_code, parse_counts, section, shared, verbosity_of
 from edgekd.errors import DeviceUnavailable, Inconclusive
 
 SHOWN_LAYERS = 15
@@ -46,6 +46,7 @@ def measuring(*, warmup_s: float, duration_s: float) -> tuple[Callable[[F], F], 
                  help="Also measure throughput with so many samples at once (MLPerf's Offline scenario)."),
     click.option("--offline-batch", type=click.IntRange(1), default=8, show_default=True,
                  help="Samples in a call of it."),
+    own_code,
 )  # fmt: skip
 @board_options
 @shared
@@ -68,7 +69,7 @@ def profile(**flags: Any) -> int:
     same = ("warmup_s", "duration_s", "precision", "limit_s", "offline_samples", "offline_batch")
     config = {name: flags[name] for name in same} | {"layers": "all" if flags["layers"] else "summary"}
     config |= {"runtimes": list(flags["runtimes"]), "threads": list(parse_counts(flags["threads"], "--threads"))}
-    with workbench(names_for(flags["models"])) as bench:
+    with workbench(names_for(flags["models"]), flags["archs"]) as bench:
         report, node = bench.run(
             list(bench.bundles), "profile", config, "candidates", ProfileReport,
             resources={"target": load_target(flags["target"])}, reporter=reporter,

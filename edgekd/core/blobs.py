@@ -103,3 +103,16 @@ class disk_errors:  # noqa: N801 - reads as a statement
             raise UserError(
                 f"Cannot write {self.place}: {err.strerror}.", hint="choose a writable folder with -o or --store"
             ) from err
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file, its folder too, in one step: the place holds the whole of it, or what it held before.
+
+    Raises:
+        UserError: The disk is full or the folder cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(data)
+        partial.replace(path)

@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,3 +26,11 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was gone before we asked
             os._exit(1)
+
+
+def ending_with_this() -> Callable[[], object] | None:
+    """For `preexec_fn`: Linux kills the program when the thread that starts it ends, however it ends; else None."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: a child of a process with threads may do little
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

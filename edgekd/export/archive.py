@@ -133,6 +133,8 @@ def open_package(path: Path, expected: str | None = None) -> Iterator[Package]:
     Raises:
         UserError: Not a package, another one than expected, or one that was changed.
     """
+    if not path.exists():
+        raise UserError(f"No such file or folder: {path}.", hint="give the folder of a run or a package, or .edgekd")
     if not is_packed(path):
         yield verified_package(package_folder(path), expected)
         return

@@ -21,6 +21,7 @@ from edgekd.errors import BuildFailed, EdgekdError, UserError
 from edgekd.export.stage import simplified
 from edgekd.runtimes.compare import Tolerance, compare_outputs
 from edgekd.runtimes.onnx_file import MODEL_FILE, graph_from_file, onnx_interface, size_mib, write_graph
+from edgekd.runtimes.onnx_view import LEAST_IR, forget_weights_as_inputs_
 from edgekd.runtimes.onnxruntime import RUNTIME
 from edgekd.runtimes.samples import random_images
 from edgekd.runtimes.session import FloatArray
@@ -29,7 +30,6 @@ BATCH = "N"
 LEAST_OPSET = 13
 """The first one whose QuantizeLinear has a scale for each channel."""
 OPSET = 17
-LEAST_IR = 8
 CHECKED_IMAGES = 3
 TOLERANCE = Tolerance(atol=1e-4, rtol=1e-4)
 
@@ -55,7 +55,10 @@ class ConformStage(Stage[ConformConfig]):
         images = random_images(model.model.preprocessing.input_shape, samples=CHECKED_IMAGES, seed=ctx.seed)
         expected = _outputs(source, images, model.inputs[0].name, one_by_one=True)
         said = []
-        graph, newer = _newer(_without_weights_as_inputs(graph_from_file(source)))
+        graph = graph_from_file(source)
+        forget_weights_as_inputs_(graph)
+        graph.ir_version = max(graph.ir_version, LEAST_IR)
+        graph, newer = _newer(graph)
         if newer:
             said.append(newer)
         dynamic = True
@@ -71,15 +74,6 @@ class ConformStage(Stage[ConformConfig]):
         )
         metrics = {"size_mib": size_mib(path), "max_error": error, "dynamic_batch": dynamic}
         return StageResult(bundle=bundle, metrics=metrics, decisions=tuple(said))
-
-
-def _without_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    constants = {entry.name for entry in model.graph.initializer}
-    kept = [value for value in model.graph.input if value.name not in constants]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, LEAST_IR)
-    return model
 
 
 def _newer(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from edgekd.core.blobs import Blobs
-from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
 from edgekd.core.deployment import (
     DEPLOY_FILE,
     ENGINES_FOLDER,
@@ -19,15 +20,16 @@ from edgekd.core.deployment import (
     Deployment,
     EngineFormat,
 )
-from edgekd.core.digest import Digest
 from edgekd.core.report_io import schema_from_json
 from edgekd.errors import UserError
+from edgekd.export.convert import CONVERTERS
 from edgekd.export.manifest import AGAIN, Manifest
-from edgekd.export.tensorrt import SCHEMES as TENSORRT_SCHEMES
-from edgekd.runtimes.onnx_file import size_mib
+from edgekd.export.tensorrt import is_read
+from edgekd.runtimes.formats import model_files, model_size_mib
+from edgekd.runtimes.session import described
 from edgekd.targets.schema import Target
 
-FORMATS: dict[BundleKind, EngineFormat] = {BundleKind.ONNX: "onnx", BundleKind.ENGINE: "tensorrt"}
+FORMATS: tuple[EngineFormat, ...] = get_args(EngineFormat)
 ANYWHERE = "onnxruntime"
 """Reads every graph that edgekd writes, on every machine: the last resort where nothing better is there."""
 ALONE = "model"
@@ -63,18 +65,23 @@ class Shipped:
 def runtimes_for(bundle: ModelBundle, target: Target, first: str | None = None) -> tuple[str, ...]:
     """The runtimes of a target that run a bundle, in the order of the card; what runs it anywhere comes last.
 
+    An engine runs in the one runtime that its format is named after. A graph does not run in the runtimes of a card
+    that take converted engines.
+
     Args:
         bundle: ONNX or ENGINE.
         target: The device.
         first: The one that it was chosen for, which comes first.
     """
     if bundle.kind is BundleKind.ENGINE:
-        return ("tensorrt",)
-    precision, scheme = str(bundle.tags.get("precision", "fp32")), str(bundle.tags.get("scheme", ""))
+        return (bundle.format,)
+    precision = str(bundle.tags.get("precision", "fp32"))
     able = [
         support.runtime
         for support in target.runtimes
-        if precision in support.precisions and (support.runtime != "tensorrt" or scheme in TENSORRT_SCHEMES)
+        if precision in support.precisions
+        and support.runtime not in CONVERTERS
+        and (support.runtime != "tensorrt" or is_read(bundle))
     ]
     ordered = [*([first] if first is not None else []), *able, ANYWHERE]
     return tuple(dict.fromkeys(ordered))
@@ -100,24 +107,26 @@ def deployment_of(chosen: Shipped, twins: Sequence[Shipped], blobs: Blobs) -> De
 
     Args:
         chosen: Comes first.
-        twins: The others, best first; they take the same input and give the same outputs.
+        twins: The others, best first; they take the same input and give the same outputs. Where a graph takes any
+            number of images and an engine one, the package's input is the graph's.
         blobs: Tells sizes.
 
     Raises:
         UserError: A twin with another input or other outputs, or two engines of one name.
     """
-    bundle = chosen.bundle
-    for twin in twins:
-        if (twin.bundle.inputs, twin.bundle.outputs) != (bundle.inputs, bundle.outputs):
+    engines = (chosen, *twins)
+    widest = next((engine for engine in engines if engine.bundle.kind is BundleKind.ONNX), chosen).bundle
+    for engine in engines:
+        if not _stands_in(engine.bundle, widest):
             raise UserError(
-                f"The engine {twin.note.name} has other inputs or outputs than the chosen one, "
-                f"{chosen.note.name}: engines of one package must stand in for each other."
+                f"The engine {engine.note.name} has other inputs or outputs than the others: engines of one package "
+                "must stand in for each other."
             )
-    recipe = bundle.model
+    recipe = chosen.bundle.model
     plain = {
         "task": recipe.task,
-        "input": DeployedInput(**bundle.inputs[0].model_dump()),
-        "outputs": bundle.outputs,
+        "input": DeployedInput(**widest.inputs[0].model_dump()),
+        "outputs": widest.outputs,
         "preprocessing": recipe.preprocessing,
         "labels": recipe.labels or None,
         "engines": (
@@ -131,14 +140,15 @@ def deployment_of(chosen: Shipped, twins: Sequence[Shipped], blobs: Blobs) -> De
 def engine_entry(shipped: Shipped, blobs: Blobs, *, chosen: bool) -> DeployedEngine:
     """The entry of one engine: what its bundle's files are, and its note."""
     bundle, note = shipped.bundle, shipped.note
-    if bundle.kind not in FORMATS:
-        raise UserError(f"A device runs graphs and engines, and {note.name} is a {bundle.kind} bundle.")
+    if bundle.format not in FORMATS:
+        raise UserError(
+            f"{note.name} is {described(bundle)}, and a device runs graphs and engines: {', '.join(FORMATS)}."
+        )
     folder = place_of(note.name, chosen=chosen)
-    model = {name: digest for name, digest in bundle.files.items() if is_model_file(name)}
     return DeployedEngine(
         name=note.name,
-        format=FORMATS[bundle.kind],
-        files={name: folder + name for name in sorted(model)},
+        format=bundle.format,
+        files={name: folder + name for name in sorted(model_files(bundle))},
         runtimes=note.runtimes,
         precision=str(bundle.tags.get("precision", "fp32")),
         scheme=str(bundle.tags.get("scheme", "")),
@@ -147,16 +157,22 @@ def engine_entry(shipped: Shipped, blobs: Blobs, *, chosen: bool) -> DeployedEng
         reason=note.reason,
         latency=note.latency,
         accuracy=note.accuracy,
-        size_mib=sum(size_mib(blobs.path(Digest(digest))) for digest in model.values()),
+        size_mib=model_size_mib(bundle, blobs),
         fingerprint=folder + FINGERPRINT_FILE if FINGERPRINT_FILE in bundle.files else None,
         source=note.source,
         timing_cache=folder + TIMING_CACHE_FILE if TIMING_CACHE_FILE in bundle.files else None,
     )
 
 
-def is_model_file(name: str) -> bool:
-    """Whether a bundle's file is part of the model; JSON beside it tells of it (a choice, a fingerprint)."""
-    return not name.endswith(".json") and name != TIMING_CACHE_FILE
+def _stands_in(bundle: ModelBundle, widest: ModelBundle) -> bool:
+    """Whether a bundle takes and gives what another does, or, converted, the same for one image a call."""
+    found, wanted = ((*each.inputs, *each.outputs) for each in (bundle, widest))
+    converted = bundle.kind is BundleKind.ENGINE
+    return found == wanted or (converted and found == tuple(_of_one(spec) for spec in wanted))
+
+
+def _of_one(spec: TensorSpec) -> TensorSpec:
+    return spec.model_copy(update={"shape": (1, *spec.shape[1:])})
 
 
 def read_deployment(folder: Path, manifest: Manifest) -> Deployment | None:

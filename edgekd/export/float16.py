@@ -1,4 +1,4 @@
-"""Turns a float32 ONNX graph into one that computes in float16, with float32 inputs and outputs.
+"""Turns an ONNX graph into one that computes in float16 what it computed in float32; inputs and outputs stay float32.
 
 A value that leaves float16's range stays float32 until it is back inside, and so does every operator that touches it;
 an operator that would overflow within itself computes in float32, between casts. Casts stand exactly where the
@@ -18,6 +18,8 @@ from edgekd.errors import BuildFailed, UserError
 from edgekd.lint.float16_ranges import FLOAT16_MAX, Kept
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+FLOAT16_SCALES = 19
+"""First opset in which the scales of Q/DQ nodes may be float16."""
 
 
 def float16_from_float32(model: onnx.ModelProto, keep: Kept | None = None) -> onnx.ModelProto:
@@ -32,12 +34,44 @@ def float16_from_float32(model: onnx.ModelProto, keep: Kept | None = None) -> on
         BuildFailed: The graph has control flow, whose inner graphs this does not convert, or operators that ONNX does
             not know.
     """
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        raise UserError("A quantized graph cannot be turned into FP16; convert its FP32 twin.")
+    _require_flat(model)
+    return _Conversion(model, keep or Kept()).result()
+
+
+def float16_around_int8(model: onnx.ModelProto, keep: Kept) -> onnx.ModelProto:
+    """A new Q/DQ graph that computes in float16 between its 8-bit layers, wherever `keep` allows it.
+
+    No cast stands beside a Q/DQ node, where it would keep TensorRT from fusing the pair: a QuantizeLinear takes what it
+    is given, and the scale of a DequantizeLinear decides what it gives.
+
+    Args:
+        model: Of opset 19 or newer, in which scales may be float16; see `float16_int8.py`. Left as it was.
+        keep: What stays float32.
+
+    Raises:
+        BuildFailed: An older opset, or as `float16_from_float32`.
+    """
+    if opset_of(model) < FLOAT16_SCALES:
+        raise BuildFailed(
+            f"Scales in float16 take ONNX opset {FLOAT16_SCALES}, and the graph is of {opset_of(model)}.",
+            hint="convert the graph with float16_int8.prepared first",
+        )
+    _require_flat(model)
+    return _Conversion(model, keep).result()
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Of the ONNX domain."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _require_flat(model: onnx.ModelProto) -> None:
+    """Refuses control flow, whose inner graphs are not converted."""
     for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            raise UserError("A quantized graph cannot be turned into FP16; convert its FP32 twin.")
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise BuildFailed(f"The operator {node.op_type} holds a subgraph, which FP16 conversion does not handle.")
-    return _Conversion(model, keep or Kept()).result()
 
 
 class _Conversion:
@@ -46,7 +80,7 @@ class _Conversion:
     def __init__(self, model: onnx.ModelProto, keep: Kept) -> None:
         self.model = onnx.shape_inference.infer_shapes(model)
         self.keep = keep
-        self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        self.opset = opset_of(model)
         graph = self.model.graph
         self.constants = {constant.name: constant for constant in graph.initializer}
         known = (*graph.input, *graph.output, *graph.value_info)
@@ -76,6 +110,7 @@ class _Conversion:
         touched = [node.input[slot] for slot in slots] + list(node.output)
         half = bool(slots) and node.output[0] not in self.keep.operators
         half = half and not any(name in self.keep.values or self._too_large(name) for name in touched)
+        half = half and not self._would_be_cast(node)
         made = onnx.NodeProto()
         made.CopyFrom(node)
         for slot, name in enumerate(node.input):
@@ -87,6 +122,11 @@ class _Conversion:
             for position, name in enumerate(node.output):
                 if self.types.get(name) == _FLOAT:
                     self._make_half_(made, position, name)
+
+    def _would_be_cast(self, node: onnx.NodeProto) -> bool:
+        """Whether a QuantizeLinear could take float16 only behind a cast: it rounds float32 as well."""
+        source = node.input[0] if node.op_type == "QuantizeLinear" else None
+        return source is not None and source not in self.constants and self.types[source] == _FLOAT
 
     def _make_half_(self, made: onnx.NodeProto, position: int, name: str) -> None:
         """Marks an output as float16; a graph output keeps its name and type behind a cast."""

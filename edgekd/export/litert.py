@@ -20,6 +20,7 @@ import numpy as np
 import edgekd
 from edgekd.core.bundle import BundleKind
 from edgekd.core.digest import Json
+from edgekd.core.orphan import ending_with_this
 from edgekd.errors import BuildFailed
 from edgekd.export.convert import Conversion, Converted, Converter, unsupported
 from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER, LITERT_TORCH_VERSION, venv_python
@@ -104,6 +105,7 @@ def run_program(command: Sequence[str], folder: Path, *, limit_s: float = LIMIT_
             stderr=subprocess.STDOUT,
             timeout=limit_s,
             check=False,
+            preexec_fn=ending_with_this(),
         )
     except OSError as err:
         hint = f"make its environment again: {ADDONS[LITERT_CONVERTER].hint}"

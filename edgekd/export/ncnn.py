@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from edgekd.core.bundle import BundleKind
+from edgekd.core.orphan import ending_with_this
 from edgekd.errors import BuildFailed
 from edgekd.export.convert import Conversion, Converted, Converter, unsupported
 from edgekd.nn.build import module_from_bundle
@@ -152,7 +153,9 @@ def _run_pnnx(folder: Path, image: tuple[int, ...], *, half: bool) -> None:
     sizes = ",".join(str(size) for size in (1, *image))
     command = [str(path), TRACE_FILE, f"inputshape=[{sizes}]f32", f"fp16={int(half)}"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=LIMIT_S, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, timeout=LIMIT_S, check=False, preexec_fn=ending_with_this()
+        )
     except subprocess.TimeoutExpired as err:
         raise BuildFailed(f"pnnx did not finish within {LIMIT_S:.0f} s.", hint="deploy in another runtime") from err
     except OSError as err:

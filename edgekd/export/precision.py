@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import onnx
+
 from edgekd.core.bundle import BundleKind
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.errors import BuildFailed, UserError
 from edgekd.export.float16 import float16_from_float32
 from edgekd.export.stage import parity_images, parity_metrics
-from edgekd.lint.float16_ranges import magnitudes, observed_magnitudes, overflowing, risky
+from edgekd.lint.float16_ranges import Kept, magnitudes, observed_magnitudes, overflowing, risky
 from edgekd.runtimes.compare import compare_logits, logits_of
 from edgekd.runtimes.onnx_file import MODEL_FILE, bundle_from_graph, graph_from_file, size_mib, write_graph
 from edgekd.runtimes.onnxruntime import RUNTIME
@@ -51,28 +53,41 @@ class Fp16Stage(Stage[Fp16Config]):
         images, origin = parity_images(model, samples, ctx)
         graph, name, few = graph_from_file(source), model.inputs[0].name, images[:RANGE_SAMPLES]
         ranges = observed_magnitudes(graph, name, few)
-        if samples is None:
-            keep = risky(graph)
-            why = "they may overflow, and no samples show their ranges"
-        else:
-            keep = overflowing(graph, ranges)
-            why = "their magnitudes on the samples leave no headroom in FP16"
+        keep, said = kept_for(graph, ranges, known=samples is not None)
         path = ctx.scratch / MODEL_FILE
         made = float16_from_float32(graph, keep)
         write_graph(made, path, made_by="the FP16 conversion")
         with RUNTIME.open(source) as reference, RUNTIME.open(path) as half:
             expected, found = logits_of(reference, images), logits_of(half, images)
-        _require_finite(ranges, observed_magnitudes(made, name, few) | magnitudes({model.outputs[0].name: found}))
-        decisions = (f"Kept in FP32: {_some(keep.names)}; {why}.",) if keep.names else ()
+        require_finite(ranges, observed_magnitudes(made, name, few) | magnitudes({model.outputs[0].name: found}))
         return StageResult(
             bundle=bundle_from_graph(path, carry=model, tags={"precision": "fp16", "scheme": ""}, blobs=ctx.blobs),
             metrics={"size_mib": size_mib(path), **parity_metrics(compare_logits(expected, found), samples)},
-            decisions=(*decisions, *origin),
+            decisions=(*said, *origin),
         )
 
 
-def _require_finite(before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    """Compares magnitudes in the FP32 and in the FP16 graph; what was infinite before (a mask) may stay so."""
+def kept_for(graph: onnx.ModelProto, ranges: Mapping[str, float], *, known: bool) -> tuple[Kept, tuple[str, ...]]:
+    """What must stay float32, and the decision that says so.
+
+    Args:
+        graph: In float32.
+        ranges: Largest magnitude by value name.
+        known: Whether the ranges were seen on samples; else what is suspected stays float32.
+    """
+    keep = overflowing(graph, ranges) if known else risky(graph)
+    why = "their magnitudes on the samples leave no headroom in FP16"
+    if not known:
+        why = "they may overflow, and no samples show their ranges"
+    return keep, (f"Kept in FP32: {_some(keep.names)}; {why}.",) if keep.names else ()
+
+
+def require_finite(before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """Compares magnitudes in the FP32 and in the FP16 graph; what was infinite before (a mask) may stay so.
+
+    Raises:
+        BuildFailed: A value that was finite is not any more.
+    """
     overflown = [name for name, largest in after.items() if math.isinf(largest) and math.isfinite(before.get(name, 0))]
     if overflown:
         raise BuildFailed(

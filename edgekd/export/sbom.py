@@ -43,7 +43,8 @@ def bill_of_materials(
         deployment: None for a package of weights.
     """
     engines = {path: engine for engine in deployment.engines for path in engine.files.values()} if deployment else {}
-    runtimes = {runtime for engine in deployment.engines for runtime in engine.runtimes} if deployment else set()
+    named = {runtime for engine in deployment.engines for runtime in engine.runtimes} if deployment else set()
+    runtimes = {runtime.partition(":")[0] for runtime in named}  # onnxruntime:cuda is a provider of onnxruntime
     libraries = sorted({LIBRARIES[name] for name in runtimes if name in LIBRARIES} & set(versions))
     parts = [_file(path, digest, engines[path].name if path in engines else None) for path, digest in files.items()]
     needed = [_library(name, versions[name]) for name in libraries]

@@ -17,8 +17,11 @@ from edgekd.core.stage import StageConfig
 from edgekd.errors import UserError
 from edgekd.runtimes.engines.command import BuildFiles, build_arguments, shown
 from edgekd.runtimes.engines.settings import (
+    INT8,
+    INT8_FP16,
     NEWEST_MAJOR,
     OLDEST,
+    SCHEMES,
     BuildSettings,
     InputShapes,
     SettingsError,
@@ -29,10 +32,9 @@ from edgekd.runtimes.onnx_file import MODEL_FILE
 from edgekd.targets.schema import Target
 
 ENGINE_FILE = "model.engine"
-SCHEMES = ("", "tensorrt-s8")
-"""Graphs that TensorRT reads: unquantized ones, and Q/DQ with symmetric signed activations and float biases."""
 WORKSPACE_SHARE = 4
 """A kernel's scratch memory is at most this part of the device's: on a Jetson the system and the images share it."""
+NOT_POSSIBLE = "not possible: "
 FAMILIES: tuple[Version, ...] = ((8, 5, 3), (8, 6, 1), (10, 3, 0), (11, 0, 0))
 """A release of each family whose command line differs."""
 
@@ -101,7 +103,7 @@ def require_read(model: ModelBundle) -> None:
     if not is_read(model):
         raise UserError(
             f"TensorRT does not take the quantization scheme {model.tags['scheme']!r}.",
-            hint="quantize with scheme tensorrt-s8",
+            hint=f"quantize with scheme {INT8}",
         )
 
 
@@ -123,6 +125,7 @@ def settings_for(model: ModelBundle, config: BuildConfig, target: Target | None)
     return BuildSettings(
         inputs=tuple(entry for entry in shapes if entry is not None),
         precision=str(model.tags.get("precision", "fp32")),
+        float16_scales=model.tags.get("scheme") == INT8_FP16,
         workspace_mib=workspace_mib,
         optimization_level=config.optimization_level,
         allow_fp16=config.allow_fp16,
@@ -161,6 +164,11 @@ def versions_of(target: Target) -> tuple[Version, ...]:
     return tuple(usable) or FAMILIES
 
 
+def types_strongly(target: Target) -> bool:
+    """Whether a release that the card names runs a graph in the types that it has, and reads float16 scales."""
+    return any(version[0] >= 10 for version in versions_of(target))
+
+
 def outside_of_card(target: Target, version: Version) -> str:
     """A sentence where a card does not speak of a version; empty where it does."""
     known = versions_of(target)
@@ -190,8 +198,14 @@ def commands_for(target: Target, model: ModelBundle, config: BuildConfig | None 
             check(settings, version)
             found[name] = shown("trtexec", build_arguments(settings, version, BuildFiles(MODEL_FILE, ENGINE_FILE)))
         except SettingsError as err:
-            found[name] = f"not possible: {err}"
+            found[name] = f"{NOT_POSSIBLE}{err}"
     return found
+
+
+def newest_command(commands: Mapping[str, str]) -> str:
+    """The line for the newest release that can do what was asked for; the newest one's reason where none can."""
+    lines = [line for line in commands.values() if not line.startswith(NOT_POSSIBLE)] or list(commands.values())
+    return lines[-1]
 
 
 def build_command(target: Target, model: ModelBundle, *, max_batch: int = 1) -> str:
@@ -205,7 +219,7 @@ def build_command(target: Target, model: ModelBundle, *, max_batch: int = 1) -> 
     Raises:
         UserError: The target does not run TensorRT.
     """
-    return list(commands_for(target, model, BuildConfig(max_batch=max_batch)).values())[-1]
+    return newest_command(commands_for(target, model, BuildConfig(max_batch=max_batch)))
 
 
 def batches_from_shapes(given: Mapping[str, str | None], model: ModelBundle) -> dict[str, int]:

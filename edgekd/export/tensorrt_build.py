@@ -20,7 +20,15 @@ from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError
 from edgekd.export.tensorrt import BuildConfig, run_shape, settings_for
 from edgekd.export.tensorrt_choice import chosen_build, reference_outputs, tolerance_for
 from edgekd.runtimes.engines.settings import BuildSettings
-from edgekd.runtimes.engines.supervise import CANCELLED, NO_DEVICE, TIME_LIMIT, BuildError, Order, Supervisor
+from edgekd.runtimes.engines.supervise import (
+    CANCELLED,
+    NO_DEVICE,
+    NOT_THIS_VERSION,
+    TIME_LIMIT,
+    BuildError,
+    Order,
+    Supervisor,
+)
 from edgekd.runtimes.fingerprint import Device, Fingerprint
 from edgekd.runtimes.onnx_file import graph_from_file, size_mib
 from edgekd.runtimes.samples import random_images
@@ -32,6 +40,10 @@ INSTALL = (
     "on a Jetson use the TensorRT that JetPack installed; elsewhere pip install 'edgekd[tensorrt]', or put trtexec on "
     "the PATH"
 )
+
+
+class VersionCannot(BuildFailed):
+    """The TensorRT that is there does not do what the settings or the graph ask for; others may be built."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +220,8 @@ def build_error(code: str, message: str, task: BuildTask) -> EdgekdError:
             f"The {name} was not built: {message}. Nothing of it is kept.",
             hint="give it more time with --time-limit-s, or a lower --optimization-level",
         )
+    if code == NOT_THIS_VERSION:
+        return VersionCannot(f"The {name} was not built: {message}.")
     if code == CANCELLED:
         return BuildFailed(f"The {name} was not built: {message}. Nothing of it is kept.")
     hints = {

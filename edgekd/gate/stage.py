@@ -56,7 +56,7 @@ class SelectStage(Stage[SelectConfig]):
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         bundles = dict(inputs.all("candidates"))
         choice = choose(
-            [_candidate(name, bundle) for name, bundle in bundles.items()],
+            [candidate_from_bundle(name, bundle) for name, bundle in bundles.items()],
             report_from_bundle(inputs.one("profile"), ProfileReport, ctx, "profile"),
             _evaluations(inputs, ctx),
             self.config.budget,
@@ -128,7 +128,13 @@ def choice_from_bundle(bundle: ModelBundle, ctx: Context) -> Choice:
     return schema_from_json(ctx.path(bundle, CHOICE_FILE), Choice, "select")
 
 
-def _candidate(name: str, bundle: ModelBundle) -> Candidate:
+def candidate_from_bundle(name: str, bundle: ModelBundle) -> Candidate:
+    """What a choice needs to know of a deployable bundle.
+
+    Args:
+        name: Of the node that made it.
+        bundle: ONNX or ENGINE.
+    """
     recipe = bundle.content if bundle.recipe is None else bundle.recipe.digest
     return Candidate(
         name=name,

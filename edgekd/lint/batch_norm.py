@@ -114,6 +114,8 @@ def _folded(graph: LintGraph, layer: onnx.NodeProto, norm: onnx.NodeProto) -> _F
         return None  # its output channels lie on two axes of the weight
     if layer.op_type == "Gemm" and (attribute(layer, "alpha", 1.0) != 1.0 or attribute(layer, "beta", 1.0) != 1.0):
         return None
+    if any(value is not None and value.dtype != np.float32 for value in values):
+        return None  # in half precision the folded weight is rounded where the original was not
     gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
     factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
     shifted = ((bias - mean) * factor + beta).astype(np.float32)
@@ -148,8 +150,9 @@ def _folded_quantized(
             return None  # the code -128 has no counterpart
         return _Folded(weight=turned.astype(np.int8), scale=scale, bias=bias)
     magnitude = _along(np.maximum(np.abs(factor), _SMALLEST), stored.ndim, axis)
-    if np.rint(stored / _along(scales, stored.ndim, axis)).min(initial=0) <= -128:
-        return None
+    codes = np.rint(stored / _along(scales, stored.ndim, axis))
+    if codes.min(initial=0) <= -128 or (signs * codes).min(initial=0) <= -128:
+        return None  # what was cut off at 127 would be cut off at -128
     return _Folded(weight=(stored * signs * magnitude).astype(np.float32), scale=scale, bias=bias)
 
 

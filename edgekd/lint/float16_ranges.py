@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgekd.errors import UserError
 from edgekd.runtimes.compare import batches
 from edgekd.runtimes.onnxruntime import values_in_graph
 from edgekd.runtimes.session import FloatArray
@@ -83,11 +84,28 @@ def magnitudes(values: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, flo
 def observed_magnitudes(graph: onnx.ModelProto, input_name: str, images: FloatArray) -> dict[str, float]:
     """Largest magnitude of every floating-point value of a graph over images (N, C, H, W), each in its own type.
 
-    A runtime that computes float16 graphs in float32 would hide an overflow; the values show it.
+    A runtime that computes float16 graphs in float32 would hide an overflow; the values show it. A graph of a fixed
+    batch sees whole batches, and images that are left over are not looked at.
+
+    Raises:
+        UserError: The graph's batch is larger than the number of images.
     """
     largest: dict[str, float] = {}
-    for part in batches(images, RANGE_BATCH):
+    fixed = _fixed_batch(graph, input_name)
+    if fixed > len(images):
+        raise UserError(
+            f"The graph takes {fixed} images at once, and there are {len(images)} to look at its ranges on.",
+            hint="export it with an open batch, or give more images",
+        )
+    whole = len(images) - (len(images) % fixed if fixed else 0)
+    for part in batches(images[:whole], fixed or RANGE_BATCH):
         feeds = {input_name: part}
         for name, found in magnitudes({**feeds, **values_in_graph(graph, feeds)}).items():
             largest[name] = max(found, largest.get(name, 0.0))
     return largest
+
+
+def _fixed_batch(graph: onnx.ModelProto, input_name: str) -> int:
+    """The number of images that a graph takes at once; 0 where it is open."""
+    axes = next(value.type.tensor_type.shape.dim for value in graph.graph.input if value.name == input_name)
+    return int(axes[0].dim_value) if axes else 0

@@ -40,6 +40,7 @@ class ZeroPoint(Rule):
     repairs: ClassVar[bool] = True
 
     def findings(self, graph: LintGraph, where: Surroundings) -> Iterator[Finding]:
+        shiftable = {node.name for group in _shiftable(graph) for node in group}
         for node in (*graph.quantizers, *graph.dequantizers):
             grid = graph.grid(node)
             # What a DequantizeLinear reads was said of its QuantizeLinear.
@@ -53,23 +54,18 @@ class ZeroPoint(Rule):
                 )
             elif grid.dtype == "uint8" or (grid.point is not None and grid.point.any()):
                 points = "unknown" if grid.point is None else _few(grid.point)
-                yield self.finding(where, node, f"{grid.dtype} with zero point {points}", fixable=_shifts(grid))
+                found = f"{grid.dtype} with zero point {points}"
+                yield self.finding(where, node, found, fixable=node.name in shiftable)
 
     def repair_(self, model: onnx.ModelProto) -> list[str]:
         graph = LintGraph(model)
         said = []
-        for dequantize in graph.dequantizers:
-            maker = graph.maker.get(dequantize.input[0])
-            pair = [dequantize] if maker is None else [maker, dequantize]
-            if (maker is not None and maker.op_type != "QuantizeLinear") or not _shifts(graph.grid(dequantize)):
-                continue
-            if maker is None and dequantize.input[0] not in graph.constants:
-                continue
-            for node in pair:
+        for group in _shiftable(graph):
+            for node in group:
                 _shift_(model, graph, node.name)
-            stale = {name for node in pair for name in node.output}
+            stale = {name for node in group for name in node.output}
             replace_(model.graph.value_info, [value for value in model.graph.value_info if value.name not in stale])
-            said.append(f"{dequantize.name}: uint8 with zero point 128 became int8 with 0, the same levels.")
+            said.append(f"{group[0].name}: uint8 with zero point 128 became int8 with 0, the same levels.")
         drop_unused_(model)
         return said
 
@@ -221,6 +217,19 @@ def _shifts(grid: Grid) -> bool:
     return grid.dtype == "uint8" and grid.point is not None and bool((grid.point == _UNSIGNED_MIDDLE).all())
 
 
+def _shiftable(graph: LintGraph) -> list[list[onnx.NodeProto]]:
+    """Nodes that share codes and can all be shifted: a QuantizeLinear with all that read it, or one on stored codes."""
+    found = []
+    for node in graph.model.graph.node:
+        if node.op_type == "QuantizeLinear" and not graph.leaves(node.output[0]):
+            group = [node, *graph.readers.get(node.output[0], [])]
+            if all(entry.op_type == "DequantizeLinear" for entry in group[1:]):
+                found.append(group)
+        elif node.op_type == "DequantizeLinear" and node.input[0] in graph.constants:
+            found.append([node])
+    return [group for group in found if all(_shifts(graph.grid(node)) for node in group)]
+
+
 def _shift_(model: onnx.ModelProto, graph: LintGraph, name: str) -> None:
     """Gives a node of a uint8 grid around 128 the same grid in int8; constants that it reads are copied."""
     node = next(entry for entry in model.graph.node if entry.name == name)
@@ -240,11 +249,11 @@ def _add_constant_(model: onnx.ModelProto, values: NDArray[Any], name: str) -> s
 
 
 def _bias_of(graph: LintGraph, node: onnx.NodeProto) -> NDArray[Any] | None:
-    """The float bias that an int32 one stands for; None where it is not constant."""
+    """The float bias that an int32 one stands for, in the type of its scale; None where it is not constant."""
     scale, point = graph.grid(node).scale, graph.grid(node).point
     if scale is None or (point is not None and point.any()):
         return None
-    return (graph.array(node.input[0]).astype(np.float32) * scale.astype(np.float32)).astype(np.float32)
+    return (graph.array(node.input[0]).astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype)
 
 
 def _replace_by_constant_(model: onnx.ModelProto, node: onnx.NodeProto, values: NDArray[Any]) -> None:

@@ -12,10 +12,16 @@ from edgekd.lint.finding import SEVERITIES, Finding, LintReport
 from edgekd.lint.measured import ASKED
 from edgekd.lint.rule import LINTS, Surroundings
 from edgekd.lint.view import LintGraph
+from edgekd.runtimes.engines.settings import INT8, INT8_FP16
 from edgekd.runtimes.session import RUNTIMES
 
 SHOWN_NODES = 3
-RUNTIME_OF_SCHEME = {"tensorrt-s8": "tensorrt", "ort-u8s8": "onnxruntime", "openvino": "openvino"}
+RUNTIME_OF_SCHEME = {
+    INT8: "tensorrt",
+    INT8_FP16: "tensorrt",
+    "ort-u8s8": "onnxruntime",
+    "openvino": "openvino",
+}
 
 
 def lint(model: onnx.ModelProto, where: Surroundings, *, rules: Sequence[str] = ()) -> LintReport:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
+from edgekd.lint.family import family_of_graph
 from edgekd.lint.finding import Finding, Severity
 from edgekd.lint.rule import Rule, Surroundings
 from edgekd.lint.view import LintGraph
@@ -102,8 +103,9 @@ class MissingOutputQuantizer(Rule):
             if reader is not None and reader.op_type in ABSORBED:
                 value = reader.output[0]
             others = [node for node in graph.readers.get(value, []) if node.op_type != "QuantizeLinear"]
-            if others or value in graph.outputs:
-                who = f"{others[0].op_type} {others[0].name}" if others else "the graph's output"
+            if others or graph.leaves(value):
+                body = "the body of a node" if value in graph.captured else "the graph's output"
+                who = f"{others[0].op_type} {others[0].name}" if others else body
                 yield self.finding(
                     where, layer, f"its output goes to {who} in float", macs_share=graph.share(layer.name)
                 )
@@ -146,11 +148,12 @@ class PoolInFloat(Rule):
     fix: ClassVar[str] = "Quantize the input of the pooling."
 
     def findings(self, graph: LintGraph, where: Surroundings) -> Iterator[Finding]:
+        stream = family_of_graph(graph) in ("transformer", "convnext")  # stays in float on purpose
         for node in graph.model.graph.node:
             if node.op_type not in _POOLS or graph.is_constant(node.input[0]) or graph.is_gate(node):
                 continue
             maker = graph.before_activation(node.input[0])
-            if maker is not None and (graph.in_int8(maker) or _adds_int8(graph, maker)):
+            if maker is not None and (graph.in_int8(maker) or (not stream and _adds_int8(graph, maker))):
                 yield self.finding(where, node, f"it averages what {maker.op_type} {maker.name} writes in float")
 
 

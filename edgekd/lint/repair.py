@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekd.core.blobs import disk_errors
+from edgekd.core.blobs import write_whole
 from edgekd.core.schema import Schema
 from edgekd.errors import BuildFailed, UserError
 from edgekd.lint.rule import LINTS, Surroundings
@@ -103,17 +103,8 @@ def write_repaired(
                 samples=found.n,
                 origin=origin,
             )
-        _place(mended, path)
+        write_whole(path, mended.read_bytes())
     return proof
-
-
-def _place(source: Path, path: Path) -> None:
-    """Copies a file beside its place first, so that the place holds the whole file or what it held before."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(source.read_bytes())
-        partial.replace(path)
 
 
 def _require_same(found: Comparison, least_db: float, changes: tuple[str, ...]) -> None:

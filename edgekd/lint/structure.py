@@ -104,9 +104,9 @@ class ChannelMultiple(Rule):
 
 
 def _idle(graph: LintGraph) -> Iterator[tuple[onnx.NodeProto, str, str]]:
-    """(node, what it is, the value that its output equals); an output of the graph keeps the node that makes it."""
+    """(node, what it is, the value that its output equals); what is read from outside keeps the node that makes it."""
     for node in graph.model.graph.node:
-        if not node.output or node.output[0] in graph.outputs:
+        if not node.output or graph.leaves(node.output[0]):
             continue
         if node.op_type == "Identity" or (node.op_type == "Dropout" and _is_inference(graph, node)):
             yield node, f"{node.op_type} hands its input on", node.input[0]

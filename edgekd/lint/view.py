@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,8 +17,16 @@ from onnx import numpy_helper
 from edgekd.core.cost import OpCost
 from edgekd.errors import UserError
 from edgekd.nn.onnx_count import onnx_costs, onnx_shapes
-from edgekd.runtimes.onnx_view import GraphView, attribute, name_nodes_, output_axis, replace_
+from edgekd.runtimes.onnx_view import (
+    GraphView,
+    attribute,
+    forget_weights_as_inputs_,
+    name_nodes_,
+    output_axis,
+    replace_,
+)
 
+Message = TypeVar("Message", onnx.NodeProto, onnx.ValueInfoProto)
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that quantization is for."""
 ACTIVATIONS = frozenset({"Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Gelu", "LeakyRelu", "PRelu", "Elu"})
@@ -118,9 +126,9 @@ class LintGraph(GraphView):
         return [name for name in node.input if name and not self.is_constant(name)]
 
     def sole_reader(self, value: str) -> onnx.NodeProto | None:
-        """The node that alone reads a value; None for several, and for an output of the graph."""
+        """The node that alone reads a value; None for several, and where an output or the body of a node is it."""
         readers = self.readers.get(value, [])
-        return readers[0] if len(readers) == 1 and value not in self.outputs else None
+        return readers[0] if len(readers) == 1 and not self.leaves(value) else None
 
     def grid(self, node: onnx.NodeProto) -> Grid:
         """Of a QuantizeLinear or DequantizeLinear."""
@@ -223,9 +231,10 @@ class LintGraph(GraphView):
 
 
 def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with distinct node names, and with the tensors of Constant nodes among the initializers."""
+    """A copy with distinct node names, the tensors of Constant nodes among the initializers, and no weight an input."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
+    forget_weights_as_inputs_(made)
     kept = []
     for node in made.graph.node:
         tensor = _constant(node)
@@ -256,7 +265,7 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return tensor
 
 
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    made = onnx.NodeProto()
-    made.CopyFrom(node)
+def _copy(part: Message) -> Message:
+    made = type(part)()
+    made.CopyFrom(part)
     return made

@@ -62,19 +62,16 @@ class QuantizedTwice(Rule):
     def findings(self, graph: LintGraph, where: Surroundings) -> Iterator[Finding]:
         for value, quantizers in _rounded_again(graph).items():
             grids = [graph.grid(node) for node in quantizers]
-            equal = [grid.same(grids[0]) for grid in grids[1:]]
-            how = "on one grid" if all(equal) else "on different grids"
-            yield self.finding(
-                where, quantizers[0], f"{value!r} is rounded {len(grids)} times, {how}", fixable=any(equal)
-            )
+            how = "on one grid" if all(grid.same(grids[0]) for grid in grids[1:]) else "on different grids"
+            found = f"{value!r} is rounded {len(grids)} times, {how}"
+            yield self.finding(where, quantizers[0], found, fixable=bool(_like_first(graph, quantizers)))
 
     def repair_(self, model: onnx.ModelProto) -> list[str]:
         graph, said = LintGraph(model), []
         for value, quantizers in _rounded_again(graph).items():
-            first, others = quantizers[0], quantizers[1:]
-            same = [node for node in others if graph.grid(node).same(graph.grid(first))]
+            same = _like_first(graph, quantizers)
             for node in same:
-                _rename_reads_(model, node.output[0], first.output[0])
+                _rename_reads_(model, node.output[0], quantizers[0].output[0])
             if same:
                 said.append(f"{value}: {len(same)} more equal quantizers became one.")
         drop_unused_(model)
@@ -86,6 +83,12 @@ def _rounded_again(graph: LintGraph) -> dict[str, list[onnx.NodeProto]]:
     for node in graph.quantizers:
         found.setdefault(node.input[0], []).append(node)
     return {value: nodes for value, nodes in found.items() if len(nodes) > 1}
+
+
+def _like_first(graph: LintGraph, quantizers: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Those on the grid of the first one that can go: nobody outside the graph's nodes reads their codes."""
+    first = graph.grid(quantizers[0])
+    return [n for n in quantizers[1:] if graph.grid(n).same(first) and not graph.leaves(n.output[0])]
 
 
 def _rename_reads_(model: onnx.ModelProto, old: str, new: str) -> None:

@@ -1,6 +1,7 @@
 """`edgekd build`: the graphs of a package become TensorRT engines on the device, and go back into the package.
 
-Nothing of the package changes unless every engine that was asked for was built and passed parity. The engines are added
+Nothing of the package changes unless every engine that was asked for was built and passed parity. Where all are asked
+for, those that the TensorRT that is there cannot build by its version are left out, and said. The engines are added
 under names of their own; which one was chosen stays what it was until it is measured.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from edgekd.core.blobs import disk_errors
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.deployment import FINGERPRINT_FILE, TIMING_CACHE_FILE, DeployedEngine, Deployment
 from edgekd.core.digest import Digest
@@ -29,12 +31,13 @@ from edgekd.export.amend import AddedEngine, with_engines
 from edgekd.export.archive import SUFFIX as PACKED
 from edgekd.export.archive import is_packed, open_package, pack
 from edgekd.export.deployment import place_of
-from edgekd.export.package import TARGET_FILE, Package, package_folder, verified_package
-from edgekd.export.tensorrt import ENGINE_FILE, SCHEMES, BuildConfig, commands_for, outside_of_card
+from edgekd.export.package import TARGET_FILE, Package, package_folder, require_replaceable, verified_package
+from edgekd.export.tensorrt import ENGINE_FILE, BuildConfig, commands_for, newest_command, outside_of_card
 from edgekd.export.tensorrt_build import (
     BuildTask,
     MadeEngine,
     TimingCache,
+    VersionCannot,
     build_error,
     built_here,
     made_engine,
@@ -44,7 +47,7 @@ from edgekd.pipeline.build_cache import cache_after, cache_for, write_cache
 from edgekd.profiling.remote.board import board_from_access
 from edgekd.profiling.remote.build import BoardRefused, built_on_board
 from edgekd.profiling.remote.identity import require_target
-from edgekd.runtimes.engines.settings import version_from_text
+from edgekd.runtimes.engines.settings import SCHEMES, version_from_text
 from edgekd.runtimes.fingerprint import fingerprint_text
 from edgekd.runtimes.onnx_file import MODEL_FILE
 from edgekd.runtimes.session import FloatArray
@@ -141,16 +144,18 @@ def build_package(request: BuildRequest, board: BoardAccess | None, reporter: Re
 
     Raises:
         UserError: See `plan_build`.
+        VersionCannot: The TensorRT that is there builds nothing of it, or not what was asked for by name.
         DeviceUnavailable: No GPU, no builder, or a board that cannot be reached or is another device.
         BuildFailed: TensorRT refused, crashed, hung or ran out of memory, or no engine passes parity.
     """
     source = Path(request.source)
     out = _place(source, request.out)
+    own = None if request.timing_cache is None else Path(request.timing_cache)
+    _require_places(out, own)
     with open_package(source) as package, tempfile.TemporaryDirectory(prefix="edgekd-build-") as scratch:
         plan = _plan(request, package)
         for sentence in plan.skipped:
             reporter.message(f"• {sentence}")
-        own = None if request.timing_cache is None else Path(request.timing_cache)
         made: dict[str, MadeEngine] = {}
         added: list[AddedEngine] = []
         told: TimingCache | None = None
@@ -159,7 +164,13 @@ def build_package(request: BuildRequest, board: BoardAccess | None, reporter: Re
             folder = Path(scratch) / str(number)
             folder.mkdir()
             cache = told or cache_for(package, planned.entry.name, own)
-            engine = _built(_task(request, package, plan, planned, cache), planned, board, folder, reporter)
+            try:
+                engine = _built(_task(request, package, plan, planned, cache), planned, board, folder, reporter)
+            except VersionCannot as err:
+                if request.engines or (number + 1 == len(plan.builds) and not made):
+                    raise
+                reporter.node(planned.name, "failed", err.message)
+                continue
             told = cache_after(engine, cache)
             for sentence in engine.decisions:
                 reporter.message(f"• {planned.name}: {sentence}")
@@ -225,7 +236,7 @@ def _built(
     except DeviceUnavailable as err:
         by_hand = f"by hand, on the device, in the folder of {planned.entry.files[MODEL_FILE]}: "
         hint = f"{err.hint}; {by_hand}" if err.hint else by_hand
-        raise DeviceUnavailable(err.message, hint=hint + list(planned.commands.values())[-1]) from err
+        raise DeviceUnavailable(err.message, hint=hint + newest_command(planned.commands)) from err
     warning = outside_of_card(task.target, version_from_text(made.device.tensorrt)) if task.target else ""
     return replace(made, decisions=(*made.decisions, warning)) if warning else made
 
@@ -276,7 +287,7 @@ def _added(planned: PlannedBuild, made: MadeEngine, folder: Path) -> AddedEngine
 
 def _written(package: Package, out: Path, added: Sequence[AddedEngine]) -> Digest:
     """Writes the package, as a folder or as one file, and returns its digest."""
-    if out.suffix != PACKED or out.is_dir():
+    if not _is_file(out):
         with_engines(package, out, added)
         return verified_package(out).digest
     with tempfile.TemporaryDirectory(prefix=".edgekd-", dir=out.resolve().parent) as scratch:
@@ -285,6 +296,28 @@ def _written(package: Package, out: Path, added: Sequence[AddedEngine]) -> Diges
         packed = verified_package(folder)
         pack(packed, out)
         return packed.digest
+
+
+def _is_file(out: Path) -> bool:
+    """Whether a package is written there as one file."""
+    return out.suffix == PACKED and not out.is_dir()
+
+
+def _require_places(out: Path, timing_cache: Path | None) -> None:
+    """Refuses places that cannot be written, before minutes go into engines; makes the folders of files.
+
+    Raises:
+        UserError: A place that is not free, or cannot be made.
+    """
+    if not _is_file(out):
+        require_replaceable(out)
+    for path in (out if _is_file(out) else None, timing_cache):
+        if path is not None:
+            try:
+                with disk_errors(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as err:
+                raise UserError(f"{path} cannot be written: a file stands where its folder would be.") from err
 
 
 def _place(source: Path, out: str | None) -> Path:

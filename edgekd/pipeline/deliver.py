@@ -35,7 +35,7 @@ STAGES_FOLDER = "stages"
 STAGES_MARKER = ".edgekd"
 """Lies in the folder of the stages from the start, so that a later run knows that it may replace it."""
 _LIBRARIES = ("torch", "timm", "onnx", "nncf", "torch-pruning", "numpy")
-_ENGINES = ("onnxruntime", "openvino", "tensorrt", "executorch", "ncnn", "pnnx")
+_ENGINES = ("onnxruntime", "openvino", "tensorrt", "executorch", "ncnn", "pnnx", "ai-edge-litert")
 VERSIONED = (*_LIBRARIES, *_ENGINES)
 
 

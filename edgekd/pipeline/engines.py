@@ -6,11 +6,13 @@ from pydantic import JsonValue
 
 from edgekd.core.report import Budget
 from edgekd.data.dataset import Dataset
+from edgekd.export.tensorrt import types_strongly
 from edgekd.pipeline.converted import Candidate, draft_converted
 from edgekd.pipeline.draft import Draft
 from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
 from edgekd.pipeline.situation import Situation
+from edgekd.runtimes.engines.settings import INT8
 from edgekd.targets.schema import QuantScheme, Target
 
 SAMPLES = "calibration"
@@ -108,11 +110,20 @@ def _draft_int8(
     for support in situation.graph_runtimes:
         if support.scheme is not None:
             schemes.setdefault(support.scheme)
-    return [
-        Candidate(node=node, runtimes=runtimes)
+    made = [
+        node
         for scheme in schemes
-        for node in _draft_scheme(draft, options, budget, situation, label, scheme, exported, samples)
+        for plain in _draft_scheme(draft, options, budget, situation, label, scheme, exported, samples)
+        for node in (plain, *_draft_half(draft, situation.target, scheme, plain, samples))
     ]
+    return [Candidate(node=node, runtimes=runtimes) for node in made]
+
+
+def _draft_half(draft: Draft, target: Target, scheme: str, quantized: str, samples: str) -> list[str]:
+    """The twin of an INT8 graph with float16 between its 8-bit layers, where TensorRT types strongly: from 10 on."""
+    if scheme != INT8 or not types_strongly(target):
+        return []
+    return [draft.add(f"{quantized}-fp16", "int8-fp16", {}, {"model": quantized, "samples": samples})]
 
 
 def _draft_scheme(

@@ -14,7 +14,7 @@ from edgekd.core.store import MemoryStore
 from edgekd.data.calibration import calibration_samples
 from edgekd.data.sources import load_dataset
 from edgekd.errors import UserError
-from edgekd.export.package import read_package
+from edgekd.export.archive import is_packed, open_package
 from edgekd.lint.finding import LintReport
 from edgekd.lint.float16_ranges import observed_magnitudes
 from edgekd.lint.lint import lint
@@ -28,6 +28,8 @@ from edgekd.targets.schema import Target
 
 RANGE_SAMPLES = 32
 """Images that ranges are looked at on."""
+PLACES = ("", MODEL_FILE, f"bundle/{MODEL_FILE}")
+"""Where the graph lies in what may be given: a file, a package, the folder of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ def inspect_graph(
     """Looks at a graph for a target, and writes the mended graph where `out` is given.
 
     Args:
-        path: An `.onnx` file, or a package with one.
+        path: An `.onnx` file, or a package with one, in either form.
         target: Name or path of a card.
         runtimes: Of its runtimes, the ones to ask about; empty for all.
         data: Images to look at ranges on, and to prove repairs on; None for none.
@@ -72,11 +74,10 @@ def inspect_graph(
     """
     card = load_target(target)
     _check_runtimes(card, runtimes)
-    file, preprocessing = _opened(path)
-    if out is not None and out.resolve() == file.resolve():
+    if out is not None and out.resolve() in [path.resolve() / part for part in PLACES]:
         raise UserError(f"{out} is the graph that is inspected.", hint="give another file with -o")
-    model = graph_from_file(file)
-    images, notes = _images(file, preprocessing, data, seed) if data is not None else (None, ())
+    model, preprocessing = _opened(path)
+    images, notes = _images(path, preprocessing, data, seed) if data is not None else (None, ())
     ranges = None
     if images is not None:
         (name,) = (value.name for value in model.graph.input if value.name not in _constants(model))
@@ -95,20 +96,20 @@ def _without_ranges(where: Surroundings) -> Surroundings:
     return replace(where, ranges=None)
 
 
-def _opened(path: Path) -> tuple[Path, Preprocessing | None]:
-    """The graph's file, and the preprocessing that the package names."""
-    if path.is_dir():
-        folder = path / "bundle" if (path / "bundle").is_dir() else path
-        bundle, files = read_package(folder)
-        if bundle.kind is not BundleKind.ONNX:
-            raise UserError(
-                f"{folder} holds a bundle of kind {bundle.kind.upper()}, and inspect reads ONNX graphs.",
-                hint="give the package of edgekd export or edgekd quantize, or an .onnx file",
-            )
-        return files.path(bundle.file(MODEL_FILE)), bundle.model.preprocessing
+def _opened(path: Path) -> tuple[onnx.ModelProto, Preprocessing | None]:
+    """The graph, and the preprocessing that the package names."""
+    if path.is_dir() or is_packed(path):
+        with open_package(path) as package:
+            bundle = package.bundle
+            if bundle.kind is not BundleKind.ONNX:
+                raise UserError(
+                    f"{path} holds a bundle of kind {bundle.kind.upper()}, and inspect reads ONNX graphs.",
+                    hint="give the package of edgekd export or edgekd quantize, or an .onnx file",
+                )
+            return graph_from_file(package.files.path(bundle.file(MODEL_FILE))), bundle.model.preprocessing
     if not path.exists():
         raise UserError(f"No such file or folder: {path}.", hint="give an .onnx file or a package with one")
-    return path, None
+    return graph_from_file(path), None
 
 
 def _check_runtimes(card: Target, runtimes: tuple[str, ...]) -> None:

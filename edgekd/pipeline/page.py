@@ -25,7 +25,7 @@ from edgekd.report.data import Asked, DeliveredFile, GraphNode, ParityRow, Repor
 
 BUNDLE = "bundle"
 RESOLVED = "resolved.yaml"
-PARITY_STAGES = (EXPORT, "fp16", "quantize", CONVERT)
+PARITY_STAGES = (EXPORT, "fp16", "quantize", "int8-fp16", CONVERT)
 ORIGINS: dict[str, Literal["real", "synthetic", "random"]] = {
     "real": "real",
     "synthetic": "synthetic",

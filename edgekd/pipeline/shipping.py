@@ -8,19 +8,21 @@ weights, which give the same answers but for precision. Engines of other network
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.deployment import DeployedLatency
 from edgekd.core.report import Budget, CandidateLatency, Latency
-from edgekd.export.deployment import EngineNote, Shipped, is_model_file, runtimes_for
-from edgekd.gate.candidates import Candidate, Row, limit_missed, rows_from_profile
+from edgekd.export.deployment import EngineNote, Shipped, runtimes_for
+from edgekd.gate.candidates import Row, limit_missed, rows_from_profile
 from edgekd.gate.choose import unfit_int8
-from edgekd.gate.stage import runtime_by_precision
+from edgekd.gate.stage import candidate_from_bundle, runtime_by_precision
 from edgekd.pipeline.compose import FINAL
 from edgekd.pipeline.request import BundleEngines
 from edgekd.pipeline.results import Results
 from edgekd.pipeline.steps import trained_source
+from edgekd.runtimes.engines.settings import INT8_FP16
+from edgekd.runtimes.formats import model_files
 from edgekd.targets.schema import Target
 
 FULL = "fp32"
@@ -107,15 +109,17 @@ class _Family:
         if full is not None:
             reasons.setdefault(full, "the FP32 engine of the same weights, which the others are compared with")
         for name in () if self.results.profile.measured else self.names:
-            if self._precision(name) not in (*map(self._precision, reasons), chosen.precision):
+            if self._form(name) not in map(self._form, (*reasons, chosen.candidate)):
                 reasons[name] = "not measured on the target, so not known to be faster there"
         return reasons
 
     def source(self, name: str) -> str | None:
-        """The graph that a native engine was built from."""
+        """The graph that a native engine was built from; None for a graph, and for what was converted from a module."""
         if self.results.run.bundle(name).kind is not BundleKind.ENGINE:
             return None
-        return self.graph[name].inputs["model"][0]
+        made_of = self.graph[name].inputs["model"][0]
+        graph = made_of in self.graph and self.results.run.bundle(made_of).kind is BundleKind.ONNX
+        return made_of if graph else None
 
     def note(self, name: str, reason: str) -> EngineNote:
         """What `deploy.json` tells of an engine."""
@@ -139,7 +143,8 @@ class _Family:
         results = self.results
         select = self.graph[FINAL].config
         budget = Budget.parse(select.get("budget", {}), f"{FINAL}: budget")
-        candidates = [Candidate(name=name, precision=self._precision(name), family="chosen") for name in self.names]
+        named = [(name, results.run.bundle(name)) for name in self.names]
+        candidates = [replace(candidate_from_bundle(name, bundle), family="chosen") for name, bundle in named]
         evaluations = [found for found in results.evaluations if found.split == "select"]
         by_precision = runtime_by_precision(self.target)
         profile, reference = results.profile, results.reference
@@ -171,6 +176,10 @@ class _Family:
         p99_ms = known.p99_ms if known.origin == "measured" else None
         return DeployedLatency(median_ms=known.median_ms, p99_ms=p99_ms, origin=known.origin, device=device)
 
+    def _form(self, name: str) -> tuple[str, bool]:
+        """Of what one goes along where nothing is measured: a precision, and INT8 for TensorRT 10 beside that for 8."""
+        return self._precision(name), self.results.run.bundle(name).tags.get("scheme") == INT8_FP16
+
     def _precision(self, name: str) -> str:
         return str(self.results.run.bundle(name).tags.get("precision", FULL))
 
@@ -183,4 +192,4 @@ def _first(entries: Sequence[CandidateLatency], name: str, runtime: str | None, 
 
 def _content(bundle: ModelBundle) -> frozenset[str]:
     """Equal for engines whose model files are the same bytes."""
-    return frozenset(digest for name, digest in bundle.files.items() if is_model_file(name))
+    return frozenset(bundle.file(name) for name in model_files(bundle))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import JsonValue
 
-from edgekd.core.bundle import ModelBundle
+from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
 from edgekd.core.graph import Graph, Node
@@ -88,15 +88,19 @@ class Workbench:
 
 
 @contextmanager
-def workbench(models: Sequence[tuple[str, Path]]) -> Iterator[Workbench]:
+def workbench(models: Sequence[tuple[str, Path]], archs: Collection[str] = ()) -> Iterator[Workbench]:
     """The packages (folders or `.edgekd`) and `.onnx` files of (name, path) pairs, opened and verified.
 
+    Args:
+        models: Names and paths.
+        archs: The user's own code that packages of weights may be built with, `package.module:factory`.
+
     Raises:
-        UserError: A path that is neither, or a package that was changed.
+        UserError: A path that is neither, a package that was changed, or one that names other code.
     """
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         store = MemoryStore(Path(folder))
-        opened = {name: _opened(path, store) for name, path in models}
+        opened = {name: _opened(path, store, archs) for name, path in models}
         yield Workbench(
             store=store,
             bundles={name: bundle for name, (bundle, _, _) in opened.items()},
@@ -133,14 +137,15 @@ def data_for(bundle: ModelBundle, origin: Origin, spec: str, seed: int | None) -
     return dataset, f"{what} than the bundle was made with: images that it was trained on may be among these."
 
 
-def _opened(path: Path, store: MemoryStore) -> tuple[ModelBundle, Origin, Target | None]:
+def _opened(path: Path, store: MemoryStore, archs: Collection[str]) -> tuple[ModelBundle, Origin, Target | None]:
     """The bundle of a package or a bare `.onnx` file, with its files in `store`."""
     if not path.exists():
         raise UserError(f"No such file or folder: {path}.", hint="give a bundle (a folder or .edgekd) or an .onnx file")
     if not path.is_dir() and not is_packed(path):
         return bundle_from_onnx(path, store.blobs), Origin(), None
     with open_package(path) as package:
-        require_named_code(package.bundle, path)
+        if package.bundle.kind is BundleKind.TORCH:
+            require_named_code(package.bundle.model, path, archs)
         for digest in package.bundle.files.values():
             store.blobs.add(package.files.path(Digest(digest)))
         facts = package.manifest.facts

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
-from edgekd.core.blobs import Blobs
+from edgekd.core.blobs import Blobs, disk_errors
 from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
 from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
@@ -27,11 +29,13 @@ from edgekd.nn.load import LoadedModel, load_model
 from edgekd.nn.onnx_outline import outline_from_file
 from edgekd.nn.save import bundle_from_module
 from edgekd.pipeline.request import ModelSource
-from edgekd.runtimes.onnx_file import MODEL_FILE, onnx_interface
+from edgekd.runtimes.onnx_file import MODEL_FILE, fix_axes_, graph_from_file, interface_of
 
 RECIPE_SUFFIX = ".json"
 """Of a recipe that `edgekd search` wrote for a pick: an architecture without weights."""
 ONNX_SUFFIX = ".onnx"
+MODULE = "module"
+"""Scheme of a builder that is a function of the user's own."""
 
 _FLAGS = {
     "arch": "--arch",
@@ -92,20 +96,39 @@ def require_network(loaded: LoadedModel, source: ModelSource, what: str) -> Mode
     return loaded.bundle
 
 
-def bundle_from_onnx(path: Path, blobs: Blobs) -> ModelBundle:
-    """A bare `.onnx` file as a bundle, with the preprocessing that its input lets one assume.
+def bundle_from_onnx(path: Path, blobs: Blobs, *, input_shape: tuple[int, int, int] | None = None) -> ModelBundle:
+    """A bare `.onnx` file as a bundle of one file, with the preprocessing that its input lets one assume.
+
+    Weights that lie in a second file, as exporters write them today, are taken into the first.
+
+    Args:
+        path: The file.
+        blobs: Takes it.
+        input_shape: (C, H, W) for axes that the graph leaves open; None leaves them so, which is refused.
 
     Raises:
-        UserError: Not a graph, or one without a single image input of known size.
+        UserError: Not a graph, or one without a single float32 image input of known size; or another size was asked.
     """
-    inputs, outputs = onnx_interface(path)
+    outline = _outline(path)
+    inputs, outputs = interface_of(outline)
+    preprocessing = _assumed_preprocessing(inputs, path, input_shape)
+    opened_axes = inputs[0].shape[1:] != preprocessing.input_shape
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+        file = path
+        if opened_axes or any(entry.external_data for entry in outline.graph.initializer):
+            model, file = graph_from_file(path), Path(scratch) / MODEL_FILE
+            if opened_axes:
+                fix_axes_(model, preprocessing.input_shape)
+            _write(model, file, path)
+            inputs, outputs = interface_of(model)
+        digest = blobs.add(file)
     return ModelBundle(
         kind=BundleKind.ONNX,
         inputs=inputs,
         outputs=outputs,
-        files={MODEL_FILE: blobs.add(path)},
-        recipe=ModelRecipe(builder="onnx", preprocessing=_assumed_preprocessing(inputs, path)),
-        tags={"precision": _precision(outline_from_file(path)), "scheme": ""},
+        files={MODEL_FILE: digest},
+        recipe=ModelRecipe(builder="onnx", preprocessing=preprocessing),
+        tags={"precision": _precision(outline), "scheme": ""},
     )
 
 
@@ -123,8 +146,7 @@ def starts_fresh(source: ModelSource) -> bool:
 def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     with open_package(path) as package:
         bundle, files = package.bundle, package.files
-        named = require_named_code(bundle, path, source.arch)
-        _check_no_flags(source.model_copy(update={"arch": None}) if named else source, "a package")
+        _check_no_flags(_without_named_code(source, bundle), "a package")
         license_text = package.manifest.facts.get(MODEL_LICENSE)
         if bundle.kind is BundleKind.ENGINE:
             raise UserError(
@@ -138,43 +160,59 @@ def _from_package(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     return LoadedModel(bundle=bundle, trainable=trainable, notes=(), license=license_text)
 
 
-def require_named_code(bundle: ModelBundle, path: Path, arch: str | None = None) -> bool:
-    """Whether the user named the code that a package in one file wants to run; nothing runs that was not named.
+def require_named_code(recipe: ModelRecipe, path: Path, named: Collection[str]) -> bool:
+    """Whether a network is built by code that the user named; code that the user did not name is never run.
 
-    A recipe can name any function, which is imported and called when the network is built. A folder that a verb wrote
-    is taken up by the next one as it is; a file is made to be handed over.
+    A recipe can name any function that is installed, which is imported and called when the network is built. Where it
+    came from does not show: a folder may be what somebody else unpacked.
 
     Args:
-        bundle: Of the package.
-        path: The package.
-        arch: What the user gave as `--arch`.
+        recipe: Of a TORCH bundle; nothing is built from others.
+        path: Where it was read.
+        named: What the user gave as `--arch`.
 
     Raises:
-        UserError: It is a file and names a function that was not given.
+        UserError: It names a function that was not given.
     """
-    scheme, _, factory = bundle.model.builder.partition(":")
-    if not is_packed(path) or bundle.kind is not BundleKind.TORCH or scheme != "module":
+    scheme, _, factory = recipe.builder.partition(":")
+    if scheme != MODULE:
         return False
-    if arch == factory:
+    if factory in named or recipe.builder in named:
         return True
+    arguments = ", ".join(f"{name}={value!r}" for name, value in recipe.kwargs.items())
     raise UserError(
-        f"{path} holds no code and names a function to build its network with, {factory}({_arguments(bundle)}), which "
-        "would be imported here and called.",
-        hint=f"if that is your own code: --arch {factory}; evaluate and profile take it unzipped, as a folder",
+        f"{path} holds no code and names a function to build its network with, {factory}({arguments}), which would be "
+        "imported here and called.",
+        hint=f"if that is your own code: --arch {factory} (of a teacher: --teacher-arch)",
     )
 
 
-def _arguments(bundle: ModelBundle) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in bundle.model.kwargs.items())
+def arch_flags(recipe: ModelRecipe) -> list[str]:
+    """The flags with which a command names the code of a recipe; none where no code of the user's builds it."""
+    scheme, _, factory = recipe.builder.partition(":")
+    return ["--arch", factory] if scheme == MODULE else []
+
+
+def _without_named_code(source: ModelSource, bundle: ModelBundle) -> ModelSource:
+    """The source without the flag that names the code of its network, where it has some.
+
+    Raises:
+        UserError: It has some that the flag does not name.
+    """
+    given = () if source.arch is None else (source.arch,)
+    named = bundle.kind is BundleKind.TORCH and require_named_code(bundle.model, Path(source.path), given)
+    return source.model_copy(update={"arch": None}) if named else source
 
 
 def _from_recipe(source: ModelSource, path: Path, store: Store, seed: int) -> LoadedModel:
-    _check_no_flags(source, "a recipe")
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise UserError(f"{path} cannot be read as JSON: {err}", hint="give the student-N.json of a search") from err
     recipe = ModelRecipe.parse(plain, str(path))
+    given = () if source.arch is None else (source.arch,)
+    named = require_named_code(recipe, path, given)
+    _check_no_flags(source.model_copy(update={"arch": None}) if named else source, "a recipe")
     module = module_from_recipe(recipe, seed=seed)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
         bundle = bundle_from_module(module, recipe=recipe, blobs=store.blobs, scratch=Path(scratch))
@@ -185,22 +223,66 @@ def _from_recipe(source: ModelSource, path: Path, store: Store, seed: int) -> Lo
 def _from_onnx(source: ModelSource, path: Path, store: Store) -> LoadedModel:
     if source.arch is not None:
         raise UserError(f"{path} holds its own architecture.", hint="leave out --arch")
-    bundle = bundle_from_onnx(path, store.blobs)
+    bundle = bundle_from_onnx(path, store.blobs, input_shape=source.input_shape)
     preprocessing = source.preprocessing_overrides.applied(source.preprocessing or bundle.model.preprocessing)
     recipe = bundle.model.model_copy(update={"preprocessing": preprocessing, "labels": source.labels})
     note = f"The file carries no preprocessing; used are mean {preprocessing.mean} and std {preprocessing.std}."
     return LoadedModel(bundle=bundle.model_copy(update={"recipe": recipe}), trainable=False, notes=(note,))
 
 
-def _assumed_preprocessing(inputs: tuple[TensorSpec, ...], path: Path) -> Preprocessing:
+def _outline(path: Path) -> onnx.ModelProto:
+    try:
+        return outline_from_file(path)
+    except (DecodeError, OSError) as err:
+        raise UserError(f"{path} is not a readable ONNX file: {err}") from err
+
+
+def _write(model: onnx.ModelProto, file: Path, path: Path) -> None:
+    """Writes a graph with its weights."""
+    try:
+        data = model.SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as err:
+        raise UserError(
+            f"{path} with the weights that lie beside it is larger than the 2 GiB that one ONNX file can hold: {err}",
+            hint="edgekd is for networks that fit into one file",
+        ) from err
+    with disk_errors(file):
+        file.write_bytes(data)
+
+
+def _assumed_preprocessing(
+    inputs: tuple[TensorSpec, ...], path: Path, asked: tuple[int, int, int] | None
+) -> Preprocessing:
     """ImageNet's, or [-1, 1] for grey images, for a bare `.onnx` file carries none."""
-    shape: tuple[Any, ...] = inputs[0].shape if inputs else ()
-    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+    shape: tuple[Any, ...] = inputs[0].shape if len(inputs) == 1 else ()
+    if len(shape) != 4:
+        found = "; ".join(f"{spec.name} {spec.shape}" for spec in inputs) or "none"
+        raise UserError(
+            f"{path}: expected one image input (N, C, H, W), got: {found}.",
+            hint="export the part of the model that takes preprocessed images, or give an edgekd bundle",
+        )
+    if inputs[0].dtype != "float32":
+        raise UserError(
+            f"{path}: the input {inputs[0].name!r} takes {inputs[0].dtype}, and edgekd feeds preprocessed float32 "
+            "images.",
+            hint="export in float32, without the conversion of pixels in the graph; FP16 and INT8 are made from that",
+        )
+    sizes = (
+        shape[1:]
+        if asked is None
+        else tuple(b if isinstance(a, str) else a for a, b in zip(shape[1:], asked, strict=True))
+    )
+    if asked is not None and sizes != asked:
+        raise UserError(
+            f"{path}: the input {inputs[0].name!r} has the shape {shape}, so it cannot be {'x'.join(map(str, asked))}.",
+            hint="leave out --input-shape, or export the graph with this size",
+        )
+    if not all(isinstance(size, int) for size in sizes):
         raise UserError(
             f"{path}: expected one image input (N, C, H, W) with known sizes, got {shape}.",
-            hint="export it with fixed height and width, or give an edgekd bundle",
+            hint="say the sizes with --input-shape CxHxW, or export it with fixed height and width",
         )
-    channels, height, width = shape[1:]
+    channels, height, width = sizes
     if channels not in (1, 3):
         raise UserError(
             f"{path}: expected images of 1 or 3 channels, (N, C, H, W), got {shape}.",

@@ -29,6 +29,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "export": "edgekd.export.stage:ExportStage",
         "conform": "edgekd.export.conform:ConformStage",
         "fp16": "edgekd.export.precision:Fp16Stage",
+        "int8-fp16": "edgekd.export.precision_int8:Int8Fp16Stage",
         "quantize": "edgekd.quant.ptq_stage:QuantizeStage",
         "qat": "edgekd.quant.qat_stage:QatStage",
         "codebook": "edgekd.quant.codebook_stage:CodebookStage",

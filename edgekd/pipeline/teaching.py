@@ -35,13 +35,16 @@ def draft_teaching(draft: Draft, request: Request, options: Options, situation: 
             raise UserError("Stored logits are of training images, and there are none.", hint="--data FOLDER_OR_NPZ")
         return options
     if not options.students and options.quantize != "qat":
+        if dataset.pool is not None:
+            draft.say("Nothing is trained, so the images of --unlabelled are not looked at.")
         return options
     options = _check_teaching(draft, request, options, situation, dataset)
     if request.teacher_logits is not None:
         _draft_stored_logits(draft, request.teacher_logits, options, situation, dataset)
-    elif options.students:
-        if dataset.pool is not None:
-            draft.add(GATHERED, "gather", {}, {"teacher": TEACHER_ENGINE})
+        return options
+    if dataset.pool is not None:
+        draft.add(GATHERED, "gather", {}, {"teacher": TEACHER_ENGINE})
+    if options.students:
         _draft_answers(draft, options, situation, dataset)
     return options
 
@@ -63,6 +66,12 @@ def _check_teaching(
         raise UserError(
             f"The objective {options.objective!r} needs labels, and {request.data} has none.",
             hint=f"use an objective that does not need labels: --objective {free[0]} (known: {', '.join(free)})",
+        )
+    if options.hard_augment and not any(kind.needs_teacher for kind in kinds):
+        raise UserError(
+            "--hard-augment varies images by how far student and teacher disagree on them, and the objective "
+            f"{options.objective!r} asks no teacher.",
+            hint="use an objective with a teacher: --objective kd, for example; or leave out --hard-augment",
         )
     if request.teacher_logits is None:
         return options

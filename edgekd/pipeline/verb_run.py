@@ -26,7 +26,7 @@ from edgekd.pipeline.classes import named, with_same_classes
 from edgekd.pipeline.deliver import versions_here
 from edgekd.pipeline.execute import Workspace, check_writable, rank
 from edgekd.pipeline.request import ModelSource
-from edgekd.pipeline.sources import describes_itself, model_from_source
+from edgekd.pipeline.sources import arch_flags, describes_itself, model_from_source
 from edgekd.pipeline.stages import STAGES
 from edgekd.pipeline.verbs import MODEL, TEACHER, VerbRequest, graph_of
 from edgekd.targets.load import load_target
@@ -192,9 +192,11 @@ class VerbRun:
         steps = []
         if self.request.verb == "prune":
             recover = ["edgekd", "distill", out, "--teacher", self.request.model.path, "--data", data]
-            steps.append(("Let it recover, taught by the whole network", shlex.join([*recover, *_arch_flags(self)])))
+            flags = [*arch_flags(result.model), *_teacher_arch_flags(self)]
+            steps.append(("Let it recover, taught by the whole network", shlex.join([*recover, *flags])))
         compress = ["edgekd", "quantize", out, "--target", self.request.target or "host", "--data", data]
-        steps.append(("Quantize it for a device", shlex.join([*compress, "-o", f"{out}-int8"])))
+        named = [*compress, *arch_flags(result.model), "-o", f"{out}-int8"]
+        steps.append(("Quantize it for a device", shlex.join(named)))
         return tuple(steps)
 
     def _runner(self) -> Runner:
@@ -224,7 +226,7 @@ def _without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _arch_flags(run: VerbRun) -> list[str]:
+def _teacher_arch_flags(run: VerbRun) -> list[str]:
     """The flags that say of a teacher what was said of the model."""
     source = run.request.model
     flags = [] if source.arch is None else ["--teacher-arch", source.arch]

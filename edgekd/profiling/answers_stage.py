@@ -7,6 +7,7 @@ which takes whole splits; here a few hundred images must tell a right engine fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -34,6 +35,11 @@ from edgekd.runtimes.session import RUNTIMES
 from edgekd.tasks.classification import predictions, wilson_interval
 
 OUTPUTS_FILE = "outputs.safetensors"
+NOISE_IMAGES = 64
+"""Noise only shows whether the function is the same; more of it shows nothing more."""
+MOST_INPUT_BYTES, MOST_OUTPUT_BYTES = 1 << 30, 1 << 27
+"""Of all images, and of all outputs of one engine; comparing takes several times the latter. A segmentation network
+gives 20 MB an image, a thousand of which no board holds."""
 CHUNK = 32
 """Images for each request to the process: what progress is told in, and what a time limit is for."""
 TOLERANCES = {"fp32": Tolerance(atol=1e-3, rtol=1e-3), "fp16": Tolerance(atol=0.05, rtol=0.05)}
@@ -50,7 +56,8 @@ class AnswersConfig(StageConfig):
         candidate: Name under which it is reported.
         runtime: Registry name.
         threads: CPU threads.
-        images: Held-out ones of the data (`held_out`), or samples, or noise where there is neither; at most.
+        images: Held-out ones of the data (`held_out`), or samples, or noise where there is neither; at most, and no
+            more than memory holds: how many the reference answered, the others answer too.
         dataset: Whether there are data; without, the samples that are connected, or noise.
         keep: Whether the outputs are kept, so that other engines can be compared with them.
         version: Of the runtime: another one may answer differently.
@@ -74,11 +81,16 @@ class _Images(NamedTuple):
     labels: NDArray[np.int64] | None
     origin: Any
 
+    def first(self, count: int) -> _Images:
+        """So many of them."""
+        return _Images(self.images[:count], None if self.labels is None else self.labels[:count], self.origin)
+
 
 class AnswersStage(Stage[AnswersConfig]):
     """Reports how near an engine's outputs are to the reference's, and its accuracy where there are labels."""
 
     name = "answers"
+    version = 2
     Config = AnswersConfig
     ports: ClassVar = {
         "model": port(BundleKind.ONNX, BundleKind.ENGINE, BundleKind.TORCH),
@@ -96,10 +108,12 @@ class AnswersStage(Stage[AnswersConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         model = inputs.one("model")
-        shown = self._images(model, inputs.maybe("samples"), ctx)
-        outputs = self._answered(model, shown.images, ctx)
-        finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
         reference = inputs.maybe("reference")
+        most = None if reference is None else report_from_bundle(reference, AnswersReport, ctx, "reference").images
+        shown = self._images(model, inputs.maybe("samples"), most, ctx)
+        outputs, count = self._answered(model, shown.images, ctx, whole=reference is not None)
+        given, shown = len(shown.images), shown.first(count)
+        finite = all(bool(np.isfinite(value).all()) for value in outputs.values())
         agreement = self._agreement(model, outputs, shown.labels, reference, ctx) if finite else None
         report = AnswersReport(
             candidate=self.config.candidate,
@@ -120,33 +134,44 @@ class AnswersStage(Stage[AnswersConfig]):
         metrics = {"images": len(shown.images), "finite": finite}
         if agreement is not None:
             metrics |= agreement.model_dump(include={"max_error", "sqnr_db", "alike"})
-        return StageResult(bundle=bundle, metrics=metrics)
+        said = (f"{len(shown.images)} of {given} images are answered: the outputs of more would not fit into memory.",)
+        return StageResult(bundle=bundle, metrics=metrics, decisions=said if len(shown.images) < given else ())
 
-    def _images(self, model: ModelBundle, samples: ModelBundle | None, ctx: Context) -> _Images:
-        preprocessing, most = model.model.preprocessing, self.config.images
+    def _images(self, model: ModelBundle, samples: ModelBundle | None, most: int | None, ctx: Context) -> _Images:
+        preprocessing = model.model.preprocessing
+        if most is None:
+            fitting = MOST_INPUT_BYTES // (4 * math.prod(preprocessing.input_shape))
+            most = max(1, min(self.config.images, fitting))
         if self.config.dataset:
             return _Images(*held_out(ctx.resource("data", Dataset), preprocessing, most), "real")
         if samples is not None:
             found = samples_from_bundle(samples, ctx.blobs, preprocessing=preprocessing)
             return _Images(found.images[:most], None, found.origin)
-        return _Images(random_images(preprocessing.input_shape, samples=most, seed=ctx.seed), None, "random")
+        count = min(most, NOISE_IMAGES)
+        return _Images(random_images(preprocessing.input_shape, samples=count, seed=ctx.seed), None, "random")
 
-    def _answered(self, model: ModelBundle, images: NDArray[np.float32], ctx: Context) -> Outputs:
+    def _answered(
+        self, model: ModelBundle, images: NDArray[np.float32], ctx: Context, *, whole: bool
+    ) -> tuple[Outputs, int]:
+        """The outputs, and for how many images: all if `whole`, else until they take `MOST_OUTPUT_BYTES`."""
         config = self.config
         engine = Engine(bundle=model, runtime=config.runtime, threads=config.threads)
         label, path = f"{config.candidate}@{config.runtime}", ctx.scratch / "images.npy"
         parts: list[Outputs] = []
-        done = 0
+        done = held = 0
         with WorkerProcess(label, config.runtime, limit_s=config.limit_s) as worker:
             worker.ask("open", engine.request(ctx.blobs, ctx.seed))
-            for part in _chunks(images):
+            for part in _chunks(images, _chunk_of(model)):
                 with disk_errors(path):
                     np.save(path, part)
                 found = worker.ask("answers", {"images": str(path), "folder": str(ctx.scratch)})
-                parts.append({name: np.load(place) for name, place in found.items()})
+                parts.append({name: np.load(place).astype(np.float32) for name, place in found.items()})
                 done += len(part)
                 ctx.reporter.progress(f"answers of {label}", done, len(images))
-        return {name: np.concatenate([part[name] for part in parts]).astype(np.float32) for name in parts[0]}
+                held += sum(value.nbytes for value in parts[-1].values())
+                if held >= MOST_OUTPUT_BYTES and not whole:
+                    break
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, done
 
     def _agreement(
         self,
@@ -240,6 +265,12 @@ def version_of(runtime: str) -> str:
     return RUNTIMES.get(runtime).availability().version or ""
 
 
-def _chunks(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(images), CHUNK):
-        yield images[start : start + CHUNK]
+def _chunk_of(model: ModelBundle) -> int:
+    """Images for a request: `CHUNK`, fewer where their outputs, as far as their sizes are known, would be too large."""
+    known = ((size if isinstance(size, int) else 1 for size in spec.shape[1:]) for spec in model.outputs)
+    return max(1, min(CHUNK, MOST_OUTPUT_BYTES // (4 * max(1, sum(map(math.prod, known))))))
+
+
+def _chunks(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

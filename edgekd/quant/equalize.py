@@ -151,7 +151,7 @@ def _follower(view: GraphView, layer: str) -> str | None:
     """The node that alone reads a layer's output, directly or through one activation function."""
     value = view.nodes[layer].output[0]
     for crossed in (0, 1):
-        if value in view.outputs or len(view.readers.get(value, [])) != 1:
+        if view.leaves(value) or len(view.readers.get(value, [])) != 1:
             return None
         (reader,) = view.readers[value]
         if crossed or not (reader.op_type in HOMOGENEOUS or _is_cap(view, reader)):

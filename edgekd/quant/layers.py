@@ -55,7 +55,7 @@ def bias_place(view: GraphView, layer: str) -> tuple[onnx.NodeProto, int] | None
     value = node.output[0]
     while True:
         readers = view.readers.get(value, [])
-        if len(readers) != 1 or value in view.outputs:
+        if len(readers) != 1 or view.leaves(value):
             return None
         (reader,) = readers
         if reader.op_type not in ("QuantizeLinear", "DequantizeLinear") or reader.input[0] != value:

@@ -138,7 +138,7 @@ def observe(
 def only_activation(view: GraphView, name: str) -> onnx.NodeProto | None:
     """The Relu or Clip that alone reads a value."""
     readers = view.readers.get(name, [])
-    if len(readers) == 1 and name not in view.outputs and readers[0].op_type in ("Relu", "Clip"):
+    if len(readers) == 1 and not view.leaves(name) and readers[0].op_type in ("Relu", "Clip"):
         return readers[0]
     return None
 

@@ -84,11 +84,11 @@ def _rounded_branch(view: GraphView, value: str) -> onnx.NodeProto | None:
     """The convolution or product that reaches a value through one Q/DQ pair and nothing else."""
     for kind in ("DequantizeLinear", "QuantizeLinear"):
         maker = view.maker.get(value)
-        if maker is None or maker.op_type != kind or len(view.readers.get(value, [])) != 1 or value in view.outputs:
+        if maker is None or maker.op_type != kind or len(view.readers.get(value, [])) != 1 or view.leaves(value):
             return None
         value = maker.input[0]
     maker = view.maker.get(value)
-    alone = len(view.readers.get(value, [])) == 1 and value not in view.outputs
+    alone = len(view.readers.get(value, [])) == 1 and not view.leaves(value)
     return maker if alone and maker is not None and maker.op_type in ("Conv", "ConvTranspose", "Gemm") else None
 
 

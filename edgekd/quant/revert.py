@@ -161,7 +161,7 @@ def _computing_maker(view: GraphView, value: str) -> onnx.NodeProto | None:
 
 def _all_float(view: GraphView, value: str, floats: set[str]) -> bool:
     """Whether what reads a value, handed on or not, computes in float; the graph's output stays as it is."""
-    if value in view.outputs:
+    if view.leaves(value):
         return False
     return all(
         node.op_type == "QuantizeLinear"

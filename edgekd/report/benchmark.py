@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from edgekd.core.benchmark import BenchmarkReport, BenchmarkRow
-from edgekd.core.blobs import disk_errors
+from edgekd.core.blobs import write_whole
 from edgekd.core.report import Budget, Evaluation, Metric, ProfileReport, Verdict
 from edgekd.core.text import percent, significant
 from edgekd.report.data import Asked, ReportData
@@ -26,8 +26,12 @@ VALUE_NAMES: dict[Metric, str] = {
     "agreement": "Same class as FP32",
     "outputs": "Outputs near FP32",
 }
+BRIEF_NAMES: dict[Metric, str] = {"top1": "top-1", "agreement": "same class", "outputs": "near FP32"}
+"""The same on a console, where a header may not be wider than its numbers by much."""
 BAD = ("wrong", "failed", "worse than FP32")
 ABSENT = ("not installed", "not supported")
+ROUGHLY = "~"
+"""Behind a latency that is known less precisely than asked."""
 GOOD = ("chosen", "fastest", "pareto")
 
 
@@ -66,9 +70,7 @@ def write_benchmark(report: BenchmarkReport, path: Path, *, created: str, versio
         UserError: The disk is full or the folder cannot be written.
     """
     page = html_from_benchmark(report, created=created, version=version)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode())
 
 
 def html_from_benchmark(report: BenchmarkReport, *, created: str, version: str) -> str:
@@ -84,6 +86,7 @@ def html_from_benchmark(report: BenchmarkReport, *, created: str, version: str) 
         chosen=None if chosen is None else row_text(chosen),
         rows=[row_text(row) for row in report.rows],
         value_name=value_name(report),
+        rough=ROUGHLY if any(row.inconclusive for row in report.rows) else "",
         keys=keys_of(report.profile),
         pareto=_markup(pareto(data)),
         shares=_markup(shares(report.profile)),
@@ -106,7 +109,7 @@ def row_text(row: BenchmarkRow) -> RowText:
         value=DASH if row.value is None else percent(row.value),
         interval="" if row.value_low is None or row.value_high is None else _ends(row.value_low, row.value_high),
         error="" if row.sqnr_db is None else f"{row.sqnr_db:.0f} dB",
-        p50=_number(row.p50_ms),
+        p50=f"{_number(row.p50_ms)}{ROUGHLY if row.inconclusive else ''}",
         between=_between(row),
         p99=_number(row.p99_ms),
         memory=_number(row.memory_peak_mib),
@@ -118,10 +121,11 @@ def row_text(row: BenchmarkRow) -> RowText:
     )
 
 
-def value_name(report: BenchmarkReport) -> str:
+def value_name(report: BenchmarkReport, *, brief: bool = False) -> str:
     """What the column of values is called: rows of one table have one metric, but for what was not judged."""
+    names = BRIEF_NAMES if brief else VALUE_NAMES
     metrics = [row.metric for row in report.rows if row.metric is not None]
-    return VALUE_NAMES[metrics[0]] if metrics else "Answers"
+    return names[metrics[0]] if metrics else "Answers"
 
 
 def _as_run(report: BenchmarkReport, created: str, version: str) -> ReportData:

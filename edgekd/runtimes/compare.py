@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from edgekd.runtimes.session import FloatArray, Session
 
 MAX_SQNR_DB = 200.0
 """Stands for "no noise at all", which has no finite value in decibels."""
+BLOCK = 1 << 20
+"""Values that are compared at a time."""
 NEAR_DB = 20.0
 """Signal to noise from which an image's outputs count as near the reference's: an error of a tenth of their size."""
 
@@ -111,19 +114,17 @@ def compare_outputs(
         shapes = [", ".join(f"{name} {value.shape}" for name, value in side.items()) for side in (reference, other)]
         raise UserError(f"The outputs differ in number or shape: the reference gives {shapes[0]}, this {shapes[1]}.")
     n = len(next(iter(reference.values())))
-    flat = [
-        (ref.astype(np.float64).reshape(n, -1), got.astype(np.float64).reshape(n, -1)) for (_, ref), (_, got) in pairs
-    ]
+    found = [_differences(ref.reshape(n, -1), got.reshape(n, -1)) for (_, ref), (_, got) in pairs]
     classes = is_classification(reference)
     if classes:
-        ((ref, got),) = flat
+        (((_, ref), (_, got)),) = pairs
         alike = ref.argmax(axis=1) == got.argmax(axis=1)
     else:
-        alike = np.all([_sqnr_db(ref, got, axis=1) >= NEAR_DB for ref, got in flat], axis=0)
+        alike = np.all([_sqnr_db(each.signal, each.noise) >= NEAR_DB for each in found], axis=0)
     return OutputComparison(
         n=n,
-        max_error=max(float(np.abs(got - ref).max() / (ref.std() or 1.0)) for ref, got in flat),
-        sqnr_db=min(float(_sqnr_db(ref, got, axis=None)) for ref, got in flat),
+        max_error=max(each.max_abs / (each.spread or 1.0) for each in found),
+        sqnr_db=min(float(_sqnr_db(each.signal.sum(), each.noise.sum())) for each in found),
         alike=float(alike.mean()),
         alike_means="top1" if classes else "outputs",
     )
@@ -135,8 +136,31 @@ def is_classification(outputs: Mapping[str, NDArray[np.floating]]) -> bool:
     return len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] >= 2
 
 
-def _sqnr_db(ref: NDArray[np.float64], got: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
-    signal, noise = (ref**2).sum(axis=axis), ((got - ref) ** 2).sum(axis=axis)
+class _Differences(NamedTuple):
+    """Sums of squares by image, (N,), of the reference and of the difference; its largest value; the reference's
+    standard deviation."""
+
+    signal: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    max_abs: float
+    spread: float
+
+
+def _differences(ref: NDArray[np.floating], got: NDArray[np.floating]) -> _Differences:
+    """Of (N, ...) arrays, in float64, a few images at a time: outputs of a segmentation are gigabytes."""
+    mean, rows = float(ref.mean(dtype=np.float64)), max(1, BLOCK // max(1, ref.shape[1]))
+    signal, noise, deviation, max_abs = [], [], 0.0, 0.0
+    for at in range(0, len(ref), rows):
+        one = ref[at : at + rows].astype(np.float64)
+        difference = got[at : at + rows].astype(np.float64) - one
+        signal.append((one**2).sum(axis=1))
+        noise.append((difference**2).sum(axis=1))
+        deviation += float(((one - mean) ** 2).sum())
+        max_abs = max(max_abs, float(np.abs(difference).max(initial=0.0)))
+    return _Differences(np.concatenate(signal), np.concatenate(noise), max_abs, math.sqrt(deviation / max(1, ref.size)))
+
+
+def _sqnr_db(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
         found = 10 * np.log10(np.maximum(signal, 1e-300) / np.maximum(noise, 1e-300))
     return np.where(noise > 0, np.minimum(found, MAX_SQNR_DB), MAX_SQNR_DB)

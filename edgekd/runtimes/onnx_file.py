@@ -101,11 +101,35 @@ def onnx_interface(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec
     Raises:
         UserError: Not an ONNX file.
     """
-    graph = graph_from_file(path).graph
+    return interface_of(graph_from_file(path))
+
+
+def interface_of(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """As `onnx_interface`, of a model in memory; its weights need not be there."""
+    graph = model.graph
     # Old exporters list the weights among the inputs, as defaults that a caller could replace.
     constants = {entry.name for entry in graph.initializer}
     inputs = tuple(_spec(value) for value in graph.input if value.name not in constants)
     return inputs, tuple(_spec(value) for value in graph.output)
+
+
+def fix_axes_(model: onnx.ModelProto, sizes: tuple[int, int, int]) -> None:
+    """Gives the open axes of a graph's one image input these sizes (C, H, W), and outputs that share their names too.
+
+    Other shapes are forgotten, to be inferred anew.
+    """
+    constants = {entry.name for entry in model.graph.initializer}
+    (value,) = (value for value in model.graph.input if value.name not in constants)
+    known = {}
+    for axis, size in zip(list(value.type.tensor_type.shape.dim)[1:], sizes, strict=True):
+        if not axis.HasField("dim_value"):
+            known[axis.dim_param] = size
+            axis.dim_value = size
+    for output in model.graph.output:
+        for axis in output.type.tensor_type.shape.dim:
+            if axis.dim_param and axis.dim_param in known:
+                axis.dim_value = known[axis.dim_param]
+    del model.graph.value_info[:]
 
 
 def size_mib(path: Path) -> float:

@@ -11,7 +11,7 @@
 int main(int count, char** arguments) try {
     if (count < 3) throw std::runtime_error("usage: loop BUNDLE IMAGE.ppm [CALLS]");
     const edgekd::Bundle bundle(arguments[1]);
-    const edgekd::Json& engine = bundle.engine("onnx");
+    const edgekd::Json& engine = bundle.engine("onnx", "openvino");
     const std::string graph = bundle.read(engine["files"]["model.onnx"].text());
 
     ov::Core core;

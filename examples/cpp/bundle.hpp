@@ -41,12 +41,16 @@ public:
         return content;
     }
 
-    // The best engine of a format.
-    const Json& engine(const std::string& format) const {
+    // The best engine of a format that is meant for a runtime: an INT8 graph may be meant for another one alone, and be
+    // slower than FP32 here.
+    const Json& engine(const std::string& format, const std::string& runtime) const {
         for (const Json& entry : deploy_["engines"].list()) {
-            if (entry["format"].text() == format) return entry;
+            if (entry["format"].text() != format) continue;
+            for (const Json& name : entry["runtimes"].list()) {
+                if (name.text() == runtime) return entry;
+            }
         }
-        throw std::runtime_error(folder_ + ": there is no engine of the format " + format);
+        throw std::runtime_error(folder_ + ": there is no engine of the format " + format + " for " + runtime);
     }
 
     Preprocessing preprocessing;

@@ -72,7 +72,7 @@ void require_fit(const edgekd::Json& fingerprint) {
 }
 
 std::string own_engine(const edgekd::Bundle& bundle) {
-    const edgekd::Json& entry = bundle.engine("tensorrt");
+    const edgekd::Json& entry = bundle.engine("tensorrt", "tensorrt");
     if (entry["fingerprint"].is_null()) throw Misfit("the engine has no fingerprint");
     const edgekd::Json fingerprint = edgekd::Json::parse(bundle.read(entry["fingerprint"].text()));
     require_fit(fingerprint);

@@ -50,11 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chosen(bundle: Bundle, name: str | None) -> EngineEntry:
-    """The engine of that name, or the best one of a format that Triton runs."""
-    able = [entry for entry in bundle.deploy.engines if entry.format in BACKENDS and name in (None, entry.name)]
+    """The engine of that name, or the best one that is meant for a runtime which Triton has.
+
+    An INT8 graph may be meant for OpenVINO alone, and be slower than FP32 in ONNX Runtime.
+    """
+    able = [
+        entry
+        for entry in bundle.deploy.engines
+        if entry.format in BACKENDS
+        and (entry.name == name if name is not None else BACKENDS[entry.format][0] in entry.runtimes)
+    ]
     if not able:
-        formats = ", ".join(f"{entry.name} ({entry.format})" for entry in bundle.deploy.engines)
-        raise RuntimeFailure(f"{bundle.path}: expected an engine in {' or '.join(BACKENDS)}, it has {formats}.")
+        found = ", ".join(f"{e.name} ({e.format} for {', '.join(e.runtimes)})" for e in bundle.deploy.engines)
+        wanted = "an engine for onnxruntime or tensorrt" if name is None else f"an engine {name} for them"
+        raise RuntimeFailure(
+            f"{bundle.path}: Triton runs ONNX graphs and TensorRT engines, expected {wanted}: {found}."
+        )
     return able[0]
 
 

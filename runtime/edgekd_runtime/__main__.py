@@ -27,7 +27,7 @@ WARM_CALLS, CALLS = 20, 200
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, 2 for a bad bundle or image, 3 when no engine works here."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)  # flags may stand before, between and behind the images
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", FallbackWarning)

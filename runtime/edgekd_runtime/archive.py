@@ -25,6 +25,8 @@ _ENCRYPTED = 0x1
 _CHUNK = 1 << 20
 _HEADER_BYTES = 30
 """Of the header before a member's name and data."""
+_END_BYTES = 22
+"""Of the end of the directory, without a comment."""
 
 
 class Archive:
@@ -47,6 +49,7 @@ class Archive:
             raise BundleError(f"{path} cannot be read as a bundle: {err}.", "copy it again; it may be cut off") from err
         try:
             self._members = _checked(self._zip.infolist(), path)
+            _require_alone(self._zip, path)
         except BundleError:
             self._zip.close()
             raise
@@ -122,6 +125,19 @@ def _require_apart(entries: list[zipfile.ZipInfo], path: Path) -> None:
     for one, after in itertools.pairwise(ordered):
         if one.header_offset + _HEADER_BYTES + len(one.orig_filename) + one.compress_size > after.header_offset:
             raise BundleError(f"{path}: {one.filename} and {after.filename} overlap, as in a zip bomb.")
+
+
+def _require_alone(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses a file that is something else besides: a program with a zip behind it, or a zip with more behind it."""
+    first = min((entry.header_offset for entry in archive.infolist()), default=0)
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _END_BYTES))
+        ends = stream.read(4) == b"PK\x05\x06"
+    if first != 0 or archive.comment or not ends:
+        raise BundleError(
+            f"{path} has bytes before or behind the archive that belong to no file.",
+            "copy it again; if that does not help, do not use it",
+        )
 
 
 def _unsafe(entry: zipfile.ZipInfo) -> str | None:

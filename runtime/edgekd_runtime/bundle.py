@@ -80,14 +80,12 @@ class Bundle:
         return self._parsed(name, self.read(name))
 
     def file(self, name: str) -> Path:
-        """A path to a file, for libraries that open files themselves; of a zip, a copy that lasts until `close`.
+        """A path to a file, for libraries that open files themselves: a copy of its own, which lasts until `close`.
 
         Raises:
             BundleError: As for `read`.
         """
         content = self.read(name)
-        if self._archive is None:
-            return self.path / name
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="edgekd-")
         copy = Path(self._scratch.name) / name

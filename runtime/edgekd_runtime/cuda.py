@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import sys
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ _MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76
 """Numbers of device attributes in CUDA's interface, the same in every release."""
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 _PLACES = ("", "/usr/local/cuda/lib64/")
+_WHEELS = ("nvidia/cuda_runtime/lib/", "nvidia/cu13/lib/")
+"""Below a folder of Python packages: where NVIDIA's wheels of CUDA 12 and 13 put it, unknown to the system's loader."""
 
 
 class Cuda:
@@ -89,7 +92,8 @@ class Cuda:
 
 def _loaded() -> Any:
     found = ctypes.util.find_library("cudart")
-    for name in [*([found] if found else []), *(place + name for place in _PLACES for name in _NAMES)]:
+    places = [*_PLACES, *(f"{folder}/{wheel}" for folder in filter(None, sys.path) for wheel in _WHEELS)]
+    for name in [*([found] if found else []), *(place + name for place in places for name in _NAMES)]:
         try:
             return ctypes.CDLL(name)
         except OSError:

@@ -134,17 +134,24 @@ def _engine(data: Mapping[str, Any]) -> EngineEntry:
     def number(key: str) -> float | None:
         return None if data.get(key) is None else float(data[key])
 
+    runtimes, threads, latency = data["runtimes"], data.get("threads"), data.get("latency")
+    if not isinstance(runtimes, list) or not runtimes:
+        raise ValueError(f"the engine {data['name']} has no list of runtimes")
+    if threads is not None and int(threads) < 1:
+        raise ValueError(f"the engine {data['name']} has {threads} threads")
+    if latency is not None:
+        latency = {**latency, "median_ms": float(latency["median_ms"]), "origin": str(latency["origin"])}
     return EngineEntry(
         name=str(data["name"]),
         format=str(data["format"]),
         files={str(name): str(path) for name, path in data["files"].items()},
-        runtimes=tuple(str(name) for name in data["runtimes"]),
+        runtimes=tuple(str(name) for name in runtimes),
         precision=text("precision") or "fp32",
         scheme=text("scheme") or "",
-        threads=None if data.get("threads") is None else int(data["threads"]),
+        threads=None if threads is None else int(threads),
         chosen=bool(data.get("chosen", False)),
         reason=text("reason") or "",
-        latency=None if data.get("latency") is None else dict(data["latency"]),
+        latency=latency,
         accuracy=number("accuracy"),
         size_mib=number("size_mib"),
         fingerprint=text("fingerprint"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -171,7 +171,7 @@ class Engine:
             "precision": entry.precision,
             "scheme": entry.scheme,
             "chosen": entry.chosen,
-            "latency": None if entry.latency is None else dict(entry.latency),
+            "latency": None if self._latency is None else dict(self._latency),
             "accuracy": entry.accuracy,
             "size_mib": entry.size_mib,
             **self._session.facts(),
@@ -208,9 +208,14 @@ class Engine:
             raise EngineError(f"{self._entry.name} in {self._runtime}: {err}.") from err
         return found[0] if len(found) == 1 else np.concatenate(found)
 
+    @property
+    def _latency(self) -> Mapping[str, Any] | None:
+        """What the bundle tells holds for the first runtime of an engine; of the others nothing is known."""
+        return self._entry.latency if self._runtime == self._entry.runtimes[0] else None
+
     def _fallback(self) -> str:
         passed = "; ".join(f"{entry} in {name}: {why}" for entry, name, why in self._skipped)
-        latency = self._entry.latency
+        latency = self._latency
         known = "its latency is not known"
         if latency is not None:
             known = f"{latency.get('origin')} at {latency.get('median_ms')} ms on {latency.get('device')}"

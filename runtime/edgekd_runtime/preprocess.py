@@ -81,6 +81,7 @@ class Preprocessing:
             and len(found.mean) in (1, 3)
             and min(found.size) > 0
             and min(found.std) > 0
+            and all(map(math.isfinite, (*found.mean, *found.std)))
             and found.interpolation in INTERPOLATIONS
             and found.channel_order in ("RGB", "BGR")
             and 0 < found.crop_fraction <= 1
@@ -120,10 +121,11 @@ class Preprocessing:
         picture = _converted(_opened(image), "RGB" if self.channels == 3 else "L")
         height, width = covering(picture.height, picture.width, self.canvas)
         if (height, width) != (picture.height, picture.width):
-            if vertical_first(picture.height, picture.width, height, width):
-                # In two steps, so that every version of Pillow takes the passes in the order of the latest.
-                picture = picture.resize((picture.width, height), _resampling(self.interpolation))
-            picture = picture.resize((width, height), _resampling(self.interpolation))
+            # Axis by axis, so that every version of Pillow takes the passes in one order.
+            turned = vertical_first(picture.height, picture.width, height, width)
+            between = (picture.width, height) if turned else (width, picture.height)
+            filtering = _resampling(self.interpolation)
+            picture = picture.resize(between, filtering).resize((width, height), filtering)
         return self._centre(np.asarray(picture, dtype=np.uint8).reshape(height, width, self.channels))
 
     def normalised(self, crops: UInt8Array) -> FloatArray:

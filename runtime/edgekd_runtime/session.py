@@ -77,7 +77,8 @@ MODULES = {
 }
 ELSEWHERE = {
     "executorch": "its Python binding needs PyTorch; run the .pte file with ExecuTorch's C++, Android or iOS runtime",
-    "onnxruntime-web": "it runs in a browser or in Node.js",
+    "ort-web-browser": "it runs in a browser",
+    "ort-web-node": "it runs in Node.js",
     "torch": "this package runs without PyTorch",
 }
 """Runtimes that edgekd knows and that Python without PyTorch cannot run."""
@@ -90,6 +91,9 @@ def open_session(bundle: Bundle, entry: EngineEntry, runtime: str, options: Opti
         Unusable: It does not work here; the reason is a clause.
     """
     if runtime not in MODULES:
+        library, _, device = runtime.partition(":")
+        if device and library in MODULES:
+            raise Unusable(f"this package runs {library} on the CPU only, not with {device}")
         raise Unusable(ELSEWHERE.get(runtime, f"this version of edgekd-runtime does not know the runtime {runtime!r}"))
     module = cast(Opener, importlib.import_module(MODULES[runtime]))
     if entry.format not in module.FORMATS:

@@ -24,6 +24,8 @@ from edgekd_runtime.tensorrt_build import Built, build, built_before, job_of
 INSTALL = "on a Jetson, JetPack has it (use the system's Python); elsewhere: pip install tensorrt"
 FORMATS: tuple[str, ...] = ("tensorrt", "onnx")
 ENGINE_FILE = "model.engine"
+FLOAT16_AROUND_INT8 = "tensorrt-s8-fp16"
+"""Scheme of INT8 graphs that compute in float16 between their 8-bit layers."""
 _DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64}
 
 
@@ -148,6 +150,8 @@ def _opened(bundle: Bundle, entry: EngineEntry, options: Options, cuda: Cuda, he
     source = _source(bundle, entry)
     if source is None:
         raise Unusable(f"{reason}; the bundle has no graph to build it from")
+    if source.scheme == FLOAT16_AROUND_INT8 and int(here.tensorrt.split(".")[0]) < 10:
+        raise Unusable(f"its graph has scales in float16, which TensorRT reads from 10 on; here is {here.tensorrt}")
     job = job_of(bundle, entry, source, here, {} if fingerprint is None else fingerprint.settings)
     found: Built | None = built_before(job, options.cache)
     if found is None and not options.rebuild:

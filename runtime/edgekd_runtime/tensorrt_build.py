@@ -90,7 +90,9 @@ def job_of(bundle: Bundle, entry: EngineEntry, source: EngineEntry, device: Devi
     graph = model_file(source, GRAPH_FILE)
     spec = bundle.deploy.input
     image = [1 if isinstance(size, str) else size for size in spec.shape]
-    default = [{"name": spec.name, "min": image, "opt": image, "max": image}]
+    free = any(isinstance(size, str) for size in spec.shape)
+    # A graph whose shapes are fixed takes no profile, and trtexec refuses to be told one.
+    default = [{"name": spec.name, "min": image, "opt": image, "max": image}] if free else []
     wanted = {**DEFAULTS, "precision": source.precision, "inputs": default}
     return Job(
         graph=graph,
@@ -161,7 +163,7 @@ def build(job: Job, bundle: Bundle, cache: Path, timeout_s: float = TIMEOUT_S) -
 def trtexec_arguments(settings: Mapping[str, Any], version: tuple[int, ...], work: Path) -> list[str]:
     """The options of `trtexec` for a job, in the words of the given TensorRT."""
     words = [f"--onnx={work / GRAPH_FILE}", f"--saveEngine={work / ENGINE_FILE}"]
-    for which in ("min", "opt", "max"):
+    for which in ("min", "opt", "max") if settings["inputs"] else ():
         shapes = ",".join(f"{one['name']}:{'x'.join(str(size) for size in one[which])}" for one in settings["inputs"])
         words.append(f"--{which}Shapes={shapes}")
     words += [f"--{name.lower()}" for name in permissions(settings, version)]

@@ -33,10 +33,12 @@ def main(arguments: list[str]) -> int:
         return _failed(f"cannot parse the graph: {parser.get_error(0) if parser.num_errors else 'no reason given'}")
     config = builder.create_builder_config()
     _configure_(config, trt, settings, version)
-    profile = builder.create_optimization_profile()
-    for one in settings["inputs"]:
-        profile.set_shape(one["name"], *(tuple(one[which]) for which in ("min", "opt", "max")))
-    config.add_optimization_profile(profile)
+    if settings["inputs"]:
+        profile = builder.create_optimization_profile()
+        for one in settings["inputs"]:
+            profile.set_shape(one["name"], *(tuple(one[which]) for which in ("min", "opt", "max")))
+        if config.add_optimization_profile(profile) < 0:
+            return _failed(f"the graph does not take the shapes of the profile: {settings['inputs']}")
     before = work / TIMING_CACHE_FILE
     cache = config.create_timing_cache(before.read_bytes() if before.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, False):

@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from edgekd.cli.app import exit_code_of
-from edgekd.core.benchmark import BenchmarkReport
+from edgekd.cli.benchmark import _print
+from edgekd.core.benchmark import BenchmarkReport, BenchmarkRow
 from edgekd.core.preprocess import Preprocessing
 from edgekd.runtimes.onnx_file import write_graph
 from edgekd.testing.toy_data import toy_dataset
@@ -121,3 +122,18 @@ def test_a_graph_that_is_no_model_of_images_is_refused(tmp_path: Path, capsys: p
     places = ["-o", str(tmp_path / "o"), "--store", str(tmp_path / "s")]
     assert exit_code_of(["benchmark", str(tmp_path / "seven.onnx"), *places]) == 2
     assert "expected images of 1 or 3 channels" in capsys.readouterr().err
+
+
+def test_one_thread_count_is_in_the_title_and_several_are_a_column(capsys: pytest.CaptureFixture[str]) -> None:
+    row = BenchmarkRow(engine="fp32", runtime="openvino", threads=1, p50_ms=1.0, status="failed", reason="it broke")
+    given = {"model": "m", "target": "t", "device": "a desk", "data": "noise", "max_drop": 0.01, "seed": 0}
+    one = BenchmarkReport.model_validate({**given, "threads": (1,), "rows": (row,)})
+    _print(one, Path("b.json"), Path("r.html"))
+    said = capsys.readouterr().out
+    assert "a desk; 1 thread" in said
+    assert "threads" not in said
+    two = one.model_copy(update={"threads": (1, 2)})
+    _print(two, Path("b.json"), Path("r.html"))
+    said = capsys.readouterr().out
+    assert "threads" in said
+    assert "fp32@openvino, 1 thread: failed: it broke" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from edgekd.cli.app import exit_code_of
 from edgekd.core.blobs import FolderBlobs
 from edgekd.core.digest import file_digest
+from edgekd.export.deployment import Shipped, note_from_bundle
 from edgekd.export.package import verified_package, write_package
+from edgekd.runtimes.engines.settings import INT8_FP16
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from tests.runtimes.engines.boards import FakeBoard
@@ -137,3 +140,48 @@ def test_a_package_for_another_runtime_is_refused(tmp_path: Path, capsys: pytest
     write_package(bundle, blobs, tmp_path / "pi", target=load_target("raspberry-pi-5"), versions={}, extra={})
     text = said(["build", str(tmp_path / "pi")], capsys, code=2)
     assert "is for raspberry-pi-5, which does not run TensorRT" in text
+
+
+def test_what_the_release_at_hand_does_not_read_is_left_out_unless_it_was_named(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    full, other = toy_onnx_bundle(blobs, tmp_path / "scratch"), toy_onnx_bundle(blobs, tmp_path / "scratch", seed=1)
+    half = other.model_copy(update={"tags": {"precision": "int8", "scheme": INT8_FP16}})
+    shipped = [
+        Shipped(bundle=bundle, note=replace(note_from_bundle(bundle, load_target("jetson")), name=name))
+        for name, bundle in (("full", full), ("half", half))
+    ]
+    place = tmp_path / "two"
+    card = load_target("jetson")
+    write_package(full, blobs, place, target=card, versions={}, extra={}, chosen=shipped[0], twins=shipped[1:])
+    fake_board.set(version="8.6.1")
+    shown = said(["build", str(place), "--dry-run"], capsys)
+    assert "TensorRT 8.6: not possible: TensorRT 8.6.0 does not read scales in float16" in shown
+    why = "TensorRT 8.6.1 does not read scales in float16, which came with 10: build the plain INT8 graph"
+    assert why in said(["build", str(place), *QUICK, "--engine", "half"], capsys, code=4)
+    assert exit_code_of(["build", str(place), *QUICK]) == 0
+    assert why in capsys.readouterr().err
+    found = verified_package(place).deployment
+    assert found is not None
+    assert [engine.name for engine in found.engines] == ["full-trt", "full", "half"]
+
+
+def test_a_place_that_is_not_free_is_refused_before_anything_is_built(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("two years")
+    assert "taken is not empty and not a package" in said(["build", "out", *QUICK, "-o", "taken"], capsys, code=2)
+    (tmp_path / "file").write_text("in the way")
+    for flag, place in (("-o", "file/built.edgekd"), ("--timing-cache", "file/timings")):
+        assert "file" in said(["build", "out", *QUICK, flag, place], capsys, code=2)
+    assert fake_board.calls == []
+
+
+def test_folders_on_the_way_to_the_result_are_made(
+    fake_board: FakeBoard, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(["build", "out", *QUICK, "-o", "deep/er/built.edgekd", "--timing-cache", "new/timings"], capsys)
+    assert sorted(path.name for path in (tmp_path / "deep" / "er").iterdir()) == ["built.edgekd"]
+    assert (tmp_path / "new" / "timings.json").is_file()

@@ -74,6 +74,17 @@ def test_ranges_are_looked_at_on_data(here: Path, capsys: pytest.CaptureFixture[
     assert "The file carries no preprocessing" in shown
 
 
+def test_a_graph_of_a_fixed_batch_is_looked_at_on_whole_batches(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (12, 6, 6, 3)).astype(np.uint8)
+    np.savez(here / "data.npz", images=images, labels=np.arange(12) % 2)
+    for batch, code in ((1, 0), (3, 0), (64, 2)):
+        b = Builder()
+        flat = b.node("Flatten", [b.conv("images", "conv", quantized=False, into=3)], "flat")
+        onnx.save(b.model(flat, inputs={"images": [batch, 3, 6, 6]}), here / "fixed.onnx")
+        assert exit_code_of(["inspect", "fixed.onnx", "--target", "jetson", "--data", "data.npz"]) == code
+    assert "The graph takes 64 images at once, and there are 8 to look" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -20,7 +20,7 @@ from edgekd.pipeline.request import ModelSource
 from edgekd.pipeline.sources import describes_itself, opened
 from edgekd.targets.load import load_target
 from edgekd.testing.toy_graphs import toy_onnx_bundle
-from edgekd.testing.toys import toy_bundle
+from edgekd.testing.toys import toy_bundle, toy_recipe
 
 NAMES = tuple(f"class{number}" for number in range(4))
 
@@ -66,6 +66,13 @@ def test_a_package_that_is_packed_again_is_the_same_file(here: Path, capsys: pyt
     assert found["file"] == "two.edgekd"
     assert "onnxruntime" in found["engines"][0]["runtimes"]
     assert found["files"]["model.onnx"]["sha256"] == file_digest(here / "out" / "bundle" / "model.onnx")
+
+
+def test_inspect_reads_a_package_in_either_form(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(["package", "out"], capsys)
+    shown = [said(["inspect", place, "--target", "jetson"], capsys) for place in ("model.edgekd", "out", "out/bundle")]
+    assert shown[0] == shown[1] == shown[2]
+    assert "jetson-orin-nano (tensorrt): cnn" in shown[0]
 
 
 def test_a_damaged_file_is_refused_with_the_code_of_a_wrong_input(
@@ -148,14 +155,18 @@ def loaded_with_code(here: Path) -> Path:
     return here / "weights.edgekd"
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["file", "folder"])
 @pytest.mark.parametrize(
-    "verb", [["export"], ["prune"], ["compress", "--target", "host"], ["evaluate", "--data", "data.npz"], ["profile"]]
-)
-def test_a_file_that_names_code_runs_none(
-    here: Path, loaded_with_code: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+    "verb",
+    [["export"], ["prune"], ["compress", "--target", "host"], ["evaluate", "--data", "data.npz"], ["profile"],
+     ["compare"]],
+)  # fmt: skip
+def test_a_package_that_names_code_runs_none(
+    here: Path, loaded_with_code: Path, capsys: pytest.CaptureFixture[str], verb: list[str], packed: bool
 ) -> None:
     name, *flags = verb
-    text = said([name, str(loaded_with_code), *flags], capsys, code=2)
+    place = loaded_with_code if packed else loaded_with_code.with_suffix("")
+    text = said([name, str(place), *flags], capsys, code=2)
     assert "names a function to build its network with, os:mkdir(path='trace')" in text
     assert "--arch os:mkdir" in text
     assert not (here / "trace").exists()
@@ -170,3 +181,35 @@ def test_a_file_that_names_code_can_be_verified_and_is_loaded_when_the_user_name
     assert opened(named, MemoryStore(here / "store"), seed=0).bundle.model.builder == "module:os:mkdir"
     with pytest.raises(UserError, match="leave out --labels"):
         opened(named.model_copy(update={"labels": ("a",)}), MemoryStore(here / "store"), seed=0)
+
+
+def test_an_architecture_in_a_file_that_names_code_runs_none(here: Path) -> None:
+    recipe = toy_recipe().model_copy(update={"builder": "module:os:mkdir", "kwargs": {"path": "trace"}})
+    (here / "student-1.json").write_text(json.dumps(recipe.plain()))
+    source = ModelSource(path="student-1.json")
+    with pytest.raises(UserError, match=r"names a function to build its network with, os:mkdir"):
+        opened(source, MemoryStore(here / "store"), seed=0)
+    assert not (here / "trace").exists()
+    named = source.model_copy(update={"arch": "os:mkdir"})
+    with pytest.raises(UserError, match=r"must return a torch.nn.Module, but returned NoneType"):
+        opened(named, MemoryStore(here / "store"), seed=0)
+
+
+def test_the_users_own_code_is_run_when_it_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own_code_of_mine.py").write_text(
+        "from edgekd.testing.toys import toy_cnn\ndef net():\n    return toy_cnn()\n"
+    )
+    blobs = FolderBlobs(here / "blobs")
+    bundle = toy_bundle(blobs, here / "scratch")
+    recipe = bundle.model.model_copy(update={"builder": "module:own_code_of_mine:net", "kwargs": {}})
+    bundle = bundle.model_copy(update={"recipe": recipe})
+    write_package(bundle, blobs, here / "weights", target=None, versions={}, extra={})
+    pack(verified_package(here / "weights"), here / "weights.edgekd")
+    for place in ("weights", "weights.edgekd"):
+        command = ["evaluate", place, "--data", "data.npz", "--arch", "own_code_of_mine:net"]
+        assert exit_code_of(command) == 0
+        captured = capsys.readouterr()
+        assert "top-1 accuracy" in captured.out
+        assert "carries no preprocessing" not in captured.out + captured.err

@@ -6,7 +6,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from edgekd.core.preprocess import Interpolation, Preprocessing
-from edgekd.data.transform import preprocess, resize_to_canvas
+from edgekd.data.transform import RESAMPLING, _covering, preprocess, resize_to_canvas
 from edgekd.errors import UserError
 
 
@@ -38,6 +38,33 @@ def test_a_canvas_of_the_images_own_size_keeps_every_pixel() -> None:
     image = _photo(8, 8)
     p = Preprocessing(size=(8, 8), interpolation="bicubic")
     assert np.array_equal(resize_to_canvas(image, p), np.asarray(image))
+
+
+@pytest.mark.parametrize("height_first", [True, False])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_pixels_do_not_depend_on_which_axis_the_installed_pillow_begins_with(
+    interpolation: Interpolation, height_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = Preprocessing(size=(24, 24), crop_fraction=0.875, interpolation=interpolation)
+    images = [_photo(200, 31), _photo(31, 200), _photo(61, 90), _photo(10, 13)]
+    wanted = [resize_to_canvas(image, p) for image in images]
+    one_call = Image.Image.resize
+    orders = set()
+
+    def of_another_version(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+        between = (image.width, size[1]) if height_first else (size[0], image.height)
+        return one_call(one_call(image, between, resample), size, resample)
+
+    monkeypatch.setattr(Image.Image, "resize", of_another_version)
+    for image, found in zip(images, wanted, strict=True):
+        assert np.array_equal(resize_to_canvas(image, p), found)
+        whole = _covering(image.height, image.width, p.canvas)[::-1]
+        orders.add(
+            np.array_equal(
+                image.resize(whole, RESAMPLING[interpolation]), one_call(image, whole, RESAMPLING[interpolation])
+            )
+        )
+    assert False in orders  # the other order does show in one call, for one of the images at least
 
 
 def test_grey_models_get_one_channel_and_colour_models_three() -> None:

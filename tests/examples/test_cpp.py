@@ -16,7 +16,7 @@ import pytest
 from edgekd_runtime import Engine, Preprocessing
 
 from tests.examples.stubs import CUDA_H, TENSORRT_H
-from tests.runtime.bundles import LABELS, PREPROCESSING, entry, write_bundle
+from tests.runtime.bundles import LABELS, PREPROCESSING, entry, graph_bytes, write_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLAGS = ("-std=c++17", "-Wall", "-ffp-contract=off", f"-I{EXAMPLES / 'cpp'}")
@@ -116,7 +116,10 @@ def test_the_openvino_loop_gives_the_runtimes_scores(tmp_path: Path) -> None:
         *(f"-I{root / 'include'}", f"-L{root / 'libs'}", f"-l:{library.name}"),
         *(f"-Wl,-rpath,{root / 'libs'}", f"-Wl,-rpath-link,{root / 'libs'}"),
     )
-    bundle, pixels = write_bundle(tmp_path / "b"), _pixels(40, 23)
+    # The first one is meant for ONNX Runtime alone: neither takes it for OpenVINO.
+    other = entry("int8", files={"model.onnx": "int8.onnx"}, runtimes=["onnxruntime"])
+    engines = [other, entry("fp32", chosen=False)]
+    bundle, pixels = write_bundle(tmp_path / "b", engines, {"int8.onnx": graph_bytes(seed=1)}), _pixels(40, 23)
     image = _ppm(tmp_path / "image.ppm", pixels)
     done = subprocess.run([program, bundle, image, "10"], capture_output=True, text=True, check=True)
     *lines, timing = done.stdout.splitlines()

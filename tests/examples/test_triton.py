@@ -155,13 +155,21 @@ def test_the_parser_can_fail() -> None:
 
 
 def test_what_triton_does_not_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = write_bundle(tmp_path / "b", [entry("lite", format="litert")])
+    bundle = write_bundle(tmp_path / "b", [entry("lite", format="litert", runtimes=["litert"])])
     assert maker.main([str(bundle), "-o", str(tmp_path / "out")]) == 2
-    assert "expected an engine in onnx or tensorrt, it has lite (litert)" in capsys.readouterr().err
+    text = "Triton runs ONNX graphs and TensorRT engines, expected an engine for onnxruntime or tensorrt: lite (litert"
+    assert text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     (bundle / "model.onnx").write_bytes(b"other")
     assert maker.main([str(bundle)]) == 2
     assert "altered" in capsys.readouterr().err
+
+
+def test_a_graph_that_is_meant_for_openvino_alone_is_taken_only_by_its_name(tmp_path: Path) -> None:
+    engines = [entry("int8", runtimes=["openvino"], threads=3), entry("fp32", chosen=False)]
+    bundle = write_bundle(tmp_path / "b", engines)
+    assert _parameters(_made(bundle, tmp_path / "out")) == {"intra_op_thread_count": "1"}
+    assert _parameters(_made(bundle, tmp_path / "out", "--engine", "int8")) == {"intra_op_thread_count": "3"}
 
 
 def test_weights_alone_in_int8_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgekd.core.bundle import ModelBundle, TensorSpec
+from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
 from edgekd.core.deployment import DeployedEngine, Deployment
 from edgekd.core.digest import file_digest
 from edgekd.core.stage import Context
 from edgekd.errors import UserError
 from edgekd.export.amend import AddedEngine, with_engines
-from edgekd.export.deployment import EngineNote, Shipped, runtimes_for
+from edgekd.export.deployment import EngineNote, Shipped, note_from_bundle, runtimes_for
 from edgekd.export.manifest import Manifest
 from edgekd.export.package import verified_package, write_package
 from edgekd.targets.load import load_target
@@ -62,11 +63,59 @@ def test_twins_lie_in_folders_of_their_own_and_the_chosen_one_at_the_top(ctx: Co
 
 def test_engines_that_cannot_stand_in_for_each_other_are_refused(ctx: Context, tmp_path: Path) -> None:
     other = shipped(ctx, "other", 1, outputs=(TensorSpec(name="logits", shape=("N", 9)),))
-    with pytest.raises(UserError, match="other has other inputs or outputs than the chosen one"):
+    with pytest.raises(UserError, match="other has other inputs or outputs than the others"):
         write(ctx, tmp_path / "out", shipped(ctx, "a"), other)
     with pytest.raises(UserError, match="two engines have one name"):
         write(ctx, tmp_path / "out", shipped(ctx, "a"), shipped(ctx, "A"))
     assert not (tmp_path / "out").exists()
+
+
+def converted(ctx: Context, name: str, format: str, files: tuple[str, ...]) -> Shipped:
+    """An engine for one image a call, as `convert` makes it."""
+    one = shipped(ctx, name)
+    specs = {
+        port: tuple(spec.model_copy(update={"shape": (1, *spec.shape[1:])}) for spec in getattr(one.bundle, port))
+        for port in ("inputs", "outputs")
+    }
+    content = one.bundle.files["model.onnx"]
+    update = {
+        "kind": BundleKind.ENGINE, "files": dict.fromkeys(files, content), **specs,
+        "tags": {"format": format, "precision": "fp16"},
+    }  # fmt: skip
+    return Shipped(
+        bundle=one.bundle.model_copy(update=update), note=note_from_bundle(one.bundle.model_copy(update=update), PI)
+    )
+
+
+PI = load_target("raspberry-pi-5")
+FILES = {"ncnn": ("model.param", "model.bin"), "executorch": ("model.pte",), "litert": ("model.tflite",)}
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_a_converted_engine_is_named_with_its_format_files_and_runtime(
+    ctx: Context, tmp_path: Path, format: str
+) -> None:
+    one = converted(ctx, "converted", format, FILES[format])
+    graph = shipped(ctx, "fp32", 1)
+    for chosen, twins, free in ((graph, [one], "N"), (one, [graph], "N"), (one, [], 1)):
+        named = [
+            Shipped(bundle=each.bundle, note=replace(each.note, name=name))
+            for name, each in zip("ab", (chosen, *twins), strict=False)
+        ]
+        write(ctx, tmp_path / "out", *named)
+        found = verified_package(tmp_path / "out").deployment
+        assert found is not None
+        entry = next(engine for engine in found.engines if engine.format == format)
+        assert entry.runtimes == (format,)
+        assert sorted(entry.files) == sorted(FILES[format])
+        assert entry.source is None
+        assert (found.input.shape[0], found.outputs[0].shape[0]) == (free, free)
+        size = sum((tmp_path / "out" / path).stat().st_size for path in entry.files.values())
+        assert entry.size_mib == size / (1 << 20)
+
+
+def test_a_graph_is_not_said_to_run_where_engines_are_converted(ctx: Context) -> None:
+    assert runtimes_for(toy_onnx_bundle(ctx.blobs, ctx.scratch), PI) == ("onnxruntime",)
 
 
 def test_weights_deploy_nothing_yet(ctx: Context, tmp_path: Path) -> None:

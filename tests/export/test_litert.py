@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from edgekd.core.bundle import BundleKind, ModelBundle
@@ -180,3 +183,22 @@ def _really_converted(folder: Path, precision: str) -> StageResult:
         assert session.environment()["input_type"] == ("float32" if precision == "fp32" else "int8")
     assert found.shape == (16, 4)
     return result
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel has to tell")
+def test_the_program_does_not_outlive_a_process_that_is_killed(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    program = f"import os, pathlib, time; pathlib.Path({str(place)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    code = (
+        "import sys; from pathlib import Path; from edgekd.export.litert import run_program\n"
+        f"run_program([sys.executable, '-c', {program!r}], Path({str(tmp_path)!r}))"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", code])
+    end = time.monotonic() + 60
+    while not (place.exists() and place.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    child = psutil.Process(int(place.read_text()))
+    asking.kill()
+    asking.wait()
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

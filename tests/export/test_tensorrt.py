@@ -14,9 +14,11 @@ from edgekd.export.tensorrt import (
     batches_from_shapes,
     build_command,
     commands_for,
+    newest_command,
     outside_of_card,
     require_read,
     settings_for,
+    types_strongly,
     versions_of,
 )
 from edgekd.runtimes.engines.settings import InputShapes
@@ -105,6 +107,21 @@ def test_every_release_of_a_card_has_its_own_command(model: ModelBundle) -> None
     assert found["10"].endswith("--stronglyTyped --memPoolSize=workspace:1905 --skipInference")
     asked = commands_for(JETSON, model, BuildConfig(optimization_level=5))
     assert asked["8.5"] == "not possible: TensorRT 8.5.0 cannot give an optimisation level: it came with 8.6"
+
+
+def test_float16_scales_are_for_10_and_newer(model: ModelBundle) -> None:
+    found = commands_for(JETSON, tagged(model, precision="int8", scheme="tensorrt-s8-fp16"))
+    assert found["8.6"].startswith("not possible: TensorRT 8.6.0 does not read scales in float16, which came with 10")
+    assert found["10"].endswith("--stronglyTyped --memPoolSize=workspace:1905 --skipInference")
+    require_read(tagged(model, precision="int8", scheme="tensorrt-s8-fp16"))
+    assert [types_strongly(with_versions(text)) for text in (">=8.6", "8.2, 8.5", "8.6, 10.3")] == [True, False, True]
+
+
+def test_the_command_that_is_told_is_one(model: ModelBundle) -> None:
+    found = commands_for(load_target("nvidia-gpu"), model, BuildConfig(allow_fp16=True))
+    assert found["11"].startswith("not possible: ")
+    assert newest_command(found) == found["10"]
+    assert newest_command({"11": found["11"]}) == found["11"]
 
 
 def test_the_command_of_the_newest_release_holds_the_shapes(model: ModelBundle) -> None:

@@ -11,9 +11,11 @@ import pytest
 from edgekd.core.bundle import ModelBundle
 from edgekd.errors import BuildFailed
 from edgekd.export.tensorrt_choice import TOLERANCES, chosen_build, reference_outputs, tolerance_for
+from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage
 from edgekd.runtimes.onnx_file import MODEL_FILE
-from edgekd.runtimes.samples import random_images
-from edgekd.testing.harness import make_context
+from edgekd.runtimes.onnxruntime import RUNTIME, emulated
+from edgekd.runtimes.samples import Samples, bundle_from_samples, random_images
+from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 
 
@@ -54,6 +56,28 @@ def test_outputs_that_cannot_be_compared_are_a_reason(
     model, reference = judged
     with pytest.raises(BuildFailed, match=message):
         chosen_build([{"outputs": outputs, "median_ms": 1.0, "failure": None}], reference, TOLERANCES["int8"], model)
+
+
+def test_the_reference_rounds_where_the_graph_says_and_not_in_kernels_of_this_cpu(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    full = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    samples = bundle_from_samples(
+        Samples(random_images((3, 8, 8), samples=32, seed=0), None, "real"),
+        preprocessing=full.model.preprocessing,
+        source="a test",
+        blobs=ctx.blobs,
+        scratch=ctx.scratch,
+    )
+    stage = QuantizeStage(QuantizeConfig(scheme="tensorrt-s8", calib_method="minmax"))
+    model = run_stage(stage, make_inputs(model=full, calibration=samples), ctx).bundle
+    graph = ctx.path(model, MODEL_FILE)
+    images = random_images((3, 8, 8), samples=2, seed=1)
+    found = [outputs["logits"] for outputs in reference_outputs(graph, images)]
+    with emulated(graph) as exact, RUNTIME.open(graph) as kernels:
+        wanted = [exact.infer({"images": images[n : n + 1]})["logits"] for n in range(2)]
+        others = [kernels.infer({"images": images[n : n + 1]})["logits"] for n in range(2)]
+    assert all(map(np.array_equal, found, wanted))
+    assert not any(map(np.array_equal, found, others))  # so that the line above can tell the two apart
 
 
 def test_when_none_passes_the_reason_of_the_first_is_told(judged: tuple[ModelBundle, list[Any]]) -> None:

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from edgekd.lint.rule import LINTS
-from edgekd.lint.view import LintGraph
+from edgekd.lint.view import LintGraph, normalised
 from edgekd.testing.conformance_lint import LintConformance
 from tests.lint.graphs import CHANNELS, CPU, ORT, TENSORRT, Builder, int8_conv
 
@@ -36,6 +36,24 @@ class TestZeroPoint(LintConformance):
         (found,) = self.found(b.model(b.node("DequantizeLinear", [rounded, scale], "dq")))
         assert found.node == "q"
         assert "ONNX reads uint8, TensorRT reads int8" in found.found
+
+    def test_codes_that_two_read_are_shifted_once_and_codes_with_other_readers_stay(self) -> None:
+        def shared(*, other: bool) -> onnx.ModelProto:
+            b = Builder()
+            first = b.qdq("images", "in", dtype=np.uint8, point=128)
+            again = b.node("DequantizeLinear", ["in.q", "in.scale", "in.point"], "again")
+            values = [b.conv(first, "one"), b.conv(again, "two")]
+            if other:
+                most = b.node("MaxPool", ["in.q"], "most", kernel_shape=[1, 1])
+                values[1] = b.conv(b.node("DequantizeLinear", [most, "in.scale", "in.point"], "behind"), "three")
+            return b.model(b.node("Add", values, "sum"))
+
+        assert [finding.fixable for finding in self.found(shared(other=False))] == [True]
+        assert [finding.fixable for finding in self.found(shared(other=True))] == [False]
+        made = normalised(shared(other=False))
+        assert len(LINTS.get("zero-point")().repair_(made)) == 1
+        assert not self.found(made)
+        onnx.checker.check_model(made, full_check=True)
 
 
 class TestScale(LintConformance):

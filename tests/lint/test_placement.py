@@ -10,7 +10,7 @@ import onnx
 from edgekd.lint.finding import Finding
 from edgekd.lint.view import LintGraph
 from edgekd.testing.conformance_lint import LintConformance
-from tests.lint.graphs import CHANNELS, ORT, TENSORRT, Builder, float_conv, int8_conv
+from tests.lint.graphs import CHANNELS, ORT, SIZE, TENSORRT, Builder, float_conv, int8_conv
 
 
 class TestFloatLayer(LintConformance):
@@ -101,6 +101,18 @@ class TestPoolInFloat(LintConformance):
         b = Builder()
         value = b.node("Relu", [b.conv(b.qdq("images", "in"), "conv")], "relu")
         return b.model(b.node("GlobalAveragePool", [b.qdq(value, "out")], "pool"))
+
+    def test_a_stream_that_is_normalised_is_averaged_in_float_on_purpose(self) -> None:
+        def summed(*, normalised: bool) -> onnx.ModelProto:
+            b = Builder()
+            depthwise = b.constant("d", np.ones((CHANNELS, 1, 3, 3)))
+            value = b.node("Conv", ["images", depthwise], "deep", pads=[1] * 4, group=CHANNELS)
+            if normalised:
+                value = b.node("LayerNormalization", [value, b.constant("gain", np.ones(SIZE))], "norm")
+            added = b.node("Add", [b.qdq(value, "in"), b.conv("in.dq", "conv")], "add")
+            return b.model(b.node("GlobalAveragePool", [added], "pool"))
+
+        assert [len(self.found(summed(normalised=given))) for given in (False, True)] == [1, 0]
 
     def test_a_pooling_that_opens_a_gate_is_left_alone(self) -> None:
         b = Builder()

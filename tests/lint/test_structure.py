@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.lint.view import LintGraph
+from edgekd.lint.rule import LINTS
+from edgekd.lint.view import LintGraph, normalised
 from edgekd.testing.conformance_lint import LintConformance
 from tests.lint.graphs import CHANNELS, ORT, SIZE, TENSORRT, Builder, float_conv, int8_conv
 
@@ -71,6 +72,14 @@ class TestQuantizedTwice(LintConformance):
         assert not found.fixable
         assert self.rule().repair_(model) == []
 
+    def test_codes_that_are_an_output_keep_their_quantizer(self) -> None:
+        model = self.firing()
+        codes = helper.make_tensor_value_info("in1.q", TensorProto.INT8, ["N", CHANNELS, SIZE, SIZE])
+        model.graph.output.append(codes)
+        (found,) = self.found(model)
+        assert not found.fixable
+        assert self.rule().repair_(model) == []
+
 
 def normalised_conv(
     *, form: str = "codes", signs: float = 1.0, kind: str = "Conv", bias: bool = True
@@ -125,6 +134,14 @@ class TestBatchNorm(LintConformance):
         codes.CopyFrom(onnx.numpy_helper.from_array(values, "w.codes"))
         assert not self.found(model)[0].fixable
         assert self.rule().repair_(model) == []
+
+
+def test_a_weight_that_is_cut_off_at_127_is_not_folded_where_its_sign_turns() -> None:
+    for signs, changes in ((1.0, 1), (-1.0, 0)):
+        model = normalised_conv(form="pair", signs=signs)
+        (weight,) = (entry for entry in model.graph.initializer if entry.name == "w")
+        weight.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(weight)) * 10, "w"))
+        assert len(LINTS.get("batch-norm")().repair_(normalised(model))) == changes
 
 
 @pytest.mark.parametrize("form", ["codes", "pair", "float"])

@@ -15,11 +15,12 @@ from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import BundleEngines, ModelSource, Options, Request
 from edgekd.pipeline.results import Results
 from edgekd.pipeline.situation import Situation
+from edgekd.runtimes.formats import model_files
 from edgekd.targets.load import load_target
 from edgekd.targets.schema import Target
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 
-MADE_ENGINES = ("export", "quantize", "select", "fp16", "build")
+MADE_ENGINES = ("export", "quantize", "select", "fp16", "build", "convert")
 
 
 def with_files(results: Results, store: MemoryStore, scratch: Path) -> Results:
@@ -36,7 +37,7 @@ def with_files(results: Results, store: MemoryStore, scratch: Path) -> Results:
         files = toy_onnx_bundle(store.blobs, scratch, seed=seeds[made_by]).files
         files = {**files, "choice.json": choice} if node.stage == "select" else files
         if node.bundle.kind is BundleKind.ENGINE:
-            files = {"model.engine": files["model.onnx"]}
+            files = dict.fromkeys(model_files(node.bundle), files["model.onnx"])
         return node.model_copy(update={"bundle": ModelBundle.model_copy(node.bundle, update={"files": files})})
 
     run = results.run.model_copy(update={"nodes": tuple(filled(node) for node in results.run.nodes)})

@@ -18,6 +18,8 @@ from edgekd.gate.artifacts import read_run
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.results import Results
 from edgekd.pipeline.shipping import shipment_of
+from edgekd.runtimes.engines.settings import INT8, INT8_FP16
+from edgekd.runtimes.formats import model_files
 from edgekd.targets.load import load_target
 from tests.gate.results import accuracy, entry, profile
 from tests.pipeline.delivered import delivered
@@ -114,11 +116,15 @@ def _with(
     first = base.run.nodes[0]
     nodes = []
     for node in graph.nodes:
-        precision = next((p for p in ("fp16", "int8") if p in node.name), "fp32")
-        kind = BundleKind.ENGINE if node.stage == "build" else BundleKind.ONNX
-        scheme = "tensorrt-s8" if precision == "int8" else ""
-        tags = {"precision": precision, "scheme": scheme}
-        bundle = first.bundle.model_copy(update={"tags": tags, "kind": kind, "files": {"model.onnx": node.name}})
+        made = next(n for n in graph.nodes if n.name == chosen[0]) if node.stage == "select" else node
+        precision = next((p for p in ("int8", "fp16") if p in made.name), "fp32")
+        kind = BundleKind.ENGINE if made.stage in ("build", "convert") else BundleKind.ONNX
+        scheme = "" if precision != "int8" else INT8_FP16 if "fp16" in made.name else INT8
+        tags = {"precision": precision, "scheme": scheme} | (
+            {"format": made.config["to"]} if made.stage == "convert" else {}
+        )
+        bundle = first.bundle.model_copy(update={"tags": tags, "kind": kind})
+        bundle = bundle.model_copy(update={"files": dict.fromkeys(model_files(bundle), node.name)})
         nodes.append(first.model_copy(update={"name": node.name, "stage": node.stage, "bundle": bundle}))
     timed = [
         entry(name, ms, runtime=runtime).model_copy(
@@ -209,11 +215,59 @@ def test_a_native_engine_takes_the_graph_that_it_was_built_from_along() -> None:
     assert shipment.twins[1].note.reason == "the graph that teacher-fp16-engine was built from"
 
 
-def test_where_nothing_was_measured_each_precision_goes_along_once() -> None:
+def converted(*names: str, chosen: tuple[str, str], measured: bool) -> Results:
+    """A teacher's FP32 graph and engines that were converted from the teacher itself, `teacher-fp16-ncnn`."""
+    draft = Draft()
+    draft.add("teacher-fp32", "export", {}, {"model": TEACHER})
+    for name in names:
+        draft.add(name, "convert", {"to": name.rpartition("-")[2]}, {"model": TEACHER})
+    listed = ("teacher-fp32", *names)
+    draft.add("profile", "profile", {}, {"candidates": listed})
+    draft.add("chosen", "select", {"reference": "teacher-fp32"}, {"candidates": listed, "profile": "profile"})
+    entries = [("teacher-fp32", ORT, 3.0), *((name, name.rpartition("-")[2], 1.0) for name in names)]
+    return _with(draft.graph(), tuple(entries), chosen, measured)
+
+
+def test_a_converted_engine_runs_in_its_one_runtime_and_was_built_from_no_graph() -> None:
+    found = converted("teacher-fp16-ncnn", chosen=("teacher-fp32", ORT), measured=True)
+    assert shipped(found, "raspberry-pi-5") == {"teacher-fp32": (ORT,), "teacher-fp16-ncnn": ("ncnn",)}
+    twins = shipment_of(found, load_target("raspberry-pi-5"), "twins").twins
+    assert (twins[0].note.source, twins[0].note.reason) == (None, "the fastest engine that keeps the limits in ncnn")
+
+
+def test_a_converted_engine_that_was_chosen_takes_the_fp32_graph_along() -> None:
+    for measured in (True, False):
+        found = converted(
+            "teacher-int8-executorch", chosen=("teacher-int8-executorch", "executorch"), measured=measured
+        )
+        found = replace(found, choice=found.choice.model_copy(update={"precision": "int8"}))
+        assert shipped(found, "raspberry-pi-5") == {"teacher-int8-executorch": ("executorch",), "teacher-fp32": (ORT,)}
+
+
+@pytest.mark.parametrize("chosen", ["teacher-fp32", "teacher-fp16-ncnn"])
+def test_a_run_with_converted_engines_is_delivered(tmp_path: Path, chosen: str) -> None:
+    found = converted("teacher-fp16-ncnn", chosen=(chosen, ORT if chosen == "teacher-fp32" else "ncnn"), measured=False)
+    found = replace(found, choice=found.choice.model_copy(update={"precision": "fp32" if "fp32" in chosen else "fp16"}))
+    delivered(found, tmp_path, target="raspberry-pi-5")
+    deployment = verified_package(tmp_path / "bundle").deployment
+    assert deployment is not None
+    engines = {engine.name: (engine.format, engine.runtimes, engine.source) for engine in deployment.engines}
+    assert engines == {
+        "teacher-fp32": ("onnx", (ORT,), None),
+        "teacher-fp16-ncnn": ("ncnn", ("ncnn",), None),
+    }
+    assert deployment.engines[0].name == chosen
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert f"| {chosen} (chosen) |" in card
+
+
+def test_where_nothing_was_measured_each_precision_goes_along_once_and_int8_in_both_forms_of_tensorrt() -> None:
     entries = (
         ("teacher-fp32", "tensorrt", 3.0),
         ("teacher-fp16", "tensorrt", 2.0),
         ("teacher-int8-trt", "tensorrt", 1.0),
+        ("teacher-int8-trt-qat", "tensorrt", 1.0),
+        ("teacher-int8-trt-fp16", "tensorrt", 0.9),
     )
     found = family(*entries, chosen=("teacher-fp16", "tensorrt"), measured=False)
     found = replace(found, choice=found.choice.model_copy(update={"precision": "fp16"}))
@@ -221,6 +275,7 @@ def test_where_nothing_was_measured_each_precision_goes_along_once() -> None:
         "teacher-fp16": ("tensorrt", ORT),
         "teacher-fp32": ("tensorrt", ORT),
         "teacher-int8-trt": ("tensorrt", ORT),
+        "teacher-int8-trt-fp16": ("tensorrt", ORT),
     }
 
 

@@ -174,6 +174,20 @@ def test_a_distant_target_takes_its_latency_model_from_the_card(tmp_path: Path) 
     assert "latency-model" not in names(found)
 
 
+def test_int8_for_tensorrt_has_a_twin_with_float16_between_where_types_are_binding(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled(), target="jetson", quantize="qat")
+    nodes = {node.name: node for node in found.graph.nodes}
+    for plain in ("teacher-int8-trt", "teacher-int8-trt-qat"):
+        half = nodes[f"{plain}-fp16"]
+        assert half.stage == "int8-fp16"
+        assert half.inputs == {"model": (plain,), "samples": ("calibration",)}
+        assert {plain, half.name} <= set(nodes["chosen"].inputs["candidates"])
+    older = composed(tmp_path, dataset=labelled(), target="jetson-xavier-nx")
+    assert "teacher-int8-trt" in names(older)
+    assert "teacher-int8-trt-fp16" not in names(older)
+    assert not any(node.stage == "int8-fp16" for node in composed(tmp_path, dataset=labelled()).graph.nodes)
+
+
 def test_quantized_distillation_ends_a_branch(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), weight_bits=4)
     assert {"student-qd4", "teacher-qd4", "student-w4-fp32"} <= names(found)
@@ -210,6 +224,23 @@ def test_a_pool_is_gathered_from_once_for_every_training_and_for_the_answers(tmp
     assert len(trained) > 5
     assert all(node.inputs["pool"] == ("gathered",) for node in trained)
     assert "gathered" not in names(composed(tmp_path, dataset=data))
+
+
+def test_a_pool_serves_the_training_of_quantizers_alone_and_is_said_to_serve_nothing_else(tmp_path: Path) -> None:
+    data = labelled()
+    pooled = data.with_pool(data.select, data.digest, "a pool")
+    found = composed(tmp_path, dataset=pooled, students=(), quantize="qat")
+    trained = [node for node in found.graph.nodes if node.stage == "qat"]
+    assert trained
+    assert all(node.inputs["pool"] == ("gathered",) for node in trained)
+    idle = composed(tmp_path, dataset=pooled, students=())
+    assert "gathered" not in names(idle)
+    assert "Nothing is trained, so the images of --unlabelled are not looked at." in idle.decisions
+
+
+def test_hard_augmentation_without_a_teacher_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the objective 'pskd' asks no teacher"):
+        composed(tmp_path, dataset=labelled(), hard_augment=0.4, objective="pskd")
 
 
 def test_a_sum_of_objectives_reaches_every_training_and_qat_keeps_those_that_read_logits(tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def test_a_jetson_with_data_gets_a_calibrated_graph_and_an_open_verdict(world: W
     assert package.deployment is not None
     assert {engine.precision for engine in package.deployment.engines} == {"fp32", "fp16", "int8"}
     assert all(engine.runtimes[0] == "tensorrt" for engine in package.deployment.engines)
+    int8 = {engine.scheme for engine in package.deployment.engines if engine.precision == "int8"}
+    assert int8 == {"tensorrt-s8", "tensorrt-s8-fp16"}  # for TensorRT 8, and for 10 and newer
 
 
 @pytest.mark.slow

@@ -104,6 +104,24 @@ def test_int8_is_judged_by_what_it_loses_and_noise_says_nothing_of_accuracy(tmp_
     assert found.agreement.within_tolerance is None
 
 
+def test_noise_is_short_and_outputs_that_memory_does_not_hold_end_the_answers_of_all_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = make_context(tmp_path, resources=RESOURCES)
+    model = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    noise = answered(ctx, model, keep=True, dataset=False, images=1000)
+    assert report(ctx, noise).images == answers_stage.NOISE_IMAGES
+    outputs = 4 * int(model.outputs[0].shape[1])
+    monkeypatch.setattr(answers_stage, "MOST_OUTPUT_BYTES", 3 * outputs)
+    reference = answered(ctx, model, keep=True, images=8)
+    assert report(ctx, reference).images == 3
+    assert reference.decisions == ("3 of 8 images are answered: the outputs of more would not fit into memory.",)
+    monkeypatch.setattr(answers_stage, "MOST_OUTPUT_BYTES", outputs)
+    assert report(ctx, answered(ctx, model, reference, images=8)).images == 3
+    monkeypatch.setattr(answers_stage, "MOST_INPUT_BYTES", 2 * 4 * 3 * 8 * 8)
+    assert report(ctx, answered(ctx, model, keep=True, images=8)).images <= 2
+
+
 def test_an_engine_that_crashes_while_it_answers_takes_nothing_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

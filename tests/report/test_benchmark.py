@@ -116,3 +116,12 @@ def test_without_times_of_layers_there_are_no_bars() -> None:
     silent = PROFILE.model_copy(update={"entries": (entry("fp32", "fp32", 1.0),)})
     assert shares(silent) is None
     assert shares(None) is None
+
+
+def test_what_is_known_less_precisely_than_asked_is_marked_and_explained() -> None:
+    assert row_text(CHOSEN).p50 == "2.00"
+    rough = CHOSEN.model_copy(update={"inconclusive": "too wide"})
+    assert row_text(rough).p50 == "2.00~"
+    said = "known less precisely than asked"
+    assert said not in page(report(CHOSEN))
+    assert said in page(report(rough))

@@ -84,7 +84,9 @@ class _Config:
     def set_flag(self, flag): self.flags.append(flag)
     def clear_flag(self, flag): self.flags.append(-flag)
     def set_memory_pool_limit(self, pool, size): self.pool = size
-    def add_optimization_profile(self, profile): self.profile = profile
+    def add_optimization_profile(self, profile):
+        self.profile = profile
+        return 0
     def create_timing_cache(self, content): return _Cache(content)
     def set_timing_cache(self, cache, ignore):
         if cache.content.startswith(b"other"): return False
@@ -102,7 +104,7 @@ class Builder:
         if os.environ.get("FAKE_TRT") == "crash": os._exit(11)
         if os.environ.get("FAKE_TRT") == "hang": time.sleep(60)
         if os.environ.get("FAKE_TRT") == "fail": return None
-        high = config.profile["images"][2][0]
+        high = 1 if config.profile is None else config.profile["images"][2][0]
         plan = {"max_batch": high, **network, "flags": config.flags, "pool": config.pool,
                 "cache": config.cache.content.decode(), "profile": config.profile, "host_code": 4 in config.flags}
         return json.dumps(plan).encode()

@@ -37,7 +37,27 @@ def test_a_folder_and_its_archive_read_the_same(tmp_path: Path) -> None:
         assert one.deploy == two.deploy
         assert {name: one.read(name) for name in one.files} == {name: two.read(name) for name in two.files}
         assert two.file("engines/other/notes.txt").read_bytes() == b"text"
-        assert one.file("model.onnx") == folder / "model.onnx"
+        (folder / "model.onnx").write_bytes(b"exchanged")  # what a library opens is what was verified
+        with pytest.raises(BundleError, match="was altered or cut off"):
+            one.file("model.onnx")
+
+
+def test_a_library_opens_the_very_bytes_that_were_verified(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle")
+    whole = (folder / "model.onnx").read_bytes()
+    with Bundle(folder) as bundle:
+        path = bundle.file("model.onnx")
+        (folder / "model.onnx").write_bytes(b"exchanged")
+        assert path.read_bytes() == whole
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("before", "behind"), [(b"#!/bin/sh\nexit\n", b""), (b"", b"more"), (b"", b"x" * 70_000)])
+def test_a_file_that_is_something_else_besides_is_refused(tmp_path: Path, before: bytes, behind: bytes) -> None:
+    whole = zipped(write_bundle(tmp_path / "bundle"), tmp_path / "model.edgekd").read_bytes()
+    (tmp_path / "model.edgekd").write_bytes(before + whole + behind)
+    with pytest.raises(BundleError, match=r"bytes before or behind the archive|cannot be read as a bundle"):
+        Bundle(tmp_path / "model.edgekd")
 
 
 def test_the_folder_of_a_run_stands_for_its_bundle(tmp_path: Path) -> None:
@@ -214,6 +234,10 @@ def test_manifests_that_are_not_understood_are_refused(tmp_path: Path, content: 
         ({"engines": [entry(), entry()]}, "different names"),
         ({"engines": [entry(files={"model.onnx": "gone.onnx"})]}, "names gone.onnx, which is not in the manifest"),
         ({"engines": [{"name": "x"}]}, "incomplete: KeyError"),
+        ({"engines": [entry(runtimes="onnxruntime")]}, "fp32 has no list of runtimes"),
+        ({"engines": [entry(runtimes=[])]}, "fp32 has no list of runtimes"),
+        ({"engines": [entry(threads=-3)]}, "fp32 has -3 threads"),
+        ({"engines": [entry(latency={"p99_ms": 1.0})]}, "incomplete: KeyError: 'median_ms'"),
         ({"input": {"name": "images", "shape": ["N", 3, 9, 9]}}, "images are preprocessed to"),
         ({"labels": ["one"]}, "4 outputs, but 1 labels"),
         ({"outputs": []}, "at least one output"),

@@ -37,6 +37,11 @@ def test_several_images_are_told_apart(tmp_path: Path, image: str, capsys: pytes
     assert all(line.startswith(f"{image}\t") and line.split("\t")[2] in LABELS for line in lines)
 
 
+def test_flags_may_stand_before_the_images(tmp_path: Path, image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(write_bundle(tmp_path / "b")), "--engine", "fp32", image, "--top", "1", image]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_the_list_shows_engines_and_loads_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engines = [entry("int8", precision="int8"), entry("odd", format="odd", chosen=False, latency=None, accuracy=None)]
     assert main([str(write_bundle(tmp_path / "b", engines)), "--list"]) == 0

@@ -84,6 +84,25 @@ def test_pixels_give_the_same_without_pillow(name: str, files: list[Path]) -> No
             assert np.array_equal(ours(np.asarray(image)), _reference(path, CASES[name])), path.name
 
 
+@pytest.mark.parametrize("height_first", [True, False])
+def test_every_order_of_passes_that_a_pillow_may_take_gives_the_same(
+    height_first: bool, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES["as timm crops"]
+    ours = Preprocessing.parse(Reference(**case).plain())
+    wanted = [ours(path) for path in files]
+    one_call = Image.Image.resize
+
+    def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+        between = (image.width, size[1]) if height_first else (size[0], image.height)
+        return one_call(one_call(image, between, resample), size, resample)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    for path, tensor in zip(files, wanted, strict=True):
+        assert np.array_equal(ours(path), tensor), path.name
+        assert np.array_equal(_reference(path, case), tensor), path.name
+
+
 def test_the_comparison_can_fail(files: list[Path]) -> None:
     other = Preprocessing.parse(Reference(**{**COLOUR, "interpolation": "bilinear"}).plain())
     assert not np.array_equal(other(files[0]), _reference(files[0], {**COLOUR, "interpolation": "bicubic"}))
@@ -135,6 +154,7 @@ def test_a_file_that_was_cut_off_is_refused(files: list[Path]) -> None:
         ({"interpolation": "area"}, "makes no sense"),
         ({"std": [0.2, 0.2, 0.0]}, "makes no sense"),
         ({"mean": [0.5, 0.5]}, "makes no sense"),
+        ({"mean": [0.5, 0.5, float("nan")]}, "makes no sense"),
         ({"size": 224}, "incomplete: TypeError"),
     ],
 )

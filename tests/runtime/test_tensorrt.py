@@ -14,7 +14,11 @@ import pytest
 from edgekd_runtime import Engine, EngineError, FallbackWarning, cuda
 from edgekd_runtime import tensorrt as module
 from edgekd_runtime import tensorrt_build as building
+from edgekd_runtime.bundle import Bundle
+from edgekd_runtime.fingerprint import Device
 
+from edgekd.runtimes.engines.settings import INT8_FP16
+from edgekd.runtimes.fingerprint import read_fingerprint, require_own_engine
 from tests.runtime.bundles import entry, graph_bytes, write_bundle, write_manifest
 from tests.runtime.fake_tensorrt import build_cuda, write_binding
 
@@ -191,16 +195,15 @@ def test_it_is_built_here_when_asked_and_kept(
 
 
 def test_its_fingerprint_is_one_that_edgekd_reads(board: Any, tmp_path: Path) -> None:
-    fingerprints = pytest.importorskip("edgekd.runtimes.fingerprint")
     _strict(_bundle(tmp_path / "b", gpu="A"), tmp_path / "cache", rebuild=True)
     (folder,) = (tmp_path / "cache").iterdir()
-    found = fingerprints.read_fingerprint(folder / "model.engine.json")
+    found = read_fingerprint(folder / "model.engine.json")
     assert (found.gpu, found.builder, found.onnx_sha256) == (
         "Orin",
         "python",
         hashlib.sha256(graph_bytes()).hexdigest(),
     )
-    fingerprints.require_own_engine(found, folder / "model.engine")
+    require_own_engine(found, folder / "model.engine")
 
 
 def test_the_timing_cache_of_another_device_is_left_out(board: Any, tmp_path: Path) -> None:
@@ -296,39 +299,39 @@ def test_trtexec_is_told_in_the_words_of_its_version(tmp_path: Path) -> None:
     assert "--buildOnly" in building.trtexec_arguments(settings, (8, 5, 2), tmp_path)
 
 
-def test_both_rules_about_fitting_engines_are_the_same() -> None:
-    ours = pytest.importorskip("edgekd_runtime.fingerprint")
-    theirs = pytest.importorskip("edgekd.runtimes.fingerprint")
-    base = {"gpu": "Orin", "compute_capability": "8.7", "tensorrt": "10.3.0", "os": "linux", "arch": "aarch64"}
-    more = {"onnx_sha256": "0", "engine_sha256": "0", "builder": "python"}
-    devices = [base, *({**base, key: value} for key, value in CHANGES)]
-    seen = set()
-    for there in devices:
-        for flags in ({}, {"version_compatible": True}, {"hardware_compatible": True}):
-            data = {"schema_version": 1, **there, **more, **flags}
-            mine, other = ours.parse_fingerprint(data, "x"), theirs.fingerprint_from_plain(data, "x")
-            for here in devices:
-                wanted = other.fits(theirs.Device(**here))
-                assert mine.misfits(ours.Device(**here)) == wanted
-                seen.add(bool(wanted))
-    assert seen == {True, False}
+def test_a_graph_of_fixed_shapes_is_built_without_a_profile(board: Any, tmp_path: Path) -> None:
+    """`trtexec` refuses shapes for it: "Static model does not take explicit shapes"."""
+    path = _bundle(tmp_path / "b")
+    plain = json.loads((path / "deploy.json").read_text())
+    plain["input"]["shape"] = [1, 3, 8, 8]
+    (path / "deploy.json").write_text(json.dumps(plain))
+    write_manifest(path)
+    with Bundle(path) as bundle:
+        entry = next(one for one in bundle.deploy.engines if one.name == "graph")
+        device = Device("Orin", "8.7", "10.3.0", "linux", "aarch64")
+        job = building.job_of(bundle, entry, entry, device, {})
+        assert job.settings["inputs"] == []
+        words = building.trtexec_arguments(job.settings, (10, 3, 0), tmp_path)
+        assert [word for word in words if "Shapes" in word] == []
+        assert json.loads(building.build(job, bundle, tmp_path / "cache").engine)["profile"] is None
 
 
-CHANGES = (
-    ("gpu", "A100"),
-    ("compute_capability", "8.0"),
-    ("compute_capability", "7.2"),
-    ("tensorrt", "10.3.0.26"),
-    ("tensorrt", "10.7.0"),
-    ("tensorrt", "11.0.0"),
-    ("arch", "x86_64"),
-    ("multiprocessors", 8),
-    ("multiprocessors", 16),
-)
+def test_an_int8_graph_with_float16_scales_is_for_10_and_newer(board: Any, tmp_path: Path) -> None:
+    board("8.6.1")
+    path = _bundle(tmp_path / "b")
+    plain = json.loads((path / "deploy.json").read_text())
+    for one in plain["engines"]:
+        one["scheme"] = INT8_FP16
+    (path / "deploy.json").write_text(json.dumps(plain))
+    write_manifest(path)
+    assert module.FLOAT16_AROUND_INT8 == INT8_FP16
+    with pytest.raises(EngineError, match=r"scales in float16, which TensorRT reads from 10 on; here is 8.6.1"):
+        _strict(path, tmp_path / "cache", rebuild=True)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_without_a_gpu_the_reason_is_said(board: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_PLACES", ("/nowhere/",))
+    monkeypatch.setattr(cuda, "_NAMES", ("libnowhere.so",))
     with pytest.raises(EngineError, match="there is no CUDA device: the CUDA runtime library"):
         _strict(_bundle(tmp_path / "b"), tmp_path / "cache")
 

@@ -16,13 +16,18 @@ from edgekd.core.preprocess import Preprocessing as Reference
 from edgekd.data.transform import preprocess, resize_to_canvas
 from edgekd.export import archive as writer
 from edgekd.export.archive import pack
+from edgekd.export.convert import CONVERTERS
+from edgekd.export.convert_stage import ConvertConfig, ConvertStage
+from edgekd.export.deployment import Shipped, note_from_bundle
 from edgekd.export.manifest import MOST_FILES
 from edgekd.export.package import verified_package, write_package
 from edgekd.pipeline.request import BundleEngines
 from edgekd.runtimes.session import open_bundle
 from edgekd.targets.load import load_target
-from edgekd.testing.harness import make_context
+from edgekd.testing.conformance_session import need_runtime
+from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_graphs import toy_onnx_bundle
+from edgekd.testing.toys import toy_bundle
 from tests.pipeline.delivered import delivered
 from tests.pipeline.finished import results
 
@@ -52,8 +57,6 @@ def test_a_package_gives_the_logits_that_edgekd_computes(tmp_path: Path) -> None
 
 
 def test_weights_that_run_nowhere_are_refused_with_a_way_out(tmp_path: Path) -> None:
-    from edgekd.testing.toys import toy_bundle
-
     ctx = make_context(tmp_path)
     write_package(toy_bundle(ctx.blobs, ctx.scratch), ctx.blobs, tmp_path / "out", target=None, versions={}, extra={})
     with pytest.raises(BundleError, match=r"has no deploy.json"):
@@ -90,3 +93,28 @@ def test_what_a_run_hands_over_loads_with_its_twins(tmp_path: Path, engines: Bun
             found.append(engine.run(images))
     for other in found[1:]:
         assert not np.allclose(other, found[0])  # the graphs have other weights: each is the one that was asked for
+
+
+def test_what_is_converted_to_ncnn_runs_without_edgekd_to_the_same_logits(tmp_path: Path) -> None:
+    need_runtime("ncnn")
+    if not CONVERTERS.get("ncnn").availability().ok:
+        pytest.skip("needs pnnx")
+    ctx = make_context(tmp_path)
+    model = toy_bundle(ctx.blobs, ctx.scratch)
+    graph = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    made = run_stage(ConvertStage(ConvertConfig(to="ncnn")), make_inputs(model=model), ctx).bundle
+    target = load_target("raspberry-pi-5")
+    notes = [
+        dataclasses.replace(note_from_bundle(bundle, target), name=name)
+        for name, bundle in (("onnx", graph), ("twin", made))
+    ]
+    chosen, twin = (Shipped(bundle=b, note=note) for b, note in zip((graph, made), notes, strict=True))
+    write_package(graph, ctx.blobs, tmp_path / "out", target=target, versions={}, extra={}, chosen=chosen, twins=[twin])
+    pack(verified_package(tmp_path / "out"), tmp_path / "model.edgekd")
+    images = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    with open_bundle(made, ctx.blobs, "ncnn") as session:
+        wanted = session.infer({made.inputs[0].name: images})[made.outputs[0].name]
+    for path in (tmp_path / "out", tmp_path / "model.edgekd"):
+        with Engine.load(path, engine="twin", strict=True) as engine:
+            assert (engine.info["format"], engine.info["runtime"]) == ("ncnn", "ncnn")
+            assert np.array_equal(engine.run(images), wanted)

@@ -18,6 +18,7 @@ from edgekd.pipeline.draft import Draft
 from edgekd.pipeline.engines import SAMPLES, SHORT, best_opset, sampling, saturates
 from edgekd.pipeline.request import SYNTHETIC
 from edgekd.profiling.answers_stage import version_of
+from edgekd.runtimes.engines.settings import INT8, INT8_FP16
 from edgekd.runtimes.session import RUNTIMES, Availability
 from edgekd.targets.schema import QuantScheme, Target
 
@@ -33,7 +34,7 @@ USUAL_SCHEMES: Mapping[str, QuantScheme] = {
     "tensorrt": "tensorrt-s8",
 }
 """Forms of INT8 by runtime where the target's card does not name one."""
-BUILT = ("fp32", "fp16", "int8-trt")
+BUILT = ("fp32", "fp16", "int8-trt", "int8-trt-fp16")
 """Graphs that TensorRT builds its engines from."""
 COMMON_SCHEME: QuantScheme = "ort-u8s8"
 """The form that every runtime of ONNX graphs is tried with; the others run in the runtime they are made for."""
@@ -182,6 +183,9 @@ class _Drawing:
             name = self.draft.add(f"int8-{SHORT[scheme]}", "quantize", config, ports)
             tried = self.of_graphs if scheme == COMMON_SCHEME else [n for n in runtimes if n in self.of_graphs]
             self._add(name, name, "int8", scheme, tuple(tried))
+            if scheme == INT8:
+                half = self.draft.add(f"{name}-fp16", "int8-fp16", {}, {"model": name, "samples": self.samples})
+                self._add(half, half, "int8", INT8_FP16, ())
 
     def _draw_converted(self) -> None:
         """Engines of the runtimes that open files of their own."""

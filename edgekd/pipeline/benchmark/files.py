@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from edgekd.core.benchmark import BenchmarkReport
-from edgekd.core.blobs import disk_errors
+from edgekd.core.blobs import write_whole
 from edgekd.errors import DeviceUnavailable, GateFailed, Inconclusive, UserError
 
 BENCHMARK_FILE = "benchmark.json"
@@ -29,9 +29,7 @@ def write_json(report: BenchmarkReport, path: Path) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(slim(report).plain(), indent=1) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(slim(report).plain(), indent=1) + "\n").encode())
 
 
 def slim(report: BenchmarkReport) -> BenchmarkReport:

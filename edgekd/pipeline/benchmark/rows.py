@@ -10,7 +10,7 @@ from edgekd.core.benchmark import BenchmarkRow, RowStatus
 from edgekd.core.plan import NodeReport
 from edgekd.core.report import Budget, CandidateLatency, Choice, LatencyReport, ProfileReport
 from edgekd.core.stats import paired_loss_interval
-from edgekd.core.text import ms, percent, significant
+from edgekd.core.text import ms, significant
 from edgekd.errors import EdgekdError, UserError
 from edgekd.gate.candidates import Candidate, Row, limit_missed, rows_from_profile
 from edgekd.gate.choose import choose, ratio_to_twin, slowdown, surely_faster, twin_of
@@ -22,6 +22,8 @@ KERNELS_OF = "onnxruntime"
 """The runtime whose 8-bit kernels were compared with exact rounding when an INT8 graph was made."""
 SATURATION_DB = 3.0
 """Less signal to noise with this CPU's 8-bit kernels than with exact rounding by so much is saturation."""
+LEAST_DB = 3.0
+"""Where there are no images to judge INT8 by: half as much noise as signal is wrong, as it is to a conversion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,11 @@ def _why_wrong(answers: AnswersReport | None) -> str:
             f"it does not compute what {found.reference} computes: outputs differ by up to "
             f"{significant(found.max_error, 2)} of their spread ({significant(found.sqnr_db)} dB), which is beyond "
             "rounding in its precision"
+        )
+    if found is not None and answers.evaluation is None and found.sqnr_db < LEAST_DB:
+        return (
+            f"its outputs have {significant(found.sqnr_db)} dB of signal to noise against {found.reference}, which is "
+            "no loss of precision; give images to see what it loses: --data"
         )
     return ""
 
@@ -287,10 +294,3 @@ def _time(row: Row) -> LatencyReport:
     if not isinstance(row.latency, LatencyReport):
         raise EdgekdError(f"{row.name} has no measured latency.")
     return row.latency
-
-
-def summary(row: BenchmarkRow) -> str:
-    """`int8-ort in onnxruntime, 1 thread: 1.20 ms, 98.4 %`."""
-    threads = f", {row.threads} thread{'s' if row.threads != 1 else ''}" if row.threads else ""
-    value = "" if row.value is None else f", {percent(row.value)}"
-    return f"{row.engine} in {row.runtime}{threads}: {ms(row.p50_ms or 0.0)}{value}"

@@ -129,7 +129,7 @@ class BenchmarkRun:
             model=self._described(),
             target=f"{self.target.name}: {self.target.description}",
             device=profile.device if profile is not None else fingerprint(machine(), {}),
-            data=self._data_described(),
+            data=self._data_described(answers),
             reference=self._reference(),
             threads=self.request.threads,
             max_drop=self.request.max_drop,
@@ -257,11 +257,12 @@ class BenchmarkRun:
         precision = "" if self.model.kind is BundleKind.TORCH else f", {tags.get('precision', 'fp32')}"
         return f"{name} ({self.model.format}{precision})"
 
-    def _data_described(self) -> str:
+    def _data_described(self, answers: Mapping[tuple[str, str], AnswersReport]) -> str:
+        counted = next((report.images for report in answers.values()), None)
         if self._dataset is not None:
             kind = f"{len(self._dataset.classes)} classes" if self._dataset.labelled else "no labels"
             held = len(self._dataset.select) + len(self._dataset.test)
-            shown = min(self.request.images, held)
+            shown = min(self.request.images, held) if counted is None else counted
             return f"{self._dataset.name} ({kind}): {shown} of {held} held-out images are answered by every engine"
         if self.request.data == SYNTHETIC:
             return "images made from the model's BatchNorm statistics: they say nothing of accuracy"

@@ -116,6 +116,7 @@ def _built(trt: Any, spec: dict[str, Any], path: Path, cache: Path, here: str) -
     settings = BuildSettings(
         inputs=tuple(InputShapes(name, shape, shape, shape) for name, shape in shapes),
         precision=str(spec["precision"]),
+        float16_scales=bool(spec.get("float16_scales")),
     )
     key = "\n".join([str(spec["file"]), here, json.dumps(settings.plain(), sort_keys=True)])
     place = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.engine"

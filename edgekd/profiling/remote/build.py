@@ -19,7 +19,7 @@ from edgekd.profiling.agent.builds import KEPT_FILES
 from edgekd.profiling.remote.archive import agent_archive
 from edgekd.profiling.remote.board import Board, refusal
 from edgekd.profiling.remote.link import PATIENCE_S, Link
-from edgekd.runtimes.engines.supervise import CANCELLED, FAILED, NO_DEVICE, TIME_LIMIT, Order
+from edgekd.runtimes.engines.supervise import CANCELLED, FAILED, NO_DEVICE, NOT_THIS_VERSION, TIME_LIMIT, Order
 
 QUEUE_S = 14_400.0
 
@@ -109,7 +109,7 @@ def built_on_board(
 def _refused(name: str, status: Mapping[str, Any]) -> Exception:
     """The error for a job that failed: what the builder said, or what kept the job from working."""
     code = str(status.get("error", ""))
-    if code in (NO_DEVICE, FAILED, TIME_LIMIT, CANCELLED):
+    if code in (NO_DEVICE, FAILED, TIME_LIMIT, CANCELLED, NOT_THIS_VERSION):
         return BoardRefused(code, f"{name}: {status.get('message', '')}")
     return refusal(name, status)
 

@@ -21,6 +21,8 @@ from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.remote.archive import agent_archive
+from edgekd.runtimes.engines.settings import INT8_FP16
+from edgekd.runtimes.engines.settings import SCHEMES as TENSORRT_SCHEMES
 from edgekd.runtimes.fingerprint import FINGERPRINT_FILE, FingerprintError, read_fingerprint
 
 FILES = {"onnx": "model.onnx", "tensorrt": "model.engine"}
@@ -29,7 +31,6 @@ TAKES: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("onnx",), "tensorrt": ("
 """Formats by runtime of the board."""
 RESERVE_MIB = 256
 """Memory of the board that is left free when several engines are open at once."""
-TENSORRT_SCHEMES = ("", "tensorrt-s8")
 
 
 class BoardPlan(Schema):
@@ -96,6 +97,7 @@ class Trial:
             "threads": self.threads,
             "batch": 1,
             "precision": self.precision,
+            "float16_scales": _scheme(self.bundle) == INT8_FP16,
             "fold_weights": self.bundle.tags.get("scheme") == "weight-only",
             "fingerprint": None if self.fingerprint is None else dict(self.fingerprint),
         }

@@ -30,6 +30,7 @@ FAMILIES = {
     "export": "engine",
     "fp16": "engine",
     "quantize": "engine",
+    "int8-fp16": "engine",
     "qat": "train",
     "codebook": "engine",
     "build": "engine",

@@ -16,6 +16,7 @@ _PHASES = {
     "export": EXPORT,
     "fp16": ENGINE,
     "quantize": ENGINE,
+    "int8-fp16": ENGINE,
     "qat": ENGINE,
     "codebook": ENGINE,
     "build": ENGINE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import sys
 from typing import Any
 
 DRIVER = "libcuda.so.1"
@@ -15,6 +16,9 @@ _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
 _MULTIPROCESSORS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 75, 76
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
 _PLACES = ("", "/usr/local/cuda/lib64/")
+_WHEELS = ("nvidia/cuda_runtime/lib/", "nvidia/cu13/lib/")
+"""Below a folder of Python packages: where NVIDIA's wheels of CUDA 12 and 13 put it, which come along with TensorRT's.
+The system's loader does not look there."""
 
 
 class Cuda:
@@ -111,8 +115,8 @@ class Cuda:
 
 def _loaded() -> Any:
     found = ctypes.util.find_library("cudart")
-    names = [*([found] if found else []), *(place + name for place in _PLACES for name in _NAMES)]
-    for name in names:
+    places = [*_PLACES, *(f"{folder}/{wheel}" for folder in filter(None, sys.path) for wheel in _WHEELS)]
+    for name in [*([found] if found else []), *(place + name for place in places for name in _NAMES)]:
         try:
             return ctypes.CDLL(name)
         except OSError:

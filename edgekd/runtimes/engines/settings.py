@@ -22,6 +22,10 @@ _FULL = (8, 6, 0)
 _STRONG = (10, 0, 0)
 _LAST_WITH_DLA, _DLA_AGAIN = (10, 7), (11, 4, 1)
 _ALWAYS_STRONG = (11, 0, 0)
+INT8, INT8_FP16 = "tensorrt-s8", "tensorrt-s8-fp16"
+"""Forms of quantization: Q/DQ with signed symmetric activations and float32 biases; the same with float16 between."""
+SCHEMES = ("", INT8, INT8_FP16)
+"""Graphs that TensorRT reads; the first are unquantized."""
 PERMISSIONS: Mapping[str, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 """Builder flags by precision, for networks that are not strongly typed."""
 
@@ -47,6 +51,7 @@ class BuildSettings:
     Attributes:
         inputs: Shapes of the inputs with free axes; the others need none.
         precision: `fp32`, `fp16` or `int8`, as the graph has it.
+        float16_scales: The graph's Q/DQ nodes have scales in float16, which the parser reads from 10 on.
         workspace_mib: Most scratch memory that a kernel may ask for; None leaves TensorRT's own, all of the device.
         optimization_level: 0 (quick to build) to 5 (searches longest); None leaves TensorRT's own, 3.
         allow_fp16: Lets layers that are float32 in the graph run in half precision, where the version can be allowed
@@ -60,6 +65,7 @@ class BuildSettings:
 
     inputs: tuple[InputShapes, ...]
     precision: str = "fp32"
+    float16_scales: bool = False
     workspace_mib: int | None = None
     optimization_level: int | None = None
     allow_fp16: bool = False
@@ -117,6 +123,11 @@ def check(settings: BuildSettings, version: Version) -> None:
     for what, wanted in asked.items():
         if wanted and version < _FULL:
             raise SettingsError(f"TensorRT {shown} cannot give {what}: it came with 8.6")
+    if settings.float16_scales and version < _STRONG:
+        raise SettingsError(
+            f"TensorRT {shown} does not read scales in float16, which came with 10: build the plain INT8 graph "
+            f"({INT8}), around whose 8-bit layers this version chooses half precision by itself"
+        )
     if settings.allow_fp16 and version >= _ALWAYS_STRONG:
         raise SettingsError(
             f"TensorRT {shown} runs float32 layers in float32: half precision must be in the graph (--precision fp16)"

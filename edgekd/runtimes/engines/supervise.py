@@ -32,6 +32,7 @@ from edgekd.runtimes.engines.settings import BuildSettings, SettingsError, check
 from edgekd.runtimes.fingerprint import Device, sha256_of
 
 NO_DEVICE, FAILED, TIME_LIMIT, CANCELLED = "no-device", "build-failed", "time-limit", "cancelled"
+NOT_THIS_VERSION = "not-this-version"
 LEAST_WORKSPACE_MIB = 16
 MOST_ATTEMPTS = 4
 PROBE_S = 120.0
@@ -116,7 +117,7 @@ class Supervisor:
         try:
             check(self.order.settings, chosen.version)
         except SettingsError as err:
-            raise BuildError(FAILED, str(err)) from err
+            raise BuildError(NOT_THIS_VERSION, str(err)) from err
         cache = self._usable_cache(device, chosen.name)
         builds = []
         for number in range(self.order.builds):

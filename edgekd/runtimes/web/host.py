@@ -6,7 +6,6 @@ browser has a new profile in a temporary folder, so that no page, extension or c
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+
+from edgekd.core.orphan import ending_with_this
 
 HostName = Literal["node", "browser"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
@@ -40,7 +41,6 @@ _BROWSER_FLAGS = (
 )
 _ENDING_S = 3.0
 _LAST_WORDS = 300
-_PR_SET_PDEATHSIG = 1
 
 
 def program_of(host: HostName) -> str | None:
@@ -74,7 +74,7 @@ class HostProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._errors,
             stderr=self._errors,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=ending_with_this(),
             start_new_session=True,
         )
 
@@ -127,8 +127,3 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     except ProcessLookupError:
         return
     process.wait()
-
-
-def _die_with_parent() -> None:
-    """Run in the child before its program: Linux kills it when the thread that started it is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

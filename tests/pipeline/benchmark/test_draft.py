@@ -188,7 +188,7 @@ def test_a_missing_runtime_or_converter_is_told_with_the_command_that_installs_i
     assert absent.reason == "fake is not installed (pip install fake)"
 
 
-def test_where_tensorrt_is_at_hand_its_engines_are_built_from_all_three_graphs(
+def test_where_tensorrt_is_at_hand_its_engines_are_built_from_all_four_graphs(
     graph: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -196,4 +196,4 @@ def test_where_tensorrt_is_at_hand_its_engines_are_built_from_all_three_graphs(
     )
     found = contest(graph, runtimes=("onnxruntime", "tensorrt"))
     names = [name for name, runtimes in tried(found).items() if runtimes == ("tensorrt",)]
-    assert names == ["fp32-engine", "fp16-engine", "int8-trt-engine"]
+    assert names == ["fp32-engine", "fp16-engine", "int8-trt-engine", "int8-trt-fp16-engine"]

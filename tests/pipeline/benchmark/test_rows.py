@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edgekd.core.benchmark import BenchmarkRow
 from edgekd.core.layers import LayerTime, layer_report
 from edgekd.errors import BuildFailed, EdgekdError
@@ -177,3 +179,19 @@ def test_without_a_measurement_every_engine_is_a_row_with_the_reason_and_nothing
     assert (choice, why) == (None, "nothing could be measured: the meter broke")
     (row,) = rows_of(found, choice)
     assert (row.status, row.reason) == ("failed", "nothing could be measured: the meter broke")
+
+
+@pytest.mark.parametrize(("decibels", "status"), [(1.0, "wrong"), (12.0, "fastest")])
+def test_a_fast_int8_engine_that_answers_noise_with_noise_is_wrong_where_no_accuracy_tells(
+    decibels: float, status: str
+) -> None:
+    told = answers("int8-weights")
+    assert told.agreement is not None
+    agreement = told.agreement.model_copy(update={"sqnr_db": decibels})
+    full = answers("fp32").model_copy(update={"evaluation": None})
+    low = told.model_copy(update={"evaluation": None, "agreement": agreement, "origin": "random"})
+    contestants = [contestant("fp32", "onnxruntime"), contestant("int8-weights", "onnxruntime")]
+    found = findings(contestants, [timed("fp32", 2.0), timed("int8-weights", 1.0)], [full, low])
+    by_name = {row.engine: row for row in rows_of(found, None)}
+    assert by_name["int8-weights"].status == status
+    assert by_name["fp32"].fastest == (status == "wrong")

@@ -71,6 +71,24 @@ def test_the_file_leaves_out_single_samples_and_is_recognised_as_ours(tmp_path: 
         check_benchmark_output(tmp_path / "benchmark.json")
 
 
+def test_a_write_that_is_cut_short_leaves_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "benchmark.json"
+    write_json(report("chosen"), place)
+    before, write = place.read_bytes(), Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        write(self, data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(report("wrong"), place)
+    assert place.read_bytes() == before
+    check_benchmark_output(tmp_path)
+
+
 @pytest.mark.parametrize(("known", "warned"), [("0" * 64, True), (None, False)])
 def test_data_that_a_package_was_not_made_with_may_flatter_it_and_the_report_says_so(
     tmp_path: Path, known: str | None, warned: bool
