@@ -42,7 +42,7 @@ from edgekd.export.manifest import (
 )
 from edgekd.export.notice import NOTICE_FILE, notice_text
 from edgekd.export.readme import package_readme
-from edgekd.export.sbom import SBOM_FILE, bill_of_materials
+from edgekd.export.sbom import SBOM_FILE, bill_of_materials, involved
 from edgekd.targets.schema import Target
 
 TARGET_FILE = "target.yaml"
@@ -108,7 +108,7 @@ def write_package(
         blobs: Finds its files.
         folder: Where to; an earlier package there is replaced.
         target: The device it is for; None for a model on its way, a TORCH bundle.
-        versions: Of the tools that made it, by name.
+        versions: Of the tools at hand, by name; those that had no part in it are left out.
         extra: Facts for the manifest: which run, which node. README.txt tells of those that `package_readme` knows.
         texts: More text files, by name.
         chosen: The bundle with what is known of it as an engine; None takes what its tags say.
@@ -125,6 +125,7 @@ def write_package(
         chosen = Shipped(bundle=bundle, note=note_from_bundle(bundle, target))
     require_replaceable(folder)
     deployment = None if chosen is None else deployment_of(chosen, twins, blobs)
+    versions = involved(versions, deployment)
     written = {NOTICE_FILE: notice_text(versions, extra), **(texts or {})}
     if deployment is not None:
         written[DEPLOY_FILE] = text_of(deployment.plain())

@@ -24,6 +24,8 @@ MODEL_NAME = "model"
 LIBRARIES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "executorch": "executorch",
              "ncnn": "ncnn", "litert": "ai-edge-litert"}  # fmt: skip
 """Distribution by runtime."""
+_MAKERS = {"executorch": ("executorch",), "ncnn": ("ncnn", "pnnx"), "litert": ("ai-edge-litert",)}
+"""Distributions that make and run one format of engine, and nothing else, by format."""
 _PYTHON = "python"
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.6.schema.json")
 
@@ -64,6 +66,18 @@ def bill_of_materials(
     }
     bill["serialNumber"] = uuid.uuid5(_SPACE, json.dumps(bill, sort_keys=True)).urn
     return bill
+
+
+def involved(versions: Mapping[str, str], deployment: Deployment | None) -> dict[str, str]:
+    """The tools that had a part in a package: what is installed only for a format that it does not hold had none.
+
+    Args:
+        versions: Of all tools at hand, by distribution.
+        deployment: None for a package of weights.
+    """
+    formats = {engine.format for engine in deployment.engines} if deployment else set()
+    others = {name for form, names in _MAKERS.items() if form not in formats for name in names}
+    return {name: version for name, version in versions.items() if name not in others}
 
 
 def problems_of(bill: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,8 @@ VERSIONS = {
     "python": "3.11.0",
     "onnxruntime": metadata.version("onnxruntime"),
     "torch": metadata.version("torch"),
+    "ncnn": "1.0",
+    "pnnx": "2026",
 }
 
 
@@ -54,6 +56,14 @@ def test_a_bill_names_every_file_with_its_digest(package: Path, bill: dict[str, 
     assert all(part["hashes"][0]["content"] == file_digest(package / name) for name, part in files.items())
     assert files["model.onnx"]["type"] == "machine-learning-model"
     assert files["labels.txt"]["type"] == "file"
+
+
+def test_what_is_only_installed_for_other_formats_has_no_part_in_a_package(package: Path, bill: dict[str, Any]) -> None:
+    assert "torch" in json.loads((package / "manifest.json").read_text())["versions"]
+    assert "torch" in (package / "NOTICE.txt").read_text()
+    for text in ("NOTICE.txt", "sbom.json", "manifest.json"):
+        assert "ncnn" not in (package / text).read_text()
+        assert "pnnx" not in (package / text).read_text()
 
 
 def test_a_bill_tells_what_runs_the_model_from_what_made_it(bill: dict[str, Any]) -> None:
