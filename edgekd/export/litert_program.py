@@ -32,13 +32,13 @@ def borrow(package: Path) -> None:
 
 
 class Files:
-    """Blobs whose places were told."""
+    """Blobs whose places were told; read-only, like those of a package."""
 
     def __init__(self, paths: dict[str, str]) -> None:
         self._paths = paths
 
     def add(self, path: Path) -> Any:
-        raise NotImplementedError(f"a converter keeps no files, and was asked to keep {path}")
+        raise PermissionError(f"the files of a conversion are read-only; {path} cannot be added to them")
 
     def path(self, digest: Any) -> Path:
         return Path(self._paths[digest])

@@ -19,7 +19,7 @@ from edgekd.export import litert
 from edgekd.export.convert import Conversion
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
 from edgekd.export.litert import CALIBRATION_IMAGES, CONVERTER, run_program
-from edgekd.export.litert_program import operator_of, place_of
+from edgekd.export.litert_program import Files, operator_of, place_of
 from edgekd.runtimes.addons import ADDONS, LITERT_CONVERTER, venv_python
 from edgekd.runtimes.samples import Samples, bundle_from_samples, random_images
 from edgekd.runtimes.session import RUNTIMES, open_bundle
@@ -202,3 +202,10 @@ def test_the_program_does_not_outlive_a_process_that_is_killed(tmp_path: Path) -
     asking.wait()
     psutil.wait_procs([child], timeout=10)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_program_adds_no_file_to_those_it_was_given(tmp_path: Path) -> None:
+    files = Files({"digest": str(tmp_path / "weights.safetensors")})
+    assert files.path("digest") == tmp_path / "weights.safetensors"
+    with pytest.raises(PermissionError, match=r"read-only; .*other\.bin cannot be added"):
+        files.add(tmp_path / "other.bin")
