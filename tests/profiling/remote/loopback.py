@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -77,7 +78,8 @@ class LoopbackBoard:
         """Ends every connection as a lost link would, and leaves the server; how many there were."""
         found = psutil.Process(self.process.pid).children()
         for child in found:
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a connection that ended by itself meanwhile
+                child.kill()
         return len(found)
 
     def stop(self) -> None:
