@@ -23,8 +23,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from cifar10 import cifar10_npz, machine, resnet56, versions
+from torch import nn
 
 from edgekd.cli.console import ConsoleReporter
 from edgekd.core.bundle import BundleKind, ModelBundle
@@ -33,13 +35,14 @@ from edgekd.core.recipe import ModelRecipe
 from edgekd.core.runner import Runner, RunSettings
 from edgekd.core.stage import Execution
 from edgekd.core.store import LocalStore
-from edgekd.data.dataset import Dataset
+from edgekd.data.transform import FloatArray
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.save import bundle_from_module
 from edgekd.pipeline.prepare import prepare, resources_of
 from edgekd.pipeline.request import Request
 from edgekd.pipeline.stages import STAGES
-from edgekd.train.evaluate_torch import module_accuracy, module_agreement
+from edgekd.tasks.classification import agreement, top1
+from edgekd.train.evaluate_torch import module_logits
 from edgekd.train.objective import OBJECTIVES, TAPPED
 
 AUGMENT = {"pad_px": 4, "flip": True, "crop_scale_min": 1.0}
@@ -86,7 +89,9 @@ class Bench:
         self.store = LocalStore(arguments.work / "store")
         self.situation = prepare(request, self.store, reporter)
         assert self.situation.dataset is not None
-        self.dataset: Dataset = self.situation.dataset
+        self.held = self.situation.dataset.select, self.situation.dataset.test
+        self.labels = np.concatenate([split.labels for split in self.held if split.labels is not None])
+        self.answers: FloatArray | None = None
 
     def row(self, pair: str, objective: str, seed: int) -> dict[str, Any]:
         """Trains a student and judges its last epoch."""
@@ -101,18 +106,23 @@ class Bench:
         )
         done = Runner(STAGES, self.store).run(graph, bundles, settings).node("distil")
         module = module_from_bundle(done.bundle, self.store.blobs)
-        teacher = module_from_bundle(self.situation.teacher, self.store.blobs)
-        held, p = [self.dataset.select, self.dataset.test], self.situation.teacher.model.preprocessing
+        logits = self._logits(module, execution)
+        if self.answers is None:
+            self.answers = self._logits(module_from_bundle(self.situation.teacher, self.store.blobs), execution)
         return {
             "student": pair,
             "objective": objective,
             "seed": seed,
-            "top1": _over(held, lambda split: module_accuracy(module, split, p, execution)),
-            "agreement": _over(held, lambda split: module_agreement(module, teacher, split, p, execution)),
+            "top1": top1(logits, self.labels),
+            "agreement": agreement(logits, self.answers),
             "seconds": done.metrics["seconds"],
             "images_per_s": done.metrics["images_per_s"],
             "params_m": done.metrics["params_m"],
         }
+
+    def _logits(self, module: nn.Module, execution: Execution) -> FloatArray:
+        p = self.situation.teacher.model.preprocessing
+        return np.concatenate([module_logits(module, split, p, execution) for split in self.held])
 
     def _nodes(self, objective: str) -> list[Node]:
         arguments = self.arguments
@@ -253,11 +263,6 @@ def _setting(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on beside its own name."""
     names = ("images", "held_out", "epochs", "batch_size", "lr", "views", "device", "threads")
     return {name: getattr(arguments, name) for name in names}
-
-
-def _over(splits: list[Any], measured: Any) -> float:
-    """The mean over all images of several splits."""
-    return sum(measured(split) * len(split) for split in splits) / sum(len(split) for split in splits)
 
 
 def _images(arguments: argparse.Namespace) -> Path:

@@ -83,7 +83,8 @@ def main() -> None:
         "versions": versions(),
         "command": "python benchmarks/order.py",
         "setting": {
-            key: getattr(arguments, key) for key in ("images", "judged_images", "epochs", "keep", "seeds", "importance")
+            key: getattr(arguments, key)
+            for key in ("images", "judged_images", "epochs", "views", "keep", "seeds", "importance")
         },
         "seconds": time.monotonic() - began,
         "orders": {name: [list(step) for step in steps] for name, (_, steps) in ORDERS.items()},
@@ -110,6 +111,9 @@ def _student(teacher: ModelBundle, store: LocalStore, seed: int) -> ModelBundle:
 def _graph(arguments: argparse.Namespace, multiple: int) -> Graph:
     draft = Draft()
     draft.add("calibration", "calibration", {}, {"model": TEACHER})
+    shared = _training(arguments, epochs=1, fresh=False)
+    asked = {"views": shared["teacher_views"], "augment": shared["augment"]}
+    draft.add("answers", "teach", asked, {"teacher": draft.add("teacher-fp32", "export", {}, {"model": TEACHER})})
     engines, made = [], dict[tuple[Any, ...], str]()
     for name, (start, steps) in ORDERS.items():
         node, told, trained = start, (start,), start == TEACHER
@@ -149,15 +153,17 @@ def _step(
             "scope": "uniform",
         }
         return draft.add(name, "prune", cut, {"model": node, "teacher": TEACHER})
-    training = train_config(
-        Options(teacher_views=1),
-        epochs=max(1, round(arguments.epochs * share)),
-        fresh=not trained,
-        size=PREPROCESSING.size,
-        images=arguments.images,
-    ) | {"teacher_views": 0}
+    epochs = max(1, round(arguments.epochs * share))
+    training = _training(arguments, epochs=epochs, fresh=not trained)
     stage = "distill" if what == "distil" else "quantized-distill"
-    return draft.add(name, stage, training, {"student": node, "teacher": TEACHER})
+    return draft.add(name, stage, training, {"student": node, "teacher": TEACHER, "answers": "answers"})
+
+
+def _training(arguments: argparse.Namespace, *, epochs: int, fresh: bool) -> dict[str, Any]:
+    return train_config(
+        Options(teacher_views=arguments.views),
+        epochs=epochs, fresh=fresh, size=PREPROCESSING.size, images=arguments.images,
+    )  # fmt: skip
 
 
 def _rows(report: RunReport, store: LocalStore, seed: int) -> list[dict[str, Any]]:
@@ -206,6 +212,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=10_000, help="training images")
     parser.add_argument("--judged-images", type=int, default=10_000, help="on which accuracies are taken")
     parser.add_argument("--epochs", type=int, default=9, help="of distillation, over all steps of an order")
+    parser.add_argument("--views", type=int, default=4, help="different views of each image")
     parser.add_argument("--keep", type=float, default=0.6, help="share of multiply-accumulates after all cuts")
     parser.add_argument("--importance", default="kd", help="of cuts of trained networks; l2 before any training")
     parser.add_argument("--duration-s", type=float, default=3.0, help="measuring time per engine")
