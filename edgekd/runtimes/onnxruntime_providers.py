@@ -64,7 +64,11 @@ ACCELERATORS = (
         short="tensorrt",
         name="TensorrtExecutionProvider",
         install="pip uninstall onnxruntime, then pip install onnxruntime-gpu; it needs TensorRT",
-        by_precision={"fp16": {"trt_fp16_enable": "1"}, "int8": {"trt_int8_enable": "1"}},
+        # Between its 8-bit layers an INT8 graph may run in half precision; parity decides whether it may stay so.
+        by_precision={
+            "fp16": {"trt_fp16_enable": "1"},
+            "int8": {"trt_int8_enable": "1", "trt_fp16_enable": "1"},
+        },
     ),
     Accelerator(
         short="qnn",

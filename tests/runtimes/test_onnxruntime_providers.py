@@ -132,7 +132,8 @@ def test_the_cpu_stands_behind_every_accelerator_and_only_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "options"), [("fp32", {}), ("fp16", {"trt_fp16_enable": "1"}), ("int8", {"trt_int8_enable": "1"})]
+    ("precision", "options"),
+    [("fp32", {}), ("fp16", {"trt_fp16_enable": "1"}), ("int8", {"trt_int8_enable": "1", "trt_fp16_enable": "1"})],
 )
 def test_tensorrt_is_told_the_precision_of_the_graph(precision: str, options: dict[str, str]) -> None:
     assert TENSORRT.provider_for(precision).options == options
