@@ -67,7 +67,8 @@ class DeployedEngine(Schema):
         chosen: Whether it is the one that was chosen; exactly one is.
         reason: Why it is here, a sentence without a full stop.
         latency: None where it was neither measured nor predicted.
-        accuracy: Top-1 accuracy in [0, 1] on held-out images; None where there were no labels.
+        accuracy: Top-1 accuracy in [0, 1] on held-out images; None where there were no labels, or where this engine was
+            not evaluated itself: one built on a device has been compared with its graph on a few images.
         size_mib: Of its files together.
         fingerprint: Path of the file that says which device it was built for; None where it runs anywhere.
         source: Name of the `onnx` engine that it was built from; None where it is the source.

@@ -276,7 +276,6 @@ def _added(planned: PlannedBuild, made: MadeEngine, folder: Path) -> AddedEngine
         scheme=entry.scheme,
         threads=entry.threads,
         reason=f"built from {entry.name} by TensorRT {made.device.tensorrt} on {made.device.gpu}{time_ms}",
-        accuracy=entry.accuracy,
         size_mib=made.size_mib,
         fingerprint=place + FINGERPRINT_FILE,
         source=entry.name,

@@ -29,7 +29,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "scratch").mkdir()
     bundle = toy_onnx_bundle(blobs, tmp_path / "scratch")
     place = tmp_path / "out" / "bundle"
-    write_package(bundle, blobs, place, target=load_target("jetson"), versions={"edgekd": "0"}, extra={})
+    target = load_target("jetson")
+    chosen = Shipped(bundle=bundle, note=replace(note_from_bundle(bundle, target), accuracy=0.9))
+    write_package(bundle, blobs, place, target=target, versions={"edgekd": "0"}, extra={}, chosen=chosen)
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "photos.npz", images=images, labels=np.arange(40) % 4)
     monkeypatch.chdir(tmp_path)
@@ -86,6 +88,7 @@ def test_engines_go_into_the_package_with_fingerprint_timings_and_layers(
     assert entry.fingerprint == "engines/model-trt/model.engine.json"
     assert entry.timing_cache == "engines/model-trt/timing.cache"
     assert entry.latency is None  # the time of the kernels alone is no latency
+    assert (source.accuracy, entry.accuracy) == (0.9, None)  # only its answers to a few images were compared
     assert "built from model by TensorRT 10.3.0 on Orin, GPU compute time" in entry.reason
     sidecar = json.loads((package / "engines/model-trt/model.engine.json").read_text())
     assert sidecar["engine_sha256"] == file_digest(package / "engines/model-trt/model.engine")
