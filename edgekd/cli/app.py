@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 
 import click
 
 import edgekd
 from edgekd.core.schema import suggest
-from edgekd.errors import INTERNAL_EXIT_CODE, INTERRUPTED_EXIT_CODE, EdgekdError
+from edgekd.errors import INTERNAL_EXIT_CODE, INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, EdgekdError
 
 VERBS: dict[str, tuple[str, str]] = {
     "compress": ("edgekd.cli.compress:compress", "Compress a model for a device within a latency budget."),
@@ -79,8 +81,13 @@ def app() -> None:
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as CI and containers end a job: scratch folders and workers go as after Ctrl-C."""
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line and exits with the documented code."""
+    signal.signal(signal.SIGTERM, _terminate)
     # NNCF compiles an extension at first use and gives up after a minute by default; zero waits for it.
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")
     sys.exit(exit_code_of(argv if argv is not None else sys.argv[1:]))
@@ -99,9 +106,10 @@ def exit_code_of(argv: list[str]) -> int:
     except click.ClickException as err:
         err.show()
         return err.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _complain("Interrupted. What was finished is kept: the same command continues from there.", None)
-        return INTERRUPTED_EXIT_CODE
+    except (KeyboardInterrupt, click.Abort) as err:
+        terminated = Terminated in (type(err), type(err.__cause__))
+        _complain(f"{'Terminated' if terminated else 'Interrupted'}.{_what_is_kept(argv)}", None)
+        return TERMINATED_EXIT_CODE if terminated else INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         # The reader of our output went away (`edgekd ... | head`); there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +119,19 @@ def exit_code_of(argv: list[str]) -> int:
         _trace_if_verbose(argv, err)
         return INTERNAL_EXIT_CODE
     return code if isinstance(code, int) else 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _what_is_kept(argv: list[str]) -> str:
+    """A verb with a store goes on from it; the others write their result at the end, or nothing."""
+    verb = next((word for word in argv if word in VERBS), "")
+    command = app.get_command(click.Context(app), verb)
+    if command is None or not any(parameter.name == "store" for parameter in command.params):
+        return ""
+    return " What was finished is kept: the same command continues from there."
 
 
 def _complain(message: str, hint: str | None) -> None:
