@@ -115,7 +115,7 @@ def _require_layers(layers: Sequence[NcnnLayer]) -> None:
     """Raises the error for the first layer that ncnn lacks; an operator before the arithmetic around it."""
     lacking = sorted((layer for layer in layers if not RUNTIME.knows(layer.type)), key=lambda n: n.type == EXPRESSION)
     if lacking:
-        more = f", and {len(lacking) - 1} layers more" if len(lacking) > 1 else ""
+        more = f" ({len(lacking)} layers in all)" if len(lacking) > 1 else ""
         raise unsupported(
             "ncnn", operator=lacking[0].type, where=lacking[0].name, opset=f"TorchScript of torch {_torch()}",
             message=f"pnnx wrote it as it is, and ncnn has no such layer{more}",
