@@ -12,7 +12,7 @@ import click
 from edgekd.cli.console import print_table, reporter_for
 from edgekd.cli.device import board_options, boards_wanted, profile_boards
 from edgekd.cli.options import F, SectionedCommand, names_for, own_code, parse_counts, section, shared, verbosity_of
-from edgekd.errors import DeviceUnavailable, Inconclusive
+from edgekd.errors import BuildFailed, DeviceUnavailable, Inconclusive
 
 SHOWN_LAYERS = 15
 
@@ -54,7 +54,7 @@ def profile(**flags: Any) -> int:
     """Measure one or more bundles or .onnx files at batch 1, taking turns, with percentiles.
 
     p90 is the latency of MLPerf Inference's SingleStream scenario. Exit codes: 0 measured as precisely as asked, 5
-    measured less precisely (inconclusive), 3 nothing could be measured.
+    measured less precisely (inconclusive), 3 nothing could be measured, 4 no runtime opens the graph.
     """
     from edgekd.targets.load import HOST, load_target
 
@@ -84,12 +84,16 @@ def profile(**flags: Any) -> int:
 
 
 def exit_code_for(entries: Any) -> int:
-    """0 when all that was measured is as precise as asked, 5 when the machine was too restless, 3 without a latency."""
+    """0 when all that was measured is as precise as asked, 5 when the machine was too restless; without a latency, the
+    code of what all failed of, or 3."""
     timed = [entry.latency for entry in entries if entry.latency]
     restless = any(entry.failure_code == Inconclusive.exit_code for entry in entries)
     if restless or any(latency.inconclusive for latency in timed):
         return Inconclusive.exit_code
-    return 0 if timed else DeviceUnavailable.exit_code
+    if timed:
+        return 0
+    codes = {entry.failure_code for entry in entries}
+    return BuildFailed.exit_code if codes == {BuildFailed.exit_code} else DeviceUnavailable.exit_code
 
 
 def print_report(report: Any, with_layers: bool) -> None:

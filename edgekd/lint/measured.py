@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import onnx
 
-from edgekd.errors import UserError
+from edgekd.errors import BuildFailed, UserError
 from edgekd.lint.finding import Finding, Severity
 from edgekd.lint.rule import Rule, Surroundings
 from edgekd.lint.view import HEAVY, LintGraph
@@ -46,7 +46,7 @@ class Refused(Rule):
                     continue
                 try:
                     RUNTIMES.get(name).open(path).__exit__(None, None, None)
-                except UserError as err:
+                except (UserError, BuildFailed) as err:
                     node = _named_in(graph, err.message)
                     measured = f"{name} {found.version}"
                     yield self.finding(where, node, _short(err.message), runtimes=(name,), measured=measured)
@@ -70,7 +70,7 @@ class OnnxRuntimeFloat(Rule):
             return
         try:
             optimised = optimised_graph(graph.model)
-        except UserError:
+        except (UserError, BuildFailed):
             return  # `refused` says so
         makers = {name: node for node in optimised.graph.node for name in node.output}
         for node in optimised.graph.node:
@@ -107,7 +107,7 @@ class OpenVinoFloat(Rule):
             path.write_bytes(graph.model.SerializeToString())
             try:
                 layers = executed_layers(path)
-            except UserError:
+            except (UserError, BuildFailed):
                 return  # `refused` says so
         for layer in layers:
             names = [name for name in layer.originals if name in meant]

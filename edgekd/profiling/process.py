@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import edgekd
-from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
+from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError, UserError
 from edgekd.profiling.agent.loop import TurnFailed
 
 COMMAND = (sys.executable, "-P", "-m", "edgekd.profiling.worker")  # -P: no module of the user's folder is taken
@@ -78,7 +78,8 @@ class WorkerProcess:
             raise self._lost(do) from None
         answer = json.loads(self._line(do, time.monotonic() + takes_s + self._limit_s))
         if "error" in answer:
-            raise UserError(answer["error"], hint=answer["hint"])
+            kind = BuildFailed if answer.get("build_failed") else UserError
+            raise kind(answer["error"], hint=answer["hint"])
         return answer["ok"]
 
     def __enter__(self) -> Self:

@@ -24,7 +24,7 @@ import numpy as np
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.digest import Digest
 from edgekd.core.orphan import end_with_parent
-from edgekd.errors import EdgekdError, UserError
+from edgekd.errors import BuildFailed, EdgekdError, UserError
 from edgekd.profiling.agent import energy, facts
 from edgekd.profiling.agent.loop import CallTimer, settle
 from edgekd.runtimes.session import RUNTIMES, OwnClock, Session, open_bundle
@@ -165,7 +165,7 @@ def answer(worker: Worker, request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"ok": asked(request)}
     except EdgekdError as err:
-        return {"error": err.message, "hint": err.hint}
+        return {"error": err.message, "hint": err.hint, "build_failed": isinstance(err, BuildFailed)}
     except Exception as err:  # noqa: BLE001 - whatever a runtime raises belongs to the one who asked
         return {"error": f"{type(err).__name__}: {err}", "hint": None}
 

@@ -24,6 +24,7 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import LayerReport, layer_report
 from edgekd.errors import UserError
 from edgekd.runtimes.onnxruntime_layers import layers_from_trace
+from edgekd.runtimes.refused import refusal
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class OnnxRuntime(Runtime):
         provider = self.provider_for(str(tags.get("precision", "fp32")))
         axes = None if bundle is None else _batch_axes(bundle)
         options = _options(path, provider, threads=threads, batch=batch, folds_weights=folds, axes=axes, trace=trace)
-        session = _opened(str(path), options, str(path), provider.asked(threads))
+        session = _opened(str(path), options, providers=provider.asked(threads))
         opened = self.wrapped(session, threads, folds_weights=folds)
         _require_batch(opened, batch, path)
         return opened
@@ -266,7 +267,7 @@ def emulated(path: Path) -> OnnxRuntimeSession:
     products in 16 bits and saturate. It also stands for hardware that is not at hand.
     """
     options = _options(path, CPU_PROVIDER, threads=None, batch=None, folds_weights=True)
-    return OnnxRuntimeSession(_opened(str(path), options, str(path)), folds_weights=True)
+    return OnnxRuntimeSession(_opened(str(path), options), folds_weights=True)
 
 
 def exact_outputs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
@@ -284,7 +285,7 @@ def exact_outputs(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
     options.add_session_config_entry(*FOLD_WEIGHTS)
-    session = _opened(model.SerializeToString(), options, "the graph")
+    session = _opened(model.SerializeToString(), options)
     try:
         return [np.asarray(value, np.float64) for value in session.run(None, dict(feeds))]
     except Exception as err:  # the library's exceptions have no common base below Exception
@@ -311,7 +312,7 @@ def optimised_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         path = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(path)
-        _opened(model.SerializeToString(), options, "the graph")
+        _opened(model.SerializeToString(), options)
         return onnx.load(path)
 
 
@@ -369,14 +370,20 @@ def _axes_of_file(path: Path) -> list[str]:
 
 
 def _opened(
-    source: str | bytes, options: Any, where: str, providers: Sequence[tuple[str, dict[str, str]]] | None = None
+    source: str | bytes,
+    options: Any,
+    where: str = "the graph",
+    providers: Sequence[tuple[str, dict[str, str]]] | None = None,
 ) -> Any:
     import onnxruntime
 
     try:
         return onnxruntime.InferenceSession(source, options, providers=providers or CPU_PROVIDER.asked(None))
     except Exception as err:  # the library's exceptions have no common base below Exception
-        raise UserError(f"ONNX Runtime {onnxruntime.__version__} cannot load {where}: {err}") from err
+        library = f"ONNX Runtime {onnxruntime.__version__}"
+        if isinstance(source, str):
+            raise refusal(library, str(err), Path(source), runtime="onnxruntime") from err
+        raise UserError(f"{library} cannot load {where}: {err}") from err
 
 
 def _require_batch(session: OnnxRuntimeSession, batch: int | None, path: Path) -> None:

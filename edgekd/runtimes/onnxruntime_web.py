@@ -22,6 +22,7 @@ from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.runtimes.addons import ADDONS, ONNXRUNTIME_WEB
+from edgekd.runtimes.refused import refusal
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
 from edgekd.runtimes.web.engine import JsEngine, engine_for
 from edgekd.runtimes.web.host import BROWSER_VARIABLE, NODE_MAJOR, HostName, program_of
@@ -169,7 +170,7 @@ class OnnxRuntimeWeb(Runtime):
         try:
             opened = engine.open(path.read_bytes(), axes, folds_weights=folds_weights)
         except UserError as err:
-            raise UserError(f"{self.name} {found.version} cannot load {path}: {err.message}", hint=err.hint) from err
+            raise refusal(f"{self.name} {found.version}", err.message, path, runtime=self.name) from err
         return WebSession(self.name, engine, opened, shapes)
 
 

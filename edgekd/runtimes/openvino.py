@@ -20,6 +20,7 @@ from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import HEAVY, Arithmetic, LayerReport, LayerTime, layer_report
 from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.runtimes.refused import refusal
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 Device = Literal["CPU", "GPU", "NPU", "AUTO"]
@@ -269,7 +270,7 @@ def _compiled(path: Path, device: Device, threads: int | None, batch: int | None
             _fix_batch_(model, batch, path)
         return core.compile_model(model, device, settings)
     except RuntimeError as err:
-        raise UserError(f"OpenVINO {openvino.get_version()} cannot load {path}: {err}") from err
+        raise refusal(f"OpenVINO {openvino.get_version()}", str(err), path, runtime="openvino") from err
 
 
 def _kind(name: str) -> str:
