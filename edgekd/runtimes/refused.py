@@ -74,7 +74,7 @@ def _first_node(path: Path, lacking: Collection[_Operator]) -> tuple[onnx.NodePr
     if not lacking:
         return None
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(path, load_external_data=False)

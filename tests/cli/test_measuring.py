@@ -66,7 +66,7 @@ def test_a_model_that_does_not_load_leaves_nothing_measured(tmp_path: Path, caps
     graph = toy_graph()
     graph.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(graph, tmp_path / "x.onnx")
-    assert exit_code_of(["profile", str(tmp_path / "x.onnx"), *ORT, *QUICK]) == 3
+    assert exit_code_of(["profile", str(tmp_path / "x.onnx"), *ORT, *QUICK]) == 4
     assert "NoSuchOperator" in capsys.readouterr().out
 
 
