@@ -125,8 +125,7 @@ class Ncnn(Runtime):
         return Availability(ok=True, version=str(ncnn.__version__))
 
     def open(self, path: Path, *, threads: int | None = None, batch: int | None = None) -> NcnnSession:
-        """As the base class says, but with one thread by default; the weights lie beside the `.param`, and the arithmetic
-        is float32."""
+        """As the base class says, with one thread by default; the weights lie beside the `.param`, in float32."""
         return NcnnSession(
             path,
             path.with_suffix(".bin"),
