@@ -4,9 +4,10 @@
 
 Distils one student per seed from the ResNet-56 teacher, then brings the same student to 2, 3 and 4 bits: rounded after
 training with one grid per tensor, in buckets and per channel (PTQ), by quantized distillation (QD, in buckets and per
-channel), and by differentiable quantization (DQ, in buckets, the student its own teacher). All see the same images; the
-last epoch is judged on 10,000 images that no decision has seen. Sizes are those of the packed file and, by formula,
-with a Huffman code for the whole model. What was trained is kept in `--work`: a run that was killed goes on.
+channel), and by differentiable quantization (DQ, in buckets, the student its own teacher). Beside them stands what as
+many further epochs bring in float. All see the same images; the last epoch is judged on 10,000 images that no decision
+has seen. Sizes are those of the packed file and, by formula, with a Huffman code for the whole model. What was trained
+is kept in `--work`: a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ ROUNDED = {
     "PTQ, buckets of 256": ("bucket", 256),
     "PTQ, per channel": ("channel", 256),
 }
+FURTHER = "float, trained further"
+"""A control: as many further epochs in float as QD has at few bits."""
 QD, QD_CHANNEL, DQ = "QD, buckets of 256", "QD, per channel", "DQ, buckets of 256"
 
 
@@ -87,6 +90,7 @@ class Bench:
         done = self._trained(seed)
         student = self._module(done["distil"])
         yield self._row(seed, "float", 32, student, {})
+        yield self._row(seed, FURTHER, 32, self._module(done["further"]), {})
         exclude = outer_layers(student, PREPROCESSING.input_shape)
         for bits in self.arguments.bits:
             for name, (granularity, size) in ROUNDED.items():
@@ -121,6 +125,8 @@ class Bench:
                 inputs={**taught, "student": ("@student",)},
             ),
         ]
+        further = {**tune, "lr": a.qd_lr}
+        nodes.append(Node(name="further", stage="distill", config=further, inputs=taught))
         for bits in self.arguments.bits:
             for name, granularity in (("qd", "bucket"), ("qdc", "channel")):
                 grid = {"bits": bits, "granularity": granularity, "lr": a.qd_lr}
