@@ -152,7 +152,7 @@ class Loop:
                 term.objective.advance(progress)
         weights = [term.schedule.at(self.step, self.steps) for term in plan.terms]
         ids = torch.from_numpy(batch.ids).to(batch.images.device)
-        outer = self.outer if self.outer is not None and self.outer.due(self.step, weights) else None
+        outer = self.outer if self.outer is not None and self.outer.due(weights) else None
         with self._projected():
             if outer is not None:
                 outer.begin()

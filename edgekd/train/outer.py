@@ -101,9 +101,9 @@ class OuterStep:
         self._before: Weights = {}
         self._generators: tuple[Tensor, ...] = ()
 
-    def due(self, step: int, weights: Sequence[float]) -> bool:
-        """Whether a training step, counted from 0, is followed by an outer one."""
-        return step % self.objective.config.every == 0 and weights[self._place] > 0
+    def due(self, weights: Sequence[float]) -> bool:
+        """Whether the training step for which the objective was just advanced is followed by an outer one."""
+        return self.objective.progress.step % self.objective.config.every == 0 and weights[self._place] > 0
 
     def begin(self) -> None:
         """Keeps what the training pass that follows starts from: the student's weights, the generators."""

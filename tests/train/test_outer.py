@@ -54,7 +54,7 @@ class Problem:
 
     def __init__(self) -> None:
         self.student = smooth_student().train()
-        objective: Any = build_objective("tgeo", {"hidden": 5})
+        objective: Any = build_objective("tgeo", {"hidden": 5, "rate": 0.01})
         objective.bind(SignalSpec(classes=K), SignalSpec(classes=K))
         objective.double().controller.load_state_dict(
             {name: 0.3 * drawn(7, *x.shape) for name, x in objective.controller.state_dict().items()}
@@ -331,6 +331,12 @@ def test_a_term_that_is_over_takes_no_more_outer_steps(train: Train) -> None:
     terms = [{"name": "tgeo", "until_epoch": 1, "args": {"every": 2}}, {"name": "kd", "from_epoch": 1}]
     _, report, _ = train(epochs=2, objectives=terms)
     assert any("in 2 steps of a controller" in said for said in report.decisions)
+
+
+def test_a_term_that_begins_later_counts_its_own_steps(train: Train) -> None:
+    terms = [{"name": "kd", "until_epoch": 1}, {"name": "tgeo", "from_epoch": 1, "args": {"every": 100}}]
+    _, report, _ = train(folder="late", epochs=2, objectives=terms)
+    assert any("in 1 steps of a controller" in said for said in report.decisions)
 
 
 def test_data_without_labels_too_few_images_and_two_that_hold_out_are_errors(
