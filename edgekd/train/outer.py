@@ -175,7 +175,7 @@ class OuterStep:
         )
         return (
             f"{objective.name} held out {self._batches.samples} of {len(self._batches.split)} training images and "
-            f"learned on them to weigh its terms image by image, in {self.steps} steps of a controller, one every "
+            f"learned on them to weigh its terms image by image, in {self.steps} step(s) of a controller, one every "
             f"{objective.config.every} training steps for three forward passes and one backward pass; weights at the "
             f"end: {shown}."
         )

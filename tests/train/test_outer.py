@@ -330,19 +330,19 @@ def test_it_goes_with_the_further_views_of_another_objective(train: Train) -> No
     options = {"objectives": [{"name": "sla", "weight": 0.5}, {"name": "tgeo", "args": {"every": 2}}]}
     _, report, _ = train(epochs=1, **options)
     assert set(report.distill_losses) == {"sla", "tgeo"}
-    assert any("in 2 steps of a controller" in said for said in report.decisions)
+    assert any("in 2 step(s) of a controller" in said for said in report.decisions)
 
 
 def test_a_term_that_is_over_takes_no_more_outer_steps(train: Train) -> None:
     terms = [{"name": "tgeo", "until_epoch": 1, "args": {"every": 2}}, {"name": "kd", "from_epoch": 1}]
     _, report, _ = train(epochs=2, objectives=terms)
-    assert any("in 2 steps of a controller" in said for said in report.decisions)
+    assert any("in 2 step(s) of a controller" in said for said in report.decisions)
 
 
 def test_a_term_that_begins_later_counts_its_own_steps(train: Train) -> None:
     terms = [{"name": "kd", "until_epoch": 1}, {"name": "tgeo", "from_epoch": 1, "args": {"every": 100}}]
     _, report, _ = train(folder="late", epochs=2, objectives=terms)
-    assert any("in 1 steps of a controller" in said for said in report.decisions)
+    assert any("in 1 step(s) of a controller" in said for said in report.decisions)
 
 
 def test_data_without_labels_too_few_images_and_two_that_hold_out_are_errors(
