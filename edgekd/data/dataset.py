@@ -195,6 +195,7 @@ class Dataset:
         without_pool: The digest that the same data has without its pool; None where there is no pool.
         calibration: How its card would have samples drawn; None without a card that says so. It changes no image, so
             it is not part of the digest.
+        guessed: How many images at the end of `train` came from a pool, so that their labels are a teacher's guesses.
     """
 
     name: str
@@ -207,6 +208,7 @@ class Dataset:
     pool: Split | None = None
     without_pool: Digest | None = None
     calibration: CardSampling | None = None
+    guessed: int = 0
 
     @property
     def labelled(self) -> bool:
@@ -317,6 +319,7 @@ class Dataset:
         return replace(
             self,
             train=self.train.followed_by(chosen),
+            guessed=self.guessed + len(rows),
             digest=digest("dataset-pooled", self.digest, rows.astype("<i8").tobytes(), marks),
         )
 

@@ -33,8 +33,9 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport, distil_
 from edgekd.train.loss_plan import plan_loss
-from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
+from edgekd.train.objective import OBJECTIVES, TAPPED, Objective, Signal
 from edgekd.train.pool import POOL_PORT, training_data
+from edgekd.train.weighing import Weighing
 
 PARITY_SAMPLES = 64
 LEAST_SQNR_DB = 15.0
@@ -106,7 +107,7 @@ class QatStage(Stage[QatConfig]):
         labelled = ctx.resource("data", Dataset).labelled
         taught = teacher is not None or inputs.maybe("answers") is not None
         for objective in plan_loss(self.config, teachers=int(taught), labelled=labelled).objectives():
-            _check_logits_do(objective)
+            _check_usable(objective)
         if teacher is not None and teacher.model.preprocessing != model.model.preprocessing:
             raise UserError(
                 "Student and teacher must see the same tensor, but their preprocessing differs: student "
@@ -176,18 +177,25 @@ class QatStage(Stage[QatConfig]):
         return f"{said} The ranges of activations {how} and moved by {median} in the median."
 
 
-def _check_logits_do(objective: Objective[Any]) -> None:
-    """A graph has no inner signals to compare."""
-    inner = sorted((objective.needs | objective.needs_of_teacher) & TAPPED)
-    if not inner:
+def _check_usable(objective: Objective[Any]) -> None:
+    """A graph has no inner signals to compare, and its quantizers round small changes of the weights away."""
+    inner = sorted(_inner(type(objective)))
+    if inner:
+        why = f"reads {' and '.join(inner)}, but qat trains a graph, which gives logits only."
+    elif isinstance(objective, Weighing):
+        why = "learns from small changes of the weights, and qat's quantizers round these away."
+    else:
         return
     kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
-    outer = [name for name, kind in kinds.items() if not (kind.needs | kind.needs_of_teacher) & TAPPED]
+    usable = [name for name, kind in kinds.items() if not _inner(kind) and not issubclass(kind, Weighing)]
     raise UserError(
-        f"The objective {objective.name!r} reads {' and '.join(inner)}, but qat trains a graph, which gives logits "
-        "only.",
-        hint=f"choose an objective that needs no more: {', '.join(outer)}",
+        f"The objective {objective.name!r} {why}",
+        hint=f"choose an objective that needs no more: {', '.join(usable)}",
     )
+
+
+def _inner(kind: type[Objective[Any]]) -> frozenset[Signal]:
+    return (kind.needs | kind.needs_of_teacher) & TAPPED
 
 
 def _activation_steps(network: QatNetwork) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from edgekd.core.digest import Digest, digest
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.stage import Context
+from edgekd.data.augment import Augment
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.train.answers import Answers, views_that_fit
@@ -23,11 +24,13 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.engine import Fabric
 from edgekd.train.group import teacher_source
 from edgekd.train.hard import HardAugment
+from edgekd.train.held_out import HeldOut, held_out
 from edgekd.train.lesson import Lesson
 from edgekd.train.loop import Loop
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.memory_format import trains_in_channels_last
 from edgekd.train.objective import TAPPED, Objective, Signal, SignalSpec, TrainingData
+from edgekd.train.outer import OuterStep
 from edgekd.train.projection import WeightProjection
 from edgekd.train.signals import SignalSource
 from edgekd.train.teacher import Teacher
@@ -84,8 +87,8 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     """The loop of a job whose modules are on the training device.
 
     Raises:
-        UserError: Student, teacher and labels have different classes, nothing can be trained, or a signal that the
-            objective needs is missing.
+        UserError: Student, teacher and labels have different classes, nothing can be trained, a signal that the
+            objective needs is missing, or too few images can be held out.
     """
     config = job.config
     if not any(parameter.requires_grad for parameter in job.student.parameters()):
@@ -99,22 +102,25 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     if job.projection is not None:
         job.projection.bind(job.student)
     lesson = Lesson(student, job.plan.terms, config.label_smoothing, joint=fabric.world_size > 1)
+    parts = _held_out(job, fabric)
+    batches = TrainBatches(
+        split=job.dataset.train,
+        preprocessing=job.preprocessing,
+        augment=config.augment,
+        seed=job.ctx.seed,
+        batch_size=config.batch_size,
+        device=fabric.device,
+        channels_last=job.channels_last(fabric.device),
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        rows=None if parts is None else parts.kept,
+    )
     return Loop(
         fabric=fabric,
         lesson=lesson,
         wrapped=fabric.setup_module(lesson),
         optimizer=optimizer_for(lesson, config),
-        batches=TrainBatches(
-            split=job.dataset.train,
-            preprocessing=job.preprocessing,
-            augment=config.augment,
-            seed=job.ctx.seed,
-            batch_size=config.batch_size,
-            device=fabric.device,
-            channels_last=job.channels_last(fabric.device),
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-        ),
+        batches=batches,
         teacher=teacher,
         projection=job.projection,
         average=None if config.ema_decay is None else WeightAverage(job.student, config.ema_decay),
@@ -125,6 +131,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         seed=job.ctx.seed,
         mixing=_mixing(config, student.spec().classes),
         hard=_hard(job, teacher, fabric),
+        outer=_outer(job, lesson, batches, parts, fabric),
     )
 
 
@@ -141,6 +148,20 @@ def _hard(job: Job, teacher: Teacher | None, fabric: Fabric) -> HardAugment | No
             hint="connect a teacher that can be run and give an objective that reads it (kd), or set hard=0",
         )
     return HardAugment(job.config.hard, job.preprocessing, fabric.device)
+
+
+def _held_out(job: Job, fabric: Fabric) -> HeldOut | None:
+    found = job.plan.weighing()
+    if found is None:
+        return None
+    return held_out(job.dataset, found[1].config.held_out, job.ctx.seed, processes=fabric.world_size)
+
+
+def _outer(job: Job, lesson: Lesson, batches: TrainBatches, parts: HeldOut | None, fabric: Fabric) -> OuterStep | None:
+    found = job.plan.weighing()
+    if found is None or parts is None:
+        return None
+    return OuterStep(lesson, found[0], replace(batches, rows=parts.rows, augment=Augment()), fabric)
 
 
 def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Teacher | None) -> None:

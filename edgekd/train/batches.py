@@ -56,6 +56,7 @@ class TrainBatches:
         channels_last: Their memory format.
         rank: This process.
         world: Number of processes.
+        rows: Positions of the split that are visited, ascending; None for all of them.
     """
 
     split: Split
@@ -67,27 +68,30 @@ class TrainBatches:
     channels_last: bool
     rank: int = 0
     world: int = 1
+    rows: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         smallest = MIN_SHARD * self.world
-        if min(len(self.split), self.batch_size) < smallest:
+        if min(self.samples, self.batch_size) < smallest:
             raise UserError(
-                f"Batches of {self.batch_size} from {len(self.split)} training images are too small for {self.world} "
+                f"Batches of {self.batch_size} from {self.samples} training images are too small for {self.world} "
                 f"process(es): each needs at least {MIN_SHARD} images per step.",
                 hint="give more training images, a larger batch_size, or fewer processes",
             )
 
     @property
+    def samples(self) -> int:
+        """Images per epoch, over all processes."""
+        return len(self.split) if self.rows is None else len(self.rows)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch; one less where a batch would otherwise be too small for the processes."""
-        return min(-(-len(self.split) // self.batch_size), len(self.split) // (MIN_SHARD * self.world))
+        return min(-(-self.samples // self.batch_size), self.samples // (MIN_SHARD * self.world))
 
     def epoch(self, epoch: int, view: int, first: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch from number `first` on, showing one view of each image."""
-        order = epoch_order(len(self.split), self.seed, epoch)
-        shares = [
-            np.array_split(ids, self.world)[self.rank] for ids in np.array_split(order, self.steps_per_epoch)[first:]
-        ]
+        shares = self._shares(epoch)[first:]
         with ThreadPoolExecutor(1, thread_name_prefix="edgekd-batches") as thread:
             ahead = thread.submit(self._pixels, shares[0], view) if shares else None
             for number, ids in enumerate(shares):
@@ -96,6 +100,18 @@ class TrainBatches:
                 if number + 1 < len(shares):
                     ahead = thread.submit(self._pixels, shares[number + 1], view)
                 yield self._batch(pixels, ids)
+
+    def batch(self, number: int) -> TrainBatch:
+        """The batch of a number that is counted through all epochs from 0, showing view 0 of its images."""
+        epoch, step = divmod(number, self.steps_per_epoch)
+        ids = self._shares(epoch)[step]
+        return self._batch(self._pixels(ids, 0), ids)
+
+    def _shares(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """This process's part of each batch of an epoch, as positions in the split."""
+        order = epoch_order(self.samples, self.seed, epoch)
+        order = order if self.rows is None else self.rows[order]
+        return [np.array_split(ids, self.world)[self.rank] for ids in np.array_split(order, self.steps_per_epoch)]
 
     def _pixels(self, ids: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.float32]:
         canvases = self.split.images(ids, self.preprocessing)

@@ -63,6 +63,7 @@ class FitReport:
         resumed_at_step: Where a checkpoint was taken up, None for a training in one go.
         leads: Whether this process is the one whose files count.
         decisions: What was decided and why, one sentence each.
+        outer_seconds: Of `seconds`, those of learning on held-out images; None where no objective does that.
     """
 
     epochs: int
@@ -76,6 +77,7 @@ class FitReport:
     resumed_at_step: int | None
     leads: bool
     decisions: tuple[str, ...]
+    outer_seconds: float | None = None
 
     @property
     def distill_loss(self) -> float | None:
@@ -161,8 +163,10 @@ def distil_(
             *(loop.teacher.decisions if loop.teacher is not None else ()),
             *((doubt,) if doubt is not None else ()),
             *((loop.hard.said(),) if loop.hard is not None else ()),
+            *((loop.outer.said(),) if loop.outer is not None else ()),
             *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
         ),
+        outer_seconds=None if loop.outer is None else loop.outer.seconds,
     )
 
 
@@ -219,7 +223,9 @@ def _teacher_guesses(loop: Loop, job: Job) -> str | None:
 def _prepare_objectives(loop: Loop, job: Job) -> None:
     if loop.teacher is None:
         return
-    survey = loop.teacher.survey(job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter)
+    survey = loop.teacher.survey(
+        job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter, loop.batches.rows
+    )
     for objective in job.plan.objectives():
         if objective.needs_teacher:
             objective.prepare(survey)

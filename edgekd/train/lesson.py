@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +66,7 @@ class Lesson(nn.Module):
             supervised_weight: Of the cross-entropy.
             weights: Of each objective in this step; one of weight 0 is left out.
         """
-        out, more = self._said(images, weights)
+        out, more = self.said(images, weights)
         out = replace(out, ids=ids)
         taught = None if teacher is None else signals_from_flat(teacher)
         if self.keeps_answers and taught is not None:
@@ -99,19 +99,27 @@ class Lesson(nn.Module):
             if not weight:
                 objective.zero_grad(set_to_none=True)
 
-    def _said(self, images: Tensor, weights: Sequence[float]) -> tuple[Signals, list[tuple[Signals, ...]]]:
+    def said(
+        self, images: Tensor, weights: Sequence[float], student: Callable[[Tensor], Signals] | None = None
+    ) -> tuple[Signals, list[tuple[Signals, ...]]]:
         """What the student says of the batch, and of the further views that each active objective asked for.
 
         One pass over all of them, so that BatchNorm normalises by what its running statistics will hold.
+
+        Args:
+            images: (N, C, H, W).
+            weights: Of each objective; one of weight 0 is not active.
+            student: Asked in the student's place: the student with other weights.
         """
+        student = student or self.student
         objectives: list[Any] = list(self.objectives)
         asked = [o.more_images(images) if weight else () for o, weight in zip(objectives, weights, strict=True)]
         views = [images, *(view for several in asked for view in several)]
         if len(views) == 1:
-            return self.student(images), [() for _ in asked]
+            return student(images), [() for _ in asked]
         fast = images.is_contiguous(memory_format=torch.channels_last)
         together = torch.cat(views).contiguous(memory_format=torch.channels_last if fast else torch.contiguous_format)
-        said: Signals = self.student(together)
+        said = student(together)
         parts = iter(said.rows(slice(first, first + len(images))) for first in range(0, len(together), len(images)))
         out = next(parts)
         return out, [tuple(next(parts) for _ in several) for several in asked]

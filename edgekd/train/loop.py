@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from edgekd.train.engine import Fabric
 from edgekd.train.hard import HardAugment
 from edgekd.train.lesson import HITS, IMAGES, LOSS, SUPERVISED, Lesson
 from edgekd.train.loss_plan import LossPlan
+from edgekd.train.outer import InnerStep, OuterStep
 from edgekd.train.projection import WeightProjection
 from edgekd.train.schedule import learning_rate
 from edgekd.train.teacher import Teacher
@@ -57,6 +58,7 @@ class Loop:
         seed: Of every step.
         mixing: Mixes the images of a batch, or None.
         hard: Varies them as far as student and teacher disagree, or None.
+        outer: Teaches an objective on held-out images how to weigh its terms, or None.
         clock: Seconds; injected by tests.
     """
 
@@ -75,6 +77,7 @@ class Loop:
     seed: int
     mixing: Mixing | None = None
     hard: HardAugment | None = None
+    outer: OuterStep | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -103,6 +106,8 @@ class Loop:
             self.average.load(state["average"])
         if self.hard is not None:
             self.hard.load(state["hard"])
+        if self.outer is not None:
+            self.outer.load(state["outer"])
         self.totals.copy_(state["totals"])
         self.step, self.seconds = state["step"], state["seconds"]
         return True
@@ -147,7 +152,10 @@ class Loop:
                 term.objective.advance(progress)
         weights = [term.schedule.at(self.step, self.steps) for term in plan.terms]
         ids = torch.from_numpy(batch.ids).to(batch.images.device)
-        with self.projection.applied() if self.projection is not None else nullcontext():
+        outer = self.outer if self.outer is not None and self.outer.due(weights) else None
+        with self._projected():
+            if outer is not None:
+                outer.begin()
             loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, weights)
             self.fabric.backward(loss)
         self._learn_hardness(draws)
@@ -156,9 +164,18 @@ class Loop:
             nn.utils.clip_grad_norm_(self.lesson.parameters(), config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if outer is not None:
+            rate, labels = self.optimizer.param_groups[0]["lr"], batch.labels
+            inner = InnerStep(images=batch.images, labels=labels, ids=ids, teacher=teacher, weights=weights, rate=rate)
+            with self._projected():
+                outer.finish(inner)
         if self.average is not None:
             self.average.update(self.step)
         self.totals += statistics
+
+    def _projected(self) -> AbstractContextManager[None]:
+        """The weights are at their projection inside of the block, where there is one."""
+        return self.projection.applied() if self.projection is not None else nullcontext()
 
     def _learn_hardness(self, draws: Tensor | None) -> None:
         """Moves the augmentation by the answers that the step has just computed; alike in every process."""
@@ -225,7 +242,7 @@ class Loop:
 
     def images_per_s(self) -> float:
         """Training images per second since this process began to train; 0 before its first step."""
-        images = (self.step - self._first_step) * len(self.batches.split) / self.steps
+        images = (self.step - self._first_step) * self.batches.samples / self.steps
         return images / max(1e-9, self.clock() - self._began)
 
     def _save(self, epoch: int) -> None:
@@ -244,6 +261,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.values,
             "hard": None if self.hard is None else self.hard.log_magnitudes,
+            "outer": None if self.outer is None else self.outer.state(),
         }
         self.checkpoints.save(state)
 

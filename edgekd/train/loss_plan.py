@@ -11,6 +11,7 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.objective import OBJECTIVES, Objective, Signal, build_objective, label_free_objectives
 from edgekd.train.signal import TAPPED
 from edgekd.train.terms import TermConfig, WeightSchedule
+from edgekd.train.weighing import Weighing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,11 @@ class LossPlan:
         """Those of the terms."""
         return tuple(term.objective for term in self.terms)
 
+    def weighing(self) -> tuple[int, Weighing[Any]] | None:
+        """The objective that learns on held-out images, with its place among the terms; None where there is none."""
+        found = [(place, o) for place, o in enumerate(self.objectives()) if isinstance(o, Weighing)]
+        return found[0] if found else None
+
 
 def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan:
     """The loss of a training.
@@ -72,7 +78,8 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
 
     Raises:
         UserError: Nothing to learn from, in an epoch or at all, an objective that needs labels where there are none,
-            one that reads the inside of a single teacher where there are several, or an unknown objective or argument.
+            one that reads the inside of a single teacher where there are several, two that learn on held-out images, or
+            an unknown objective or argument.
     """
     wanted = config.terms()
     usable = [term for term in wanted if teachers or not OBJECTIVES.get(term.name).needs_teacher]
@@ -91,6 +98,7 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
         _check_several(terms)
     if config.mixes:
         _check_mixable(terms)
+    _check_one_weighs(terms)
     default = terms[0].objective.default_weights.supervised
     supervised = (default if config.supervised_weight is None else config.supervised_weight) * labelled
     if not supervised and not any(term.schedule.weight or term.schedule.final_weight for term in terms):
@@ -215,6 +223,17 @@ def _check_mixable(terms: Sequence[Term]) -> None:
                 "have two.",
                 hint=f"set mixup=0 and cutmix=0, or choose an objective that does not: {', '.join(fit)}",
             )
+
+
+def _check_one_weighs(terms: Sequence[Term]) -> None:
+    """What one objective holds out the other would train on."""
+    names = [repr(term.objective.name) for term in terms if isinstance(term.objective, Weighing)]
+    if len(names) > 1:
+        raise UserError(
+            f"The objectives {' and '.join(names)} each hold out training images to learn on, and one training has one "
+            "such part.",
+            hint="give one of them, beside any objectives that hold none out",
+        )
 
 
 def _check_several(terms: Sequence[Term]) -> None:

@@ -208,6 +208,7 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "pskd": "edgekd.distill.objectives.pskd:PSKD",
         "sla": "edgekd.distill.objectives.sla:SLA",
         "exits": "edgekd.distill.objectives.exits:Exits",
+        "tgeo": "edgekd.distill.objectives.tgeo:TGeo",
     },
 )
 

@@ -97,6 +97,8 @@ def training_metrics(
         "train_loss": report.loss,
         "train_accuracy": report.train_accuracy,
     }
+    if report.outer_seconds is not None:
+        metrics["outer_seconds"] = report.outer_seconds
     if report.supervised_loss is not None:
         metrics["train_supervised_loss"] = report.supervised_loss
     if report.distill_loss is not None:

@@ -44,30 +44,39 @@ class SurveyBatch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """The teacher's signals on the whole training split.
+    """The teacher's signals on the images that are trained on: the whole training split, or what is not held out of it.
 
     Attributes:
-        batches: Begins a pass over all samples in order; the teacher runs while it is iterated.
+        batches: Begins a pass over these samples in order; the teacher runs while it is iterated.
     """
 
     batches: Callable[[], Iterator[SurveyBatch]]
 
 
-def class_means(survey: Survey, classes: int) -> Tensor:
-    """(K, D) float32 on the CPU: the teacher's mean embedding of each class; 0 for a class without samples.
+def _embedding(said: Signals) -> Tensor | None:
+    return said.embedding
+
+
+def class_means(survey: Survey, classes: int, of: Callable[[Signals], Tensor | None] = _embedding) -> Tensor:
+    """(K, D) float32 on the CPU: the mean over each class of what the teacher says; 0 for a class without samples.
+
+    Args:
+        survey: The teacher.
+        classes: K.
+        of: (N, D) of a batch's signals; the embedding unless it is given.
 
     Raises:
-        EdgekdError: There are no embeddings or no labels: the objective did not declare that it needs them.
+        EdgekdError: That, or the labels, are not there: the objective did not declare that it needs them.
     """
     sums: Tensor | None = None
     counts = torch.zeros(classes, dtype=torch.float64)
     for batch in survey.batches():
-        embedding, labels = batch.teacher.embedding, batch.labels
-        if embedding is None or labels is None:
+        values, labels = of(batch.teacher), batch.labels
+        if values is None or labels is None:
             raise EdgekdError("Class means need embeddings and labels, and the objective did not declare both.")
         if sums is None:
-            sums = torch.zeros(classes, embedding.shape[1], dtype=torch.float64)
-        sums.index_add_(0, labels.cpu(), embedding.cpu().double())
+            sums = torch.zeros(classes, values.shape[1], dtype=torch.float64)
+        sums.index_add_(0, labels.cpu(), values.cpu().double())
         counts += torch.bincount(labels.cpu(), minlength=classes)
     if sums is None:
         raise EdgekdError("Class means need at least one sample.")

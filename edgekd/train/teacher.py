@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -101,16 +103,23 @@ class Teacher:
         """Shape of one image's output, by name; only what differs from image to image."""
         return {name: tuple(x.shape[1:]) for name, x in self._named(self.source.example()).items() if _per_image(name)}
 
-    def survey(self, split: Split, p: Preprocessing, batch_size: int, reporter: Reporter) -> Survey:
-        """The signals on a whole split, not augmented; each pass runs the teacher once."""
-        device = self._fabric.device
+    def survey(
+        self,
+        split: Split,
+        p: Preprocessing,
+        batch_size: int,
+        reporter: Reporter,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> Survey:
+        """The signals on a split, or on some rows of it, not augmented; each pass runs the teacher once."""
+        device, ids = self._fabric.device, np.arange(len(split)) if rows is None else rows
 
         def batches() -> Iterator[SurveyBatch]:
             reporter.message("Asks the teacher about every training image without augmentation, in one pass.")
-            for images, numbers, positions in eval_batches(split, p, batch_size):
+            for images, numbers, positions in eval_batches(split.subset(ids), p, batch_size):
                 labels = None if numbers is None else torch.from_numpy(numbers).to(device)
                 said = self.outputs(torch.from_numpy(images).to(device))
-                yield SurveyBatch(signals_from_flat(said), labels, torch.from_numpy(positions).to(device))
+                yield SurveyBatch(signals_from_flat(said), labels, torch.from_numpy(ids[positions]).to(device))
 
         return Survey(batches=batches)
 

@@ -156,6 +156,10 @@ class TestSLA(ObjectiveConformance):
         return replace(views[0], more=tuple(replace(view, ids=None) for view in views[1:]))
 
 
+class TestTGeo(ObjectiveConformance):
+    name = "tgeo"
+
+
 class TestExits(ObjectiveConformance):
     name = "exits"
 

@@ -33,6 +33,16 @@ def stage(**options: object) -> DistillStage:
     return DistillStage(TrainConfig.parse({"epochs": 8, "batch_size": 32, "lr": 0.05, **options}, "test"))
 
 
+def test_what_was_held_out_and_what_learning_on_it_cost_is_reported(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    inputs = make_inputs(student=bundle(ctx, 1), teacher=bundle(ctx, 2))
+    result = run_stage(stage(objective="tgeo", epochs=1), inputs, ctx)
+    assert 0 < float(str(result.metrics["outer_seconds"])) < float(str(result.metrics["seconds"]))
+    assert any("tgeo held out 13 of 128 training images" in said for said in result.decisions)
+    plain = run_stage(stage(epochs=1), inputs, ctx)
+    assert "outer_seconds" not in plain.metrics
+
+
 def test_a_student_is_trained_from_a_trained_teacher_and_measured(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     teacher = run_stage(stage(), make_inputs(student=bundle(ctx, 1)), ctx).bundle

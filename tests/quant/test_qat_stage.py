@@ -123,6 +123,14 @@ def test_an_objective_that_looks_inside_is_refused_and_others_are_named(tmp_path
     assert "kd" in str(caught.value.hint)
 
 
+def test_an_objective_that_learns_from_small_changes_of_the_weights_is_refused(tmp_path: Path) -> None:
+    ctx, model, full = stages(tmp_path)
+    with pytest.raises(UserError, match="'tgeo' learns from small changes of the weights, and qat's") as caught:
+        trained(ctx, model, full, objective="tgeo")
+    assert "kd" in str(caught.value.hint)
+    assert "tgeo" not in str(caught.value.hint)
+
+
 def test_a_teacher_of_another_preprocessing_is_refused(tmp_path: Path) -> None:
     ctx, model, _ = stages(tmp_path)
     with pytest.raises(UserError, match="must see the same tensor"):

@@ -25,6 +25,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "kdpp": {"objective": "kdpp"},
     # With state, a memory of samples, layers of their own, further views.
     **{name: {"objective": name} for name in ("taid", "pskd", "ofa", "sla")},
+    # A controller that learns on held-out images, which are shared out as well.
+    "tgeo": {"objective": "tgeo", "objective_args": {"every": 2}},
     # The regressor of fitnet has no gradient of its own once its term is over, and DDP wants one in every step.
     "sum": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}]},
 }
@@ -37,7 +39,9 @@ def keep_state(states: list[dict[str, torch.Tensor]]) -> None:
     def watched(loop: Loop) -> dict[str, float]:
         means = run(loop)
         own = ("running_mean", "running_var", "num_batches_tracked")
-        found = {name: x.clone() for name, x in loop.lesson.objectives.named_buffers() if not name.endswith(own)}
+        objectives = loop.lesson.objectives
+        found = {name: x.clone() for name, x in objectives.named_buffers() if not name.endswith(own)}
+        found |= {name: x.clone() for name, x in objectives.named_parameters() if not x.requires_grad}
         states.append(found)
         return means
 

@@ -74,3 +74,25 @@ def test_data_without_labels_gives_none(unlabelled: Dataset) -> None:
 def test_more_processes_than_a_batch_can_feed_are_an_error(data: Dataset) -> None:
     with pytest.raises(UserError, match="too small for 8 process"):
         batches(data, world=8)
+
+
+def test_rows_that_are_not_visited_keep_their_places_and_their_pixels(data: Dataset) -> None:
+    rows = np.flatnonzero(np.arange(64) % 3)
+    found = batches(data, rows=rows)
+    seen = list(found.epoch(0, 4))
+    assert found.samples == len(rows)
+    assert len(seen) == found.steps_per_epoch == 3
+    assert sorted(np.concatenate([batch.ids for batch in seen])) == rows.tolist()
+    canvases = data.train.images(seen[0].ids, PREPROCESSING)
+    assert np.array_equal(seen[0].images.numpy(), augmented(canvases, seen[0].ids, 4, PREPROCESSING, AUGMENT, 3))
+    with pytest.raises(UserError, match="from 1 training images are too small"):
+        batches(data, rows=rows[:1])
+
+
+def test_a_batch_by_its_number_is_that_of_the_epochs_in_view_0(data: Dataset) -> None:
+    found = batches(data)
+    for number in (0, 4, 5, 12):
+        epoch, step = divmod(number, 5)
+        expected = next(iter(found.epoch(epoch, 0, step)))
+        assert np.array_equal(found.batch(number).ids, expected.ids)
+        assert torch.equal(found.batch(number).images, expected.images)

@@ -57,4 +57,4 @@ def test_two_processes_end_with_one_student_whose_loss_fell(tmp_path: Path) -> N
             make_context(tmp_path / f"alone-{objective}"),
         )
         assert facts[0]["loss"] == pytest.approx(report.loss, rel=0.5), "batches are shared out, not repeated"
-    assert remembering == 3, "kdpp, taid and pskd"
+    assert remembering == 4, "kdpp, taid, pskd and tgeo"

@@ -24,6 +24,7 @@ from edgekd.train.objective import (
 )
 from edgekd.train.signals import SignalSource
 from edgekd.train.survey import SurveyBatch
+from edgekd.train.weighing import Weighing
 
 _SEED = 0
 
@@ -92,7 +93,8 @@ def scoring_objectives() -> tuple[str, ...]:
 
 
 def _scores(kind: type[Objective[Any]]) -> bool:
-    return kind.needs_teacher and not kind.adapts and Signal.IDS not in kind.needs
+    learns = kind.adapts or issubclass(kind, Weighing)
+    return kind.needs_teacher and not learns and Signal.IDS not in kind.needs
 
 
 def _signals(module: nn.Module, batch: Batch, needs: frozenset[Signal]) -> tuple[Signals, SignalSpec]:
