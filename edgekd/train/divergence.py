@@ -37,7 +37,7 @@ def divergence(
 
 
 def _remedy(culprits: Sequence[str], terms: Mapping[str, float]) -> str:
-    heavy = [label for label in culprits if label != "supervised"]
+    heavy = [label for label in culprits if label not in ("supervised", "teacher")]
     if 0 < len(culprits) < len(terms) and heavy:
         return f"lower the weight of {_listed(heavy)} or fade it in over more epochs; or {_HINT}"
     return _HINT
@@ -58,4 +58,6 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _named(label: str) -> str:
+    if label == "teacher":
+        return "the loss of the teacher that is trained along"
     return "the cross-entropy" if label == "supervised" else f"the term {label!r}"
