@@ -134,12 +134,12 @@ def test_a_teacher_without_weights_or_with_stored_answers_is_not_trained_along(t
     ctx = context(tmp_path)
     student, teacher = bundle(ctx, 1), bundle(ctx, 2)
     frozen = teacher.model.model_copy(update={"builder": "program", "kwargs": {"form": "frozen"}})
-    graph = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    graph, still = toy_onnx_bundle(ctx.blobs, ctx.scratch), teacher.model_copy(update={"recipe": frozen})
     answers = ModelBundle(kind=BundleKind.DATA, files={}, tags={})
     online = stage(objective="bdkd-online")
     refused = (
         (make_inputs(student=student, teacher=graph), "but the teacher is an ONNX graph"),
-        (make_inputs(student=student, teacher=teacher.model_copy(update={"recipe": frozen})), "but the teacher is a frozen prog"),
+        (make_inputs(student=student, teacher=still), "but the teacher is a frozen program"),
         (make_inputs(student=student, teacher=teacher, answers=answers), "but there are stored answers"),
         (make_inputs(student=student, answers=answers), "but there are stored answers"),
         (make_inputs(student=student, teacher=teacher, teachers=[("more", teacher)]), "and there are 2 teachers"),

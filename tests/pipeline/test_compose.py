@@ -386,20 +386,3 @@ def test_a_missing_converter_is_said_once_with_what_installs_it(
     absent = ("executorch", "ncnn", "litert")
     assert said == [f"No {name} engines are made: it is not there (pip install it)." for name in absent]
     assert not any(node.stage == "convert" for node in found.graph.nodes)
-
-
-def test_a_teacher_that_is_trained_along_is_asked_for_nothing_beforehand(tmp_path: Path) -> None:
-    found = composed(tmp_path, dataset=labelled(), objective="bdkd-online", quantize="qat", weight_bits=4)
-    assert not {node.name for node in found.graph.nodes if node.stage == "teach"}
-    trained = [node for node in found.graph.nodes if node.stage in ("distill", "quantized-distill", "qat")]
-    assert len(trained) > 5
-    for node in trained:
-        assert (node.config["objective"], node.config["teacher_views"]) == ("bdkd-online", 0)
-        assert node.inputs["teacher"] == ("@teacher",)
-        assert "answers" not in node.inputs
-    assert any("trained along with every student" in line for line in found.decisions)
-
-
-def test_a_teacher_that_cannot_learn_or_has_no_labels_to_learn_from_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'bdkd-online' needs labels"):
-        composed(tmp_path, dataset=toy_dataset(n=640, size=32, labelled=False), objective="bdkd-online")

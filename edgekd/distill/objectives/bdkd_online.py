@@ -17,9 +17,9 @@ class BDKDOnline(BDKD):
     The reverse divergence keeps the teacher within what the student can reach: where it runs ahead, it is drawn back.
     That costs a backward pass of the teacher in every step, and no answer of it can be stored.
 
-    Deviations: those of `bdkd`. Both losses are of the same answers, and both networks move at once. A teacher that has
-    learned already is what this house is given, so it has a fifth of the student's learning rate
-    (`TrainConfig.teacher_lr_share`); the authors begin with two networks that have not: 1 is theirs.
+    Deviations: those of `bdkd`. Both losses are of the same answers, and both networks move at once. As a rule the
+    teacher here has learned already, so it has a fifth of the student's learning rate (`TrainConfig.teacher_lr_share`);
+    where both begin untrained, 1 is right.
     """
 
     name = "bdkd-online"
