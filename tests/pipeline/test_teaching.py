@@ -23,6 +23,6 @@ def test_a_teacher_that_is_trained_along_is_asked_for_nothing_beforehand(tmp_pat
     assert any("trained along with every student" in line for line in found.decisions)
 
 
-def test_a_teacher_that_cannot_learn_or_has_no_labels_to_learn_from_is_refused(tmp_path: Path) -> None:
+def test_a_teacher_that_would_learn_without_labels_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'bdkd-online' needs labels"):
         composed(tmp_path, dataset=toy_dataset(n=640, size=32, labelled=False), objective="bdkd-online")
