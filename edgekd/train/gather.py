@@ -1,10 +1,10 @@
-"""What several processes that train one student owe each other: what each saw, and a gradient for every parameter."""
+"""Collects what the processes of a training saw, for objectives that remember samples."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @torch.no_grad()
@@ -28,8 +28,3 @@ def gathered(x: Tensor) -> Tensor:
     parts = [torch.zeros_like(padded) for _ in range(world)]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
-
-
-def untouched(module: nn.Module) -> Tensor | float:
-    """0, with a gradient of zero for each trainable parameter: DDP waits for those too that a step leaves out."""
-    return sum((0.0 * parameter.sum() for parameter in module.parameters() if parameter.requires_grad), start=0.0)

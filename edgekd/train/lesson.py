@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.tasks.classification import supervised_loss
-from edgekd.train.gather import untouched
 from edgekd.train.loss_plan import Term
 from edgekd.train.objective import present
-from edgekd.train.peer import Peer, detached
+from edgekd.train.peer import Peer, detached, untouched
 from edgekd.train.signal import Signal, Signals, signals_from_flat
 from edgekd.train.signals import SignalSource
 

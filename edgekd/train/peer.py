@@ -17,7 +17,6 @@ from edgekd.core.text import percent, points
 from edgekd.errors import UserError
 from edgekd.tasks.classification import supervised_loss, wilson_interval
 from edgekd.train.config import TrainConfig
-from edgekd.train.gather import untouched
 from edgekd.train.objective import Objective, full_precision, present
 from edgekd.train.signal import Signal, Signals, signals_from_flat
 from edgekd.train.signals import SignalSource
@@ -84,6 +83,11 @@ class Peer(nn.Module):
             if weight and objective.trains_teacher:
                 loss = loss + weight * objective.teacher_loss(student, said, hard)
         return loss
+
+
+def untouched(module: nn.Module) -> Tensor | float:
+    """0, with a gradient of zero for each trainable parameter: DDP waits for those too that a step leaves out."""
+    return sum((0.0 * parameter.sum() for parameter in module.parameters() if parameter.requires_grad), start=0.0)
 
 
 def detached(signals: Signals) -> Signals:
