@@ -55,12 +55,12 @@ class TaughtTeacher:
     """A teacher that was trained along.
 
     Attributes:
-        loss: Mean of its own loss over the last epoch.
+        loss: Mean of its own loss over the last epoch; None where no objective trained it then.
         accuracy_before: On the `select` split, in [0, 1].
         accuracy_after: The same after the training.
     """
 
-    loss: float
+    loss: float | None
     accuracy_before: float
     accuracy_after: float
 
@@ -219,7 +219,9 @@ def _judged(
     sentence, spoiled = what_became_of_it(before, after, len(split))
     if spoiled:
         job.ctx.reporter.message(sentence, level="warning")
-    return TaughtTeacher(loss=means[TEACHER], accuracy_before=before, accuracy_after=after), (sentence,)
+    last = [t for t in job.plan.terms if t.objective.trains_teacher and t.schedule.until_epoch == job.config.epochs]
+    loss = means[TEACHER] if last else None
+    return TaughtTeacher(loss=loss, accuracy_before=before, accuracy_after=after), (sentence,)
 
 
 def _weigh_(teacher: nn.Module | None, config: TrainConfig) -> None:

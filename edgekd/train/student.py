@@ -120,8 +120,8 @@ def teacher_metrics(report: FitReport) -> dict[str, Json]:
     """Of a teacher that was trained along, its accuracy on the `select` split before and after; else nothing."""
     if report.teacher is None:
         return {}
-    return {
-        "train_teacher_loss": report.teacher.loss,
+    found: dict[str, Json] = {
         "teacher_accuracy_select_before": report.teacher.accuracy_before,
         "teacher_accuracy_select": report.teacher.accuracy_after,
     }
+    return found if report.teacher.loss is None else found | {"train_teacher_loss": report.teacher.loss}

@@ -76,9 +76,8 @@ def test_both_networks_learn_and_the_given_teacher_does_not_move(
     assert changed(first, student) == every
     assert changed(given, copies[0]) == every, "weights, and BatchNorm statistics"
     assert report.teacher is not None
-    assert report.loss == pytest.approx(
-        report.teacher.loss + (report.supervised_loss or 0) + report.distill_losses[objective], rel=1e-5
-    )
+    parts = (report.teacher.loss, report.supervised_loss, report.distill_losses[objective])
+    assert report.loss == pytest.approx(sum(part or 0 for part in parts), rel=1e-5)
     assert report.decisions[1] == (
         "The teacher was trained along: it knew 100.0 % of the select split before, now 100.0 %. The copy is not kept."
     )
@@ -171,6 +170,11 @@ def test_objectives_on_inner_signals_take_those_of_the_moving_teacher(
     report, _ = taught(tmp_path, data, toy_cnn(seed=1), teacher, objective="kd", objectives=terms)
     assert set(report.distill_losses) == {"bdkd-online", "ofa"}
     assert report.teacher is not None
+    assert report.teacher.loss is not None
+    terms[0]["until_epoch"] = 1
+    early, _ = taught(tmp_path / "early", data, toy_cnn(seed=1), teacher, objective="kd", objectives=terms)
+    assert early.teacher is not None
+    assert early.teacher.loss is None, "in the last epoch it rested"
 
 
 def test_mixed_images_and_hard_ones_are_shown_to_both(tmp_path: Path, data: Dataset, teacher: nn.Module) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from edgekd.distill.objectives.bdkd import BDKD
@@ -23,7 +21,7 @@ class BDKDOnline(BDKD):
     """
 
     name = "bdkd-online"
-    trains_teacher: ClassVar = True
+    trains_teacher = True
     formula = f"student: {BDKD.formula}; teacher: CE(t, y) + T^2 * KL(p_s || p_t)"
 
     def teacher_loss(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:

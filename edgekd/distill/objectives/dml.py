@@ -33,7 +33,7 @@ class DML(Objective[DMLConfig]):
     name = "dml"
     Config = DMLConfig
     needs: ClassVar = frozenset({Signal.LOGITS})
-    trains_teacher: ClassVar = True
+    trains_teacher = True
     t_squared = True
     default_weights = LossWeights(supervised=1.0, distill=1.0)
     formula = "student: T^2 * KL(p_t || p_s); teacher: CE(t, y) + T^2 * KL(p_s || p_t)"
