@@ -83,8 +83,7 @@ class Lesson(nn.Module):
         out, more = self._said(images, weights)
         out = replace(out, ids=ids)
         peer = None if self.peer is None else self.peer(images, weights)
-        taught = None if teacher is None else signals_from_flat(teacher)
-        taught = taught if peer is None else detached(peer)
+        taught = _answers(teacher, peer)
         if self.keeps_answers and taught is not None:
             self.answers = out.logits.detach(), taught.logits
         zero = torch.zeros((), device=images.device)
@@ -144,3 +143,10 @@ class Lesson(nn.Module):
         parts = iter(said.rows(slice(first, first + len(images))) for first in range(0, len(together), len(images)))
         out = next(parts)
         return out, [tuple(next(parts) for _ in several) for several in asked]
+
+
+def _answers(teacher: Mapping[str, Tensor] | None, peer: Signals | None) -> Signals | None:
+    """What the student's objectives see of a teacher: of a peer, what it says now, without gradients."""
+    if peer is not None:
+        return detached(peer)
+    return None if teacher is None else signals_from_flat(teacher)
