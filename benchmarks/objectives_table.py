@@ -10,7 +10,8 @@ weights, none is tuned. The last epoch is judged on test images that no decision
 over `no-kd` should be none. Each finished training is a line in `--work`: a run that was killed goes on there.
 
 `seconds` are those of training alone. Objectives that read logits share the teacher's stored answers; those that look
-inside the teacher run it once per view, so their time holds that too: compare times within `inside`.
+inside the teacher run it once per view, and those that train it do in every step, so their time holds that too: compare
+times within `inside`.
 """
 
 from __future__ import annotations
@@ -148,7 +149,9 @@ class Bench:
         if not kind.needs_teacher:
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         ports["teacher"] = ("@teacher",)
-        if kind.needs_of_teacher & TAPPED:
+        if kind.trains_teacher:
+            config |= {"teacher_views": 0, "augment": {**AUGMENT, "views": arguments.views}}
+        if kind.trains_teacher or kind.needs_of_teacher & TAPPED:
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         asked = {"views": arguments.views, "augment": AUGMENT}
         ports["answers"] = ("answers",)
@@ -251,7 +254,7 @@ def _entry(rows: list[dict[str, Any]], objective: str) -> dict[str, Any]:
         "seconds": statistics.fmean(row["seconds"] for row in rows),
         "inside": objective in OBJECTIVES
         and OBJECTIVES.get(objective).needs_teacher
-        and bool(OBJECTIVES.get(objective).needs_of_teacher & TAPPED),
+        and bool(OBJECTIVES.get(objective).trains_teacher or OBJECTIVES.get(objective).needs_of_teacher & TAPPED),
     }
 
 

@@ -26,6 +26,7 @@ def test_every_objective_is_on_the_page_with_what_it_asks_of_labels_and_teacher(
     for name in OBJECTIVES:
         kind = OBJECTIVES.get(name)
         asked = "none" if not kind.needs_teacher else "inside" if kind.needs_of_teacher & TAPPED else "logits"
+        asked = "trained along" if kind.trains_teacher else asked
         expected[name] = ("no" if name in label_free_objectives() else "yes", asked)
     assert len(rows) == len(said)
     assert said == expected

@@ -22,13 +22,14 @@ def objectives(output_format: str) -> int:
         listed = [
             {"name": name, "formula": o.formula, "source": o.source, "needs": sorted(o.needs),
              "needs_of_teacher": sorted(o.needs_of_teacher), "teacher": o.needs_teacher,
-             "labels": name not in label_free}
+             "trains_teacher": o.trains_teacher, "labels": name not in label_free}
             for name, o in found.items()
         ]  # fmt: skip
         click.echo(json.dumps(listed, indent=2))
         return 0
     rows = [
-        [name, "no" if name in label_free else "yes", _asked(o.needs_of_teacher & TAPPED, o.needs_teacher), o.formula,
+        [name, "no" if name in label_free else "yes",
+         "trained along" if o.trains_teacher else _asked(o.needs_of_teacher & TAPPED, o.needs_teacher), o.formula,
          o.source]
         for name, o in found.items()
     ]  # fmt: skip

@@ -2,13 +2,13 @@
 
 What a student takes over from a teacher is its confidence too. FIRST (arXiv 2408.12168) recalibrates the teacher before
 it teaches; `calibrating_temperature` gives the temperature for the objective `first`. It is chosen on held-out images:
-take the `select` split, never the one that the result is reported on.
+take the `select` split, never the one that the result is reported on. How far off probabilities are is told by
+`edgekd.tasks.classification.calibration_error`.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd.errors import UserError
@@ -47,20 +47,3 @@ def calibrating_temperature(logits: Tensor, labels: Tensor) -> float:
         slope = float((expected - target).mean())
         low, high = (low, middle) if slope > 0 else (middle, high)
     return 2 / (low + high)
-
-
-def calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
-    """Expected calibration error in [0, 1]: the mean gap of confidence and accuracy over bins of equal width.
-
-    Naeini, Cooper and Hauskrecht 2015; the largest probability is the confidence.
-
-    Args:
-        logits: (N, K).
-        labels: (N,) int64.
-        bins: Of the confidence.
-    """
-    confidence, answer = F.softmax(logits.double(), dim=1).max(1)
-    right = (answer == labels).double()
-    number = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, confidence - right)
-    return float(gaps.abs().sum() / len(labels))

@@ -80,6 +80,11 @@ def _check_teaching(
             "Stored logits are of the training images alone, and --unlabelled adds others.",
             hint="leave out --unlabelled, or --teacher-logits",
         )
+    if moving := [kind.name for kind in kinds if kind.trains_teacher]:
+        raise UserError(
+            f"The objective {moving[0]!r} trains the teacher along, and there are only its logits.",
+            hint="leave out --teacher-logits, or use an objective that takes a teacher as it is: --objective bdkd",
+        )
     if inner := [kind.name for kind in kinds if kind.needs_of_teacher & TAPPED]:
         raise UserError(
             f"The objective {inner[0]!r} reads the inside of a teacher, and there are only its logits.",
@@ -95,6 +100,9 @@ def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset
     kinds = [OBJECTIVES.get(term.name) for term in terms_from_text(options.objective)]
     if not any(kind.needs_teacher for kind in kinds):
         draft.say(f"The objective {options.objective!r} needs no teacher, so none is asked.")
+        return
+    if any(kind.trains_teacher for kind in kinds):
+        draft.say("A copy of the teacher is trained along with every student, so nothing that it says is stored.")
         return
     if options.hard_augment:
         draft.say("The teacher is asked in each step of a training: --hard-augment varies the images anew every time.")

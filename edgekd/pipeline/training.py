@@ -5,7 +5,7 @@ Effort counts images seen, not epochs, so that "standard" takes about the same t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from edgekd.distill.teacher_file_stage import read_logits
 from edgekd.errors import UserError
 from edgekd.pipeline.request import Effort, Options
+from edgekd.train.objective import OBJECTIVES
 from edgekd.train.terms import TermConfig, terms_from_text
 
 IMAGES_SEEN: dict[Effort, int] = {"quick": 100_000, "standard": 1_000_000, "thorough": 5_000_000}
@@ -43,6 +44,8 @@ def train_config(
         size: (H, W) of the input, pixels; small images are padded and cropped, photographs cropped at random scale.
         images: Size of the training set, which bounds the batch.
     """
+    terms = terms_from_text(options.objective)
+    live = options.hard_augment or trains_teacher(term.name for term in terms)
     peak = options.lr or DEFAULT_LR
     small = min(size) <= 64
     return {
@@ -50,8 +53,8 @@ def train_config(
         "batch_size": min(options.batch_size, max(2, images // 4)),
         "lr": peak if fresh else peak / 5,
         "warmup_epochs": 1 if fresh and epochs >= 5 else 0,
-        **loss_of(terms_from_text(options.objective)),
-        "teacher_views": 0 if options.hard_augment else options.teacher_views,
+        **loss_of(terms),
+        "teacher_views": 0 if live else options.teacher_views,
         "hard": options.hard_augment,
         "augment": {
             "pad_px": min(size) // 8 if small else 0,
@@ -61,6 +64,15 @@ def train_config(
         if options.augment
         else {},
     }
+
+
+def trains_teacher(objectives: Iterable[str]) -> bool:
+    """Whether one of the objectives trains the teacher along, so that no answer of it can be kept.
+
+    Raises:
+        UserError: There is no such objective.
+    """
+    return any(OBJECTIVES.get(name).trains_teacher for name in objectives)
 
 
 def loss_of(terms: Sequence[TermConfig]) -> dict[str, JsonValue]:

@@ -23,7 +23,13 @@ from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.search import likely_precision
 from edgekd.pipeline.sources import starts_fresh
 from edgekd.pipeline.teaching import GATHERED, LOGITS, MOST_ANSWERS_MIB, STORED
-from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config, with_stored_logits
+from edgekd.pipeline.training import (
+    epochs_for,
+    recover_epochs_for,
+    train_config,
+    trains_teacher,
+    with_stored_logits,
+)
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Need, importances_without, needs_of
 from edgekd.targets.latency import latency_model_from_target
@@ -129,8 +135,8 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
         images=images,
     )
     defaults["teacher_cache_mib"] = MOST_ANSWERS_MIB
-    if any(request.config.get(name) for name in ("mixup", "cutmix", "hard")):
-        defaults["teacher_views"] = 0  # images change anew in each step, so there are no views to keep
+    if any(request.config.get(name) for name in ("mixup", "cutmix", "hard")) or trains_teacher(_named(request.config)):
+        defaults["teacher_views"] = 0  # images or the teacher change in each step, so there are no views to keep
     if "objective" in request.config:
         defaults.pop("objectives", None)  # a field comes before the flag
     if request.teacher_logits is not None:
@@ -145,6 +151,13 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
         nodes.append(_gathering(request, inputs))
         ports["pool"] = (GATHERED,)
     return [*nodes, Node(name="distill", stage="distill", config=defaults | request.config, inputs=ports)]
+
+
+def _named(config: Mapping[str, JsonValue]) -> list[str]:
+    """Objectives that the fields of a training name; what is no name is left to the stage, which refuses it."""
+    listed = config.get("objectives")
+    terms = [term.get("name") for term in listed if isinstance(term, dict)] if isinstance(listed, list) else []
+    return [name for name in (config.get("objective"), *terms) if isinstance(name, str)]
 
 
 def _stored_logits(path: str, inputs: Mapping[str, ModelBundle], config: Mapping[str, JsonValue]) -> Node:

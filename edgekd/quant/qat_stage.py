@@ -35,6 +35,8 @@ from edgekd.train.fit import FitReport, distil_
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective, Signal
 from edgekd.train.pool import POOL_PORT, training_data
+from edgekd.train.student import teacher_metrics
+from edgekd.train.teachers import check_teacher_may_learn
 from edgekd.train.weighing import Weighing
 
 PARITY_SAMPLES = 64
@@ -106,8 +108,10 @@ class QatStage(Stage[QatConfig]):
             )
         labelled = ctx.resource("data", Dataset).labelled
         taught = teacher is not None or inputs.maybe("answers") is not None
-        for objective in plan_loss(self.config, teachers=int(taught), labelled=labelled).objectives():
+        objectives = plan_loss(self.config, teachers=int(taught), labelled=labelled).objectives()
+        for objective in objectives:
             _check_usable(objective)
+        check_teacher_may_learn(inputs, objectives)
         if teacher is not None and teacher.model.preprocessing != model.model.preprocessing:
             raise UserError(
                 "Student and teacher must see the same tensor, but their preprocessing differs: student "
@@ -243,6 +247,7 @@ def _metrics(report: FitReport, parity: Comparison, first: _Scores, last: _Score
         "parity_sqnr_db": parity.sqnr_db,
         "parity_max_abs": parity.max_abs,
         "parity_agreement": parity.agreement,
+        **teacher_metrics(report),
     }
     if last.accuracy is not None:
         found |= {"accuracy_select_before": first.accuracy, "accuracy_select": last.accuracy}

@@ -1,4 +1,4 @@
-"""Classification: top-1, agreement with a reference, their interval, and the supervised loss."""
+"""Classification: top-1, agreement with a reference, their interval, how well probabilities hold, supervised loss."""
 
 from __future__ import annotations
 
@@ -121,6 +121,41 @@ def wilson_interval(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
     centre = (k + z * z / 2) / scale
     half = z / scale * math.sqrt(k * (n - k) / n + z * z / 4)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def negative_log_likelihood(logits: FloatArray, labels: Int64Array) -> float:
+    """Mean of -log softmax(logits) of the label, in nats: low where probabilities are high for the right class.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) in 0 ... K - 1.
+    """
+    log_p = _log_softmax(logits)
+    return float(-log_p[np.arange(len(labels)), labels].mean())
+
+
+def calibration_error(logits: FloatArray, labels: Int64Array, *, bins: int = 15) -> float:
+    """Expected calibration error in [0, 1]: the mean gap of confidence and accuracy over bins of equal width.
+
+    Naeini, Cooper and Hauskrecht 2015; the largest probability is the confidence.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) in 0 ... K - 1.
+        bins: Of the confidence.
+    """
+    confidence = np.exp(_log_softmax(logits).max(axis=1))
+    gaps = np.zeros(bins)
+    number = np.clip(np.ceil(confidence * bins).astype(np.int64), 1, bins) - 1
+    np.add.at(gaps, number, confidence - (predictions(logits) == labels))
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+    """(N, K) in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    found: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
 
 
 def supervised_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -6,16 +6,21 @@ class TestMine(ObjectiveConformance):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from edgekd.errors import UserError
+from edgekd.errors import EdgekdError, UserError
+from edgekd.testing.toys import toy_cnn
+from edgekd.train.lesson import Lesson
+from edgekd.train.loss_plan import Term
 from edgekd.train.objective import (
     OBJECTIVES,
     Classifier,
@@ -28,9 +33,14 @@ from edgekd.train.objective import (
     build_objective,
     present,
 )
+from edgekd.train.peer import Peer
 from edgekd.train.signal import signals_from_flat
+from edgekd.train.signals import SignalSource
 from edgekd.train.survey import SurveyBatch
+from edgekd.train.terms import WeightSchedule
 
+Array = npt.NDArray[np.float64]
+_IMAGE, _STEP = (3, 8, 8), 1e-5
 _N, _K, _WIDTH = 12, 5, 6
 _FIT_STEPS = 150
 _SIGNALS = ("logits", "embedding", "feature_map", "class_maps")
@@ -86,6 +96,13 @@ class ObjectiveConformance:
         loss: Tensor = objective(student, taught, given if objective.needs_labels else None)
         return loss
 
+    def declared_teacher_loss(self, student: Array, teacher: Array) -> float:
+        """What `Objective.teacher_loss` declares for (N, K) logits, computed another way in float64.
+
+        A suite of an objective that trains its teacher overrides it.
+        """
+        raise NotImplementedError
+
     def test_it_declares_itself_under_its_name(self) -> None:
         kind = OBJECTIVES.get(self.name)
         assert kind.name == self.name
@@ -93,7 +110,8 @@ class ObjectiveConformance:
         assert kind.source
         assert kind.needs | kind.needs_of_teacher <= frozenset(Signal)
         assert not (kind.reads_members and not kind.needs_teacher)
-        assert kind.needs_labels == (Signal.LABELS in kind.needs)
+        assert kind.needs_labels == (Signal.LABELS in kind.needs or kind.trains_teacher)
+        assert not (kind.trains_teacher and not kind.needs_teacher)
         assert kind.default_weights.distill > 0
 
     def test_an_unknown_argument_is_an_error(self) -> None:
@@ -148,6 +166,33 @@ class ObjectiveConformance:
         others = [objective(self.signals(seed), teacher, labels) for seed in range(3, 8)]
         assert all(least < other for other in others)
 
+    def test_a_teacher_is_trained_by_its_declared_loss_alone_or_not_at_all(self) -> None:
+        objective = self.objective()
+        student, teacher = (_cast(self.signals(seed), torch.float64) for seed in (1, 2))
+        labels = self.labels()
+        if not objective.trains_teacher:
+            with pytest.raises(EdgekdError, match="does not train its teacher"):
+                objective.teacher_loss(student, teacher, labels)
+            return
+        logits = teacher.logits.requires_grad_()
+        loss = objective.teacher_loss(student, replace(teacher, logits=logits), labels)
+        s, t = student.logits.numpy(), logits.detach().numpy()
+        assert loss.item() == pytest.approx(self.declared_teacher_loss(s, t), rel=1e-9)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        expected = _differences(lambda moved: self.declared_teacher_loss(s, moved), t)
+        torch.testing.assert_close(gradient, torch.from_numpy(expected), rtol=1e-5, atol=1e-7)
+        self._check_apart()
+
+    def _check_apart(self) -> None:
+        """In a lesson, neither network is moved by the loss of the other, and each by its own."""
+        both = _learning_together(self.name, self.args, zeroed=None)
+        without_student = _learning_together(self.name, self.args, zeroed="forward")
+        without_teacher = _learning_together(self.name, self.args, zeroed="teacher_loss")
+        assert _equal(without_teacher[0], both[0])
+        assert _equal(without_student[1], both[1])
+        assert not _equal(without_student[0], both[0])
+        assert not _equal(without_teacher[1], both[1])
+
     def test_its_state_is_all_that_a_later_run_needs(self) -> None:
         first = self.objective()
         with torch.no_grad():
@@ -174,6 +219,42 @@ class ObjectiveConformance:
         if Signal.STAGES in needs:
             read += present(student.stages, Signal.STAGES)
         return [signal.requires_grad_() for signal in read]
+
+
+def _learning_together(
+    name: str, args: Mapping[str, JsonValue], *, zeroed: str | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients of two toy networks after a step of one lesson, student's and teacher's; one loss may be made 0."""
+    kind, networks = OBJECTIVES.get(name), (toy_cnn(classes=_K, seed=1), toy_cnn(classes=_K, seed=2))
+    objective = build_objective(name, args)
+    needs = (kind.needs, kind.needs_of_teacher)
+    student, teacher = (SignalSource(net, need, _IMAGE) for net, need in zip(networks, needs, strict=True))
+    objective.bind(student.spec(), teacher.spec())
+    objective.bind_data(TrainingData(samples=_N, classes=_K, labels=torch.arange(_N) % _K))
+    if zeroed is not None:
+        setattr(objective, zeroed, lambda s, t, labels: 0.0 * (s.logits.sum() + t.logits.sum()))
+    schedule = WeightSchedule(weight=1, final_weight=1, curve="linear", from_epoch=0, until_epoch=1, warmup_epochs=0)
+    term = Term(label=name, objective=objective, schedule=schedule)
+    lesson = Lesson(student, [term], 0.0, peer=Peer(teacher, [objective], 0.0)).train()
+    images = torch.randn(_N, *_IMAGE, generator=torch.Generator().manual_seed(0))
+    loss, _ = lesson(images, torch.arange(_N) % _K, torch.arange(_N), None, 1.0, [1.0])
+    loss.backward()
+    first, second = ([present(p.grad, "a gradient") for p in net.parameters()] for net in networks)
+    return first, second
+
+
+def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def _differences(function: Callable[[Array], float], at: Array) -> Array:
+    """The gradient of a function by central differences in float64."""
+    found = np.zeros_like(at)
+    for place in np.ndindex(*at.shape):
+        step = np.zeros_like(at)
+        step[place] = _STEP
+        found[place] = (function(at + step) - function(at - step)) / (2 * _STEP)
+    return found
 
 
 def _fit(objective: Objective[Any], loss: Callable[[], Tensor]) -> None:

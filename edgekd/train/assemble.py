@@ -31,6 +31,7 @@ from edgekd.train.loss_plan import LossPlan
 from edgekd.train.memory_format import trains_in_channels_last
 from edgekd.train.objective import TAPPED, Objective, Signal, SignalSpec, TrainingData
 from edgekd.train.outer import OuterStep
+from edgekd.train.peer import Peer
 from edgekd.train.projection import WeightProjection
 from edgekd.train.signals import SignalSource
 from edgekd.train.teacher import Teacher
@@ -40,7 +41,7 @@ from edgekd.train.timm import Mixing
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything that a training depends on; see `edgekd.train.fit.distil_`."""
+    """Everything that a training depends on; see `edgekd.train.fit.distil_`. A teacher that is trained is a copy."""
 
     student: nn.Module
     teacher: nn.Module | None
@@ -61,7 +62,8 @@ class Job:
 
     def channels_last(self, device: torch.device) -> bool:
         """Whether the training runs in channels-last: where it is wanted and gives right gradients."""
-        return self.config.channels_last and trains_in_channels_last(self.student, device)
+        trained = self.modules() if self.plan.trains_teacher else (self.student,)
+        return self.config.channels_last and all(trains_in_channels_last(module, device) for module in trained)
 
     def fingerprint(self, world: int) -> Digest:
         """Of all that the result depends on; computed before the first step."""
@@ -101,7 +103,9 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         objective.to(fabric.device)
     if job.projection is not None:
         job.projection.bind(job.student)
-    lesson = Lesson(student, job.plan.terms, config.label_smoothing, joint=fabric.world_size > 1)
+    joint = fabric.world_size > 1
+    peer = _peer(job, teacher, joint=joint)
+    lesson = Lesson(student, job.plan.terms, config.label_smoothing, joint=joint, peer=peer)
     parts = _held_out(job, fabric)
     batches = TrainBatches(
         split=job.dataset.train,
@@ -119,7 +123,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         fabric=fabric,
         lesson=lesson,
         wrapped=fabric.setup_module(lesson),
-        optimizer=optimizer_for(lesson, config),
+        optimizer=optimizer_for(lesson, config, peer),
         batches=batches,
         teacher=teacher,
         projection=job.projection,
@@ -133,6 +137,14 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         hard=_hard(job, teacher, fabric),
         outer=_outer(job, lesson, batches, parts, fabric),
     )
+
+
+def _peer(job: Job, teacher: Teacher | None, *, joint: bool) -> Peer | None:
+    if teacher is None or not job.plan.trains_teacher:
+        return None
+    source = teacher.source
+    assert isinstance(source, SignalSource), "several teachers are refused where the loss is planned"
+    return Peer(source, job.plan.objectives(), job.config.label_smoothing, joint=joint)
 
 
 def _mixing(config: TrainConfig, classes: int) -> Mixing | None:
@@ -173,13 +185,22 @@ def _bind(objective: Objective[Any], job: Job, student: SignalSpec, teacher: Tea
     objective.bind_data(TrainingData(samples=len(split), classes=student.classes, labels=labels))
 
 
-def optimizer_for(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The configured optimizer over what is trainable; weight decay on tensors of two and more dimensions only."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def optimizer_for(module: nn.Module, config: TrainConfig, peer: nn.Module | None = None) -> torch.optim.Optimizer:
+    """The configured optimizer over what is trainable; weight decay on tensors of two and more dimensions only.
+
+    Args:
+        module: What is trained.
+        config: The options.
+        peer: The part of it that is the teacher: its groups have another `lr_share`, by which the loop multiplies the
+            learning rate.
+    """
+    slower = set() if peer is None else {id(parameter) for parameter in peer.parameters()}
+    groups: list[dict[str, Any]] = []
+    for is_peer, share in ((False, 1.0), (True, config.teacher_lr_share)):
+        trainable = [p for p in module.parameters() if p.requires_grad and (id(p) in slower) == is_peer]
+        for decays, decay in ((True, config.weight_decay), (False, 0.0)):
+            own = [p for p in trainable if (p.ndim > 1) == decays]
+            groups.append({"params": own, "weight_decay": decay, "lr_share": share})
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
@@ -197,6 +218,8 @@ def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | No
     views = job.config.teacher_views
     teacher = Teacher(source, needs, fabric, answers, views)
     teacher.decisions = said
+    if job.plan.trains_teacher:
+        return teacher  # what it says changes with every step, so there is nothing to keep
     nothing_fits = job.answers is not None and not job.answers.stored
     # A view that is seen once has no use for a cache.
     if answers is None and not nothing_fits and 0 < views < job.config.epochs:

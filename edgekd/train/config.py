@@ -55,6 +55,9 @@ class TrainConfig(StageConfig):
         teacher_weights: With several teachers: the share of each in the mean of their probabilities, in their order;
             empty for equal ones. `edgekd teachers` proposes some. Objectives that read each teacher by itself have
             weights of their own.
+        teacher_lr_share: Of a teacher that an objective trains along (`bdkd-online`, `dml`): its learning rate as a
+            share of the student's. As a rule it has learned already, like a student that starts from weights; 1 for one
+            that has not.
         teacher_cache_mib: Most that is kept of them; for views that do not fit the teacher is asked in each epoch. None
             keeps all, as long as the disk has room.
         ema_decay: Trains as usual and keeps the exponential moving average of the weights; BatchNorm statistics are
@@ -87,6 +90,7 @@ class TrainConfig(StageConfig):
     objectives: tuple[TermConfig, ...] = ()
     teacher_views: int = Field(default=0, ge=0)
     teacher_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    teacher_lr_share: float = Field(default=0.2, gt=0)
     teacher_cache_mib: float | None = Field(default=None, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekd.errors import BuildFailed
+from edgekd.train.lesson import SUPERVISED, TEACHER
 
 _HINT = "lower lr, add warmup_epochs or distill_warmup_epochs, or limit the gradient with grad_clip=1"
 
@@ -37,7 +38,9 @@ def divergence(
 
 
 def _remedy(culprits: Sequence[str], terms: Mapping[str, float]) -> str:
-    heavy = [label for label in culprits if label != "supervised"]
+    if culprits == [TEACHER]:
+        return f"lower teacher_lr_share; or {_HINT}"
+    heavy = [label for label in culprits if label not in (SUPERVISED, TEACHER)]
     if 0 < len(culprits) < len(terms) and heavy:
         return f"lower the weight of {_listed(heavy)} or fade it in over more epochs; or {_HINT}"
     return _HINT
@@ -58,4 +61,5 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _named(label: str) -> str:
-    return "the cross-entropy" if label == "supervised" else f"the term {label!r}"
+    own = {SUPERVISED: "the cross-entropy", TEACHER: "the loss of the teacher that is trained along"}
+    return own.get(label, f"the term {label!r}")

@@ -28,10 +28,13 @@ from edgekd.train.averaging import gather_statistics_
 from edgekd.train.checkpoint import Rhythm
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import start_fabric, torch_settings
+from edgekd.train.evaluate_torch import module_accuracy
 from edgekd.train.group import TeacherGroup
+from edgekd.train.lesson import TEACHER
 from edgekd.train.loop import Loop
-from edgekd.train.loss_plan import plan_loss
+from edgekd.train.loss_plan import LossPlan, plan_loss
 from edgekd.train.memory_format import placed
+from edgekd.train.peer import trainable_copy, what_became_of_it
 from edgekd.train.projection import WeightProjection
 from edgekd.train.signal import Signal
 
@@ -42,9 +45,24 @@ _CHECKED_IMAGES = 256
 """Images of `select` on which a live teacher is compared with the labels before anything learns from it."""
 
 _SLOWER_FORMAT = (
-    "Trained in the contiguous memory format: the student has strided 1x1 convolutions of few channels, whose "
-    "gradients CPU kernels compute wrongly in channels-last."
+    "Trained in the contiguous memory format: there are strided 1x1 convolutions of few channels, whose gradients CPU "
+    "kernels compute wrongly in channels-last."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaughtTeacher:
+    """A teacher that was trained along.
+
+    Attributes:
+        loss: Mean of its own loss over the last epoch; None where no objective trained it then.
+        accuracy_before: On the `select` split, in [0, 1].
+        accuracy_after: The same after the training.
+    """
+
+    loss: float | None
+    accuracy_before: float
+    accuracy_after: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +77,7 @@ class FitReport:
         loss: Mean of what was minimised.
         supervised_loss: Mean cross-entropy with the labels, None without labels.
         distill_losses: Mean of each objective that counted, unweighted; empty for supervised training.
+        teacher: Of a teacher that was trained along: what it lowered, and what became of it; None for any other.
         train_accuracy: Share of images classified as labelled or, without labels, as by the teacher; in [0, 1].
         resumed_at_step: Where a checkpoint was taken up, None for a training in one go.
         leads: Whether this process is the one whose files count.
@@ -73,6 +92,7 @@ class FitReport:
     loss: float
     supervised_loss: float | None
     distill_losses: Mapping[str, float]
+    teacher: TaughtTeacher | None
     train_accuracy: float
     resumed_at_step: int | None
     leads: bool
@@ -105,7 +125,7 @@ def distil_(
     Args:
         student: Images (N, C, H, W) to logits (N, K).
         teacher: Of the same inputs and classes, several as a `TeacherGroup`; None trains on labels alone, or on
-            `answers`.
+            `answers`. Where an objective trains it along, a copy of it is trained.
         dataset: Its training split is used.
         preprocessing: Of student and teacher: both see the same tensor.
         config: The options.
@@ -121,9 +141,10 @@ def distil_(
     """
     plan = plan_loss(config, teachers=_teachers(teacher, answers), labelled=dataset.labelled)
     _weigh_(teacher, config)
+    taught = _taught(teacher, answers, plan)
     job = Job(
         student=student,
-        teacher=teacher if plan.needs_teacher else None,
+        teacher=taught,
         dataset=dataset,
         preprocessing=preprocessing,
         config=config,
@@ -145,6 +166,7 @@ def distil_(
         means = loop.run()
         _finish_(student, loop)
     student.eval()
+    met, change = _judged(teacher, job, means) if fabric.is_global_zero else (None, ())
     return FitReport(
         epochs=config.epochs,
         steps=loop.step,
@@ -155,6 +177,7 @@ def distil_(
         distill_losses={
             term.label: means[term.label] for term in plan.terms if term.schedule.until_epoch == config.epochs
         },
+        teacher=met,
         train_accuracy=means["hits"],
         resumed_at_step=resumed_at,
         leads=fabric.is_global_zero,
@@ -162,6 +185,7 @@ def distil_(
             *plan.decisions,
             *(loop.teacher.decisions if loop.teacher is not None else ()),
             *((doubt,) if doubt is not None else ()),
+            *change,
             *((loop.hard.said(),) if loop.hard is not None else ()),
             *((loop.outer.said(),) if loop.outer is not None else ()),
             *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
@@ -174,6 +198,34 @@ def _teachers(teacher: nn.Module | None, answers: Answers | None) -> int:
     if isinstance(teacher, TeacherGroup):
         return len(teacher.members)
     return int(teacher is not None or answers is not None)
+
+
+def _taught(teacher: nn.Module | None, answers: Answers | None, plan: LossPlan) -> nn.Module | None:
+    """The teacher of the training: none, the given one, or a copy to be trained along."""
+    if not plan.trains_teacher:
+        return teacher if plan.needs_teacher else None
+    if teacher is None or answers is not None:
+        raise UserError(
+            "An objective trains the teacher along, and stored answers are those of a teacher that stands still.",
+            hint="give the teacher alone, or choose an objective that takes it as it is: bdkd or kd",
+        )
+    return trainable_copy(teacher)
+
+
+def _judged(
+    teacher: nn.Module | None, job: Job, means: Mapping[str, float]
+) -> tuple[TaughtTeacher | None, tuple[str, ...]]:
+    """What became of a teacher that was trained along, and a sentence on it; a warning where it was spoiled."""
+    if teacher is None or job.teacher is None or not job.plan.trains_teacher:
+        return None, ()
+    split = job.dataset.select
+    before, after = (module_accuracy(m, split, job.preprocessing, job.ctx.execution) for m in (teacher, job.teacher))
+    sentence, spoiled = what_became_of_it(before, after, len(split))
+    if spoiled:
+        job.ctx.reporter.message(sentence, level="warning")
+    last = [t for t in job.plan.terms if t.objective.trains_teacher and t.schedule.until_epoch == job.config.epochs]
+    loss = means[TEACHER] if last else None
+    return TaughtTeacher(loss=loss, accuracy_before=before, accuracy_after=after), (sentence,)
 
 
 def _weigh_(teacher: nn.Module | None, config: TrainConfig) -> None:
@@ -211,6 +263,8 @@ def _teacher_guesses(loop: Loop, job: Job) -> str | None:
     split, teacher = job.dataset.select, loop.teacher
     if teacher is None or job.teacher is None or split.labels is None or job.answers is not None:
         return None
+    if job.plan.trains_teacher:
+        return None  # it learns what it lacks, and what became of it is said in the end
     rows = epoch_order(len(split), job.ctx.seed, 0)[:_CHECKED_IMAGES]
     images = torch.from_numpy(preprocess(split.images(rows, job.preprocessing), job.preprocessing))
     said = teacher.outputs(images.to(loop.fabric.device))[Signal.LOGITS]

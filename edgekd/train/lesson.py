@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from edgekd.tasks.classification import supervised_loss
 from edgekd.train.loss_plan import Term
 from edgekd.train.objective import present
+from edgekd.train.peer import Peer, detached, untouched
 from edgekd.train.signal import Signal, Signals, signals_from_flat
 from edgekd.train.signals import SignalSource
 
-LOSS, SUPERVISED, HITS, IMAGES = "loss", "supervised", "hits", "images"
+LOSS, SUPERVISED, TEACHER, HITS, IMAGES = "loss", "supervised", "teacher", "hits", "images"
 
 
 class Lesson(nn.Module):
-    """Student and objectives.
+    """Student and objectives, and the teacher where it is trained along.
+
+    Then the loss is the sum of the student's and the teacher's, each of the other's answers without gradient: neither
+    network is moved by the other's loss.
 
     Args:
         student: The network that learns.
@@ -27,22 +31,32 @@ class Lesson(nn.Module):
         label_smoothing: Of the cross-entropy.
         joint: Whether several processes train one student. Then the parameters of an objective that is left out get
             gradients of zero, for DDP waits for each of them; `forget_idle_gradients_` takes them away again.
+        peer: The teacher that is trained along; None for one that answers from outside, and where there is none.
 
     Attributes:
         answers: The student's and the teacher's logits of the last step without gradients, where `keeps_answers` is set
             and there is a teacher.
         statistics: Names of what a step reports, summed over its samples: the loss that is minimised, the
-            cross-entropy, each objective without its weight (0 while it is left out), correct answers, images.
+            cross-entropy, each objective without its weight (0 while it is left out), the whole loss of a teacher that
+            is trained along, correct answers, images.
     """
 
     def __init__(
-        self, student: SignalSource, terms: Sequence[Term], label_smoothing: float, *, joint: bool = False
+        self,
+        student: SignalSource,
+        terms: Sequence[Term],
+        label_smoothing: float,
+        *,
+        joint: bool = False,
+        peer: Peer | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self.peer = peer
         self.objectives = nn.ModuleList(term.objective for term in terms)
         self.label_smoothing = label_smoothing
-        self.statistics = (LOSS, SUPERVISED, *(term.label for term in terms), HITS, IMAGES)
+        own = () if peer is None else (TEACHER,)
+        self.statistics = (LOSS, SUPERVISED, *(term.label for term in terms), *own, HITS, IMAGES)
         self.keeps_answers = False
         self.answers: tuple[Tensor, Tensor] | None = None
         self._joint = joint
@@ -62,13 +76,14 @@ class Lesson(nn.Module):
             images: (N, C, H, W).
             labels: (N,) int64, (N, K) shares of mixed images, or None.
             ids: (N,) int64, positions in the training split.
-            teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher.
+            teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher, or a peer.
             supervised_weight: Of the cross-entropy.
             weights: Of each objective in this step; one of weight 0 is left out.
         """
         out, more = self.said(images, weights)
         out = replace(out, ids=ids)
-        taught = None if teacher is None else signals_from_flat(teacher)
+        peer = None if self.peer is None else self.peer(images, weights)
+        taught = _answers(teacher, peer)
         if self.keeps_answers and taught is not None:
             self.answers = out.logits.detach(), taught.logits
         zero = torch.zeros((), device=images.device)
@@ -78,13 +93,17 @@ class Lesson(nn.Module):
         values = []
         for objective, weight, views in zip(self.objectives, weights, more, strict=True):
             if not weight:
-                loss = loss + _untouched(objective) if self._joint else loss
+                loss = loss + untouched(objective) if self._joint else loss
                 values.append(zero)
                 continue
             said = replace(out, more=views) if views else out
             value: Tensor = objective(said, taught if objective.needs_teacher else None, hard)
             loss = loss + weight * value
             values.append(value.detach())
+        if self.peer is not None and peer is not None:
+            own = self.peer.loss(detached(out), peer, labels, supervised_weight, weights)
+            loss = loss + own
+            values.append(own.detach())
         with torch.no_grad():
             reference = hard
             if hard is None and (labels is not None or teacher is not None):
@@ -98,6 +117,15 @@ class Lesson(nn.Module):
         for objective, weight in zip(self.objectives, weights, strict=True):
             if not weight:
                 objective.zero_grad(set_to_none=True)
+        if self.peer is not None and not self.peer.learns(weights):
+            self.peer.zero_grad(set_to_none=True)
+
+    def networks(self) -> tuple[list[nn.Parameter], ...]:
+        """Parameters of what learns by a loss of its own: student and objectives; and the teacher trained along."""
+        peer = [] if self.peer is None else list(self.peer.parameters())
+        theirs = {id(parameter) for parameter in peer}
+        ours = [parameter for parameter in self.parameters() if id(parameter) not in theirs]
+        return (ours, peer) if peer else (ours,)
 
     def said(
         self, images: Tensor, weights: Sequence[float], student: Callable[[Tensor], Signals] | None = None
@@ -125,6 +153,8 @@ class Lesson(nn.Module):
         return out, [tuple(next(parts) for _ in several) for several in asked]
 
 
-def _untouched(objective: nn.Module) -> Tensor | float:
-    """0, with a gradient of zero for each trainable parameter."""
-    return sum((0.0 * parameter.sum() for parameter in objective.parameters() if parameter.requires_grad), start=0.0)
+def _answers(teacher: Mapping[str, Tensor] | None, peer: Signals | None) -> Signals | None:
+    """What the student's objectives see of a teacher: of a peer, what it says now, without gradients."""
+    if peer is not None:
+        return detached(peer)
+    return None if teacher is None else signals_from_flat(teacher)

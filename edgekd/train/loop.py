@@ -26,7 +26,7 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.divergence import divergence
 from edgekd.train.engine import Fabric
 from edgekd.train.hard import HardAugment
-from edgekd.train.lesson import HITS, IMAGES, LOSS, SUPERVISED, Lesson
+from edgekd.train.lesson import HITS, IMAGES, LOSS, SUPERVISED, TEACHER, Lesson
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.outer import InnerStep, OuterStep
 from edgekd.train.projection import WeightProjection
@@ -48,7 +48,7 @@ class Loop:
         wrapped: The same, wrapped: what a step calls.
         optimizer: Over the lesson's parameters.
         batches: Where the images come from.
-        teacher: None for supervised training.
+        teacher: None for supervised training; one that is trained along is asked in the lesson.
         projection: Maps the weights for the length of a step; None for ordinary training.
         average: Moving average of the weights, or None.
         config: The options.
@@ -143,9 +143,9 @@ class Loop:
         if self.mixing is not None:
             batch = TrainBatch(*self.mixing(batch.images, batch.labels, seed), batch.ids)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step, self.steps)
+            group["lr"] = learning_rate(config, self.step, self.steps) * group["lr_share"]
         teacher: Mapping[str, Tensor] | None = None
-        if self.teacher is not None:
+        if self.teacher is not None and self.lesson.peer is None:
             teacher = self.teacher.answer(batch, epoch)
         for term in plan.terms:
             if (progress := term.schedule.progress(self.step, self.steps)) is not None:
@@ -161,7 +161,8 @@ class Loop:
         self._learn_hardness(draws)
         self.lesson.forget_idle_gradients_(weights)
         if config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.lesson.parameters(), config.grad_clip)
+            for parameters in self.lesson.networks():
+                nn.utils.clip_grad_norm_(parameters, config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if outer is not None:
@@ -233,6 +234,8 @@ class Loop:
         )
         weights = {term.label: term.schedule.at(self.step - 1, self.steps) for term in self.plan.terms}
         weights = {SUPERVISED: self.plan.supervised, **weights}
+        if self.lesson.peer is not None:
+            weights[TEACHER] = 1.0
         counted = {label: weight for label, weight in weights.items() if weight}
         raise divergence(place, sums, self._finite_sums, counted, self.checkpoints.kept())
 

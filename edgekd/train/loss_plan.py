@@ -9,6 +9,7 @@ from typing import Any
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
 from edgekd.train.objective import OBJECTIVES, Objective, Signal, build_objective, label_free_objectives
+from edgekd.train.peer import check_one_teacher_to_train
 from edgekd.train.signal import TAPPED
 from edgekd.train.terms import TermConfig, WeightSchedule
 from edgekd.train.weighing import Weighing
@@ -58,6 +59,11 @@ class LossPlan:
         """What some objective reads of the teacher."""
         return frozenset().union(*(term.objective.needs_of_teacher for term in self.terms))
 
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether some objective trains the teacher along."""
+        return any(term.objective.trains_teacher for term in self.terms)
+
     def objectives(self) -> tuple[Objective[Any], ...]:
         """Those of the terms."""
         return tuple(term.objective for term in self.terms)
@@ -78,8 +84,8 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
 
     Raises:
         UserError: Nothing to learn from, in an epoch or at all, an objective that needs labels where there are none,
-            one that reads the inside of a single teacher where there are several, two that learn on held-out images, or
-            an unknown objective or argument.
+            one that reads the inside of a single teacher where there are several, two that learn on held-out images,
+            one that trains the teacher beside what needs it to stand still, or an unknown objective or argument.
     """
     wanted = config.terms()
     usable = [term for term in wanted if teachers or not OBJECTIVES.get(term.name).needs_teacher]
@@ -105,6 +111,7 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
         raise UserError("supervised_weight and distill_weight are both 0: the student has nothing to learn.")
     if not supervised:
         _check_every_epoch(terms, config.epochs, labelled=labelled)
+    check_one_teacher_to_train([t.objective for t in terms], config, teachers=teachers, supervised=supervised)
     return LossPlan(
         terms=terms, supervised=supervised, decisions=(_said(terms, supervised, config, labelled=labelled),)
     )

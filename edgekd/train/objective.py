@@ -72,9 +72,11 @@ class Objective(nn.Module, ABC, Generic[C]):
     it changes it alike in each (`edgekd.train.gather.gathered` collects what the others saw).
 
     Contract, held by `edgekd.testing.conformance_objective`: the value is a finite scalar of at least float32 for any
-    finite float16, bfloat16 or float32 signals; it does not depend on the order of the batch; the teacher gets no
-    gradient; it reduces by the mean over samples, so that the gradient does not depend on K or N by accident; a pass in
-    evaluation mode leaves its state as it was.
+    finite float16, bfloat16 or float32 signals; it does not depend on the order of the batch; it reduces by the mean
+    over samples, so that the gradient does not depend on K or N by accident; a pass in evaluation mode leaves its state
+    as it was. The teacher gets no gradient of it; one that is trained along learns from `teacher_loss` alone, which in
+    turn sends none into the student. Whoever calls sees to that: it gives each loss the other network's signals
+    detached.
 
     Attributes:
         name: Registry key.
@@ -83,11 +85,16 @@ class Objective(nn.Module, ABC, Generic[C]):
         needs_of_teacher: Signals it reads of the teacher, where these are others than it reads of the student; derived
             from `needs` where a class does not say. The fewer, the more teachers will do: one that is asked for logits
             alone may be a frozen program, or stored answers.
-        needs_labels: Whether `needs` holds `Signal.LABELS`; derived.
+        needs_labels: Whether it cannot train without labels: `needs` holds `Signal.LABELS`, or `trains_teacher` is set;
+            derived.
         teaches_classes: Whether it trains the student's classifier; as a rule, whether `needs` holds `Signal.LOGITS`.
             One that does not leaves the classifier to the cross-entropy, so it cannot train without labels either.
         needs_teacher: False for self-distillation: then `bind` and `forward` get None for the teacher, even where
             another objective of the same training has one. Such a class widens the type of these parameters.
+        trains_teacher: Whether the teacher learns too, from its own cross-entropy with the labels and `teacher_loss`,
+            with the weights that the student's loss has. It must then be one network with weights. It is copied for the
+            training, and the copy is thrown away with it. The labels keep the teacher right: without them two networks
+            would only pull at each other.
         adapts: Whether layers that it trains along stand between the networks, so that its value says nothing before
             they have learned: a student that equals its teacher has the least loss only then.
         reads_members: With several teachers, whether it reads them one by one (`Signals.each`, `SignalSpec.each`). One
@@ -106,6 +113,7 @@ class Objective(nn.Module, ABC, Generic[C]):
     needs_labels: ClassVar[bool]
     teaches_classes: ClassVar[bool]
     needs_teacher: ClassVar[bool] = True
+    trains_teacher: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
     reads_members: ClassVar[bool] = False
     t_squared: ClassVar[bool]
@@ -115,7 +123,7 @@ class Objective(nn.Module, ABC, Generic[C]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.needs_labels = Signal.LABELS in cls.needs
+        cls.needs_labels = Signal.LABELS in cls.needs or cls.trains_teacher
         if "needs_of_teacher" not in vars(cls):
             cls.needs_of_teacher = cls.needs if cls.needs_teacher else frozenset()
         if "teaches_classes" not in vars(cls):
@@ -161,8 +169,20 @@ class Objective(nn.Module, ABC, Generic[C]):
         Args:
             student: With gradients; `student.ids` where `needs` holds `Signal.IDS`.
             teacher: Without gradients; None where `needs_teacher` is False.
-            labels: (N,) int64; never None for an objective that needs labels.
+            labels: (N,) int64; never None where `needs` holds `Signal.LABELS`, but for others where images are mixed.
         """
+
+    def teacher_loss(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
+        """What a teacher that is trained along lowers beside its cross-entropy, a scalar of at least float32.
+
+        Only where `trains_teacher` is set; called after `forward`, in each step in which the objective counts.
+
+        Args:
+            student: Without gradients.
+            teacher: With gradients.
+            labels: As in `forward`.
+        """
+        raise EdgekdError(f"The objective {self.name!r} does not train its teacher, and was asked for its loss.")
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -197,6 +217,8 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "soft": "edgekd.distill.objectives.soft:Soft",
         "first": "edgekd.distill.objectives.first:FIRST",
         "bdkd": "edgekd.distill.objectives.bdkd:BDKD",
+        "bdkd-online": "edgekd.distill.objectives.bdkd_online:BDKDOnline",
+        "dml": "edgekd.distill.objectives.dml:DML",
         "sinkd": "edgekd.distill.objectives.sinkd:SinKD",
         "taid": "edgekd.distill.objectives.taid:TAID",
         "dhkd": "edgekd.distill.objectives.dhkd:DHKD",

@@ -14,9 +14,10 @@ from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
 from edgekd.nn.count import count_macs, count_params
 from edgekd.nn.reparam import FUSE, reparameterised
 from edgekd.nn.save import bundle_from_module
+from edgekd.tasks.classification import calibration_error, negative_log_likelihood, top1
 from edgekd.train.answers import Answers, answers_from_bundle, answers_spec
 from edgekd.train.config import TrainConfig
-from edgekd.train.evaluate_torch import module_accuracy, module_agreement
+from edgekd.train.evaluate_torch import module_agreement, module_logits
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.pool import POOL_PORT, training_data
@@ -84,6 +85,7 @@ def training_metrics(
 ) -> dict[str, Json]:
     """Numbers for the run's report; accuracy is measured on the `select` split, after the last epoch.
 
+    So are the calibration error (15 bins) and the negative log-likelihood in nats: whether its probabilities hold.
     Parameters and multiply-accumulates are those of the deployed form (`edgekd.nn.reparam`).
     """
     dataset, preprocessing = ctx.resource("data", Dataset), bundle.model.preprocessing
@@ -105,8 +107,23 @@ def training_metrics(
         metrics["train_distill_loss"] = report.distill_loss
     elif report.distill_losses:
         metrics["train_distill_losses"] = dict(report.distill_losses)
-    if dataset.labelled:
-        metrics["accuracy_select"] = module_accuracy(student, dataset.select, preprocessing, ctx.execution)
+    metrics |= teacher_metrics(report)
+    if dataset.labelled and dataset.select.labels is not None:
+        logits = module_logits(student, dataset.select, preprocessing, ctx.execution)
+        metrics["accuracy_select"] = top1(logits, dataset.select.labels)
+        metrics["ece_select"] = calibration_error(logits, dataset.select.labels)
+        metrics["nll_select"] = negative_log_likelihood(logits, dataset.select.labels)
     if teacher is not None:
         metrics["agreement_select"] = module_agreement(student, teacher, dataset.select, preprocessing, ctx.execution)
     return metrics
+
+
+def teacher_metrics(report: FitReport) -> dict[str, Json]:
+    """Of a teacher that was trained along, its accuracy on the `select` split before and after; else nothing."""
+    if report.teacher is None:
+        return {}
+    found: dict[str, Json] = {
+        "teacher_accuracy_select_before": report.teacher.accuracy_before,
+        "teacher_accuracy_select": report.teacher.accuracy_after,
+    }
+    return found if report.teacher.loss is None else found | {"train_teacher_loss": report.teacher.loss}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -56,6 +56,7 @@ def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], ours: P
             f"There are {len(bundles)} teachers, and stored answers are those of a single one.",
             hint="disconnect 'answers': the teachers are asked in the training, and teacher_views keeps what they say",
         )
+    check_teacher_may_learn(inputs, asked)
     for name, bundle in bundles:
         check_same_pixels(ours, bundle.model.preprocessing, name)
         for objective in asked:
@@ -68,14 +69,43 @@ def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], ours: P
             _refuse_inner(objective, STORED)
 
 
+def check_teacher_may_learn(inputs: Inputs, objectives: Sequence[Objective[Any]]) -> None:
+    """Makes sure that a teacher that is trained along has weights, and that nobody has stored what it says.
+
+    Raises:
+        UserError: It has none, or answers are connected.
+    """
+    for objective in objectives:
+        if not objective.trains_teacher:
+            continue
+        if inputs.maybe("answers") is not None:
+            _refuse_still(objective, "there are stored answers, which are those of a teacher that stands still")
+        for _, bundle in teacher_bundles(inputs):
+            if bundle.kind is BundleKind.ONNX:
+                _refuse_still(objective, "the teacher is an ONNX graph")
+            check_teacher_can_be_tapped(objective, bundle.model)
+
+
 def check_teacher_can_be_tapped(objective: Objective[Any] | type[Objective[Any]], teacher: ModelRecipe) -> None:
-    """Makes sure that a teacher has the inner signals that an objective reads; a frozen program has only logits.
+    """Makes sure that a teacher has the inner signals that an objective reads, and weights where it trains them.
+
+    A frozen program has only logits.
 
     Raises:
         UserError: It has not; the message names objectives that do with logits.
     """
-    if not is_trainable(teacher):
-        _refuse_inner(objective, "a frozen program")
+    if is_trainable(teacher):
+        return
+    if objective.trains_teacher:
+        _refuse_still(objective, "the teacher is a frozen program")
+    _refuse_inner(objective, "a frozen program")
+
+
+def _refuse_still(objective: Objective[Any] | type[Objective[Any]], why: str) -> NoReturn:
+    raise UserError(
+        f"The objective {objective.name!r} trains the teacher along, but {why}.",
+        hint="give the teacher alone, with its weights (--arch), or choose bdkd or kd, which take it as it is",
+    )
 
 
 def _refuse_inner(objective: Objective[Any] | type[Objective[Any]], what: str) -> None:

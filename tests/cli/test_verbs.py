@@ -138,6 +138,18 @@ def test_a_graph_and_a_network_teach_together_with_two_objectives(here: Path) ->
     assert any("2 teachers" in sentence for sentence in metrics["decisions"]), metrics["decisions"]
 
 
+def test_a_teacher_that_learns_along_is_one_command_by_flag_or_by_field(here: Path) -> None:
+    command = ["distill", "student-1.json", *TEACHER, "--data", "data.npz", "--epochs", "2", "--batch-size", "32", "-q"]
+    weights = []
+    for chosen in (["--objective", "bdkd-online"], ["objective=bdkd-online"], ["objectives=[{name: bdkd-online}]"]):
+        assert exit_code_of([*command, *chosen]) == 0
+        metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+        assert "teacher_accuracy_select" in metrics["stages"]["distill"]
+        assert any(line.startswith("The teacher was trained along") for line in metrics["decisions"])
+        weights.append(read_package(here / "distilled")[0].file("weights.safetensors"))
+    assert len(set(weights)) == 1
+
+
 def test_images_without_labels_are_gathered_and_all_are_varied_where_it_is_hard(here: Path) -> None:
     command = ["distill", "student-1.json", *TEACHER, "--data", "data.npz", "--unlabelled", "more.npz"]
     assert exit_code_of([*command, "--epochs", "1", "--batch-size", "32", "--hard-augment", "0.4", "-q"]) == 0

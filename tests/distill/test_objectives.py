@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from edgekd.distill.objectives.dkd import decoupled_terms
 from edgekd.distill.objectives.kd import softened_kl
 from edgekd.distill.objectives.kdpp import norm_and_direction
 from edgekd.errors import EdgekdError, UserError
-from edgekd.testing.conformance_objective import ObjectiveConformance
+from edgekd.testing.conformance_objective import Array, ObjectiveConformance
 from edgekd.train.objective import OBJECTIVES, Signal, Signals, SignalSpec, build_objective, label_free_objectives
 
 STUDENT = torch.tensor([[1, 2, 0, -1], [0.5, -0.5, 3, 1]], dtype=torch.float64)
@@ -96,6 +97,29 @@ class TestFIRST(ObjectiveConformance):
 
 class TestBDKD(ObjectiveConformance):
     name = "bdkd"
+
+
+def followed(student: Array, teacher: Array, temperature: float) -> float:
+    """`T^2 * KL(p_s || p_t)`, mean over samples, by loops."""
+    found = []
+    for s, t in zip(student / temperature, teacher / temperature, strict=True):
+        p, q = np.exp(s) / np.exp(s).sum(), np.exp(t) / np.exp(t).sum()
+        found.append(sum(float(a) * math.log(a / b) for a, b in zip(p, q, strict=True)))
+    return temperature**2 * float(np.mean(found))
+
+
+class TestBDKDOnline(ObjectiveConformance):
+    name = "bdkd-online"
+
+    def declared_teacher_loss(self, student: Array, teacher: Array) -> float:
+        return followed(student, teacher, 4.0)
+
+
+class TestDML(ObjectiveConformance):
+    name = "dml"
+
+    def declared_teacher_loss(self, student: Array, teacher: Array) -> float:
+        return followed(student, teacher, 1.0)
 
 
 class TestSinKD(ObjectiveConformance):
@@ -194,6 +218,19 @@ def test_kd_tends_to_logit_matching_at_a_high_temperature() -> None:
     assert student.grad is not None
     # d/ds of T^2 KL -> (s - t) / K, and the mean over N samples.
     torch.testing.assert_close(student.grad, (student.detach() - teacher) / 4 / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_mutual_learning_is_the_same_for_both_networks() -> None:
+    both = build_objective("dml", {"temperature": 2})
+    one, other = Signals(logits=STUDENT), Signals(logits=TEACHER)
+    assert both(one, other, None).item() == both.teacher_loss(other, one, None).item()
+    assert both(one, other, None).item() != both(other, one, None).item()
+
+
+def test_bdkd_online_teaches_the_student_as_bdkd_does() -> None:
+    args = {"temperature": 3, "delta": 1.5}
+    signals = Signals(logits=STUDENT), Signals(logits=TEACHER)
+    assert torch.equal(*(build_objective(name, args)(*signals, None) for name in ("bdkd", "bdkd-online")))
 
 
 def test_dkd_has_its_golden_values() -> None:

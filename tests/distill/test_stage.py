@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.stage import Context
@@ -12,11 +13,13 @@ from edgekd.data.dataset import Dataset
 from edgekd.distill.stage import DistillStage
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import module_from_bundle
+from edgekd.tasks.classification import calibration_error, negative_log_likelihood
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toy_graphs import toy_onnx_bundle
 from edgekd.testing.toys import toy_bundle
 from edgekd.train.config import TrainConfig
-from edgekd.train.evaluate_torch import module_accuracy
+from edgekd.train.evaluate_torch import module_accuracy, module_logits
 
 DATA = toy_dataset(n=160)
 
@@ -106,3 +109,52 @@ def test_a_training_that_changes_nothing_is_a_failure(tmp_path: Path) -> None:
     unchanged = type(result)(bundle=student)
     with pytest.raises(BuildFailed, match="changed no weight"):
         stage().ensures(make_inputs(student=student), unchanged, ctx)
+
+
+def test_a_teacher_is_trained_along_and_its_bundle_stays_as_it_was(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    teacher = run_stage(stage(), make_inputs(student=bundle(ctx, 1)), ctx).bundle
+    before = module_from_bundle(teacher, ctx.blobs).state_dict()
+    own = make_context(tmp_path / "own", resources={"data": DATA})
+    ctx = Context(**{**vars(own), "blobs": ctx.blobs})
+    inputs = make_inputs(student=bundle(ctx, 2), teacher=teacher)
+    result = run_stage(stage(objective="bdkd-online", epochs=2), inputs, ctx)
+    after = module_from_bundle(teacher, ctx.blobs).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    p = teacher.model.preprocessing
+    known = module_accuracy(module_from_bundle(teacher, ctx.blobs), DATA.select, p)
+    assert result.metrics["teacher_accuracy_select_before"] == known
+    assert {"teacher_accuracy_select", "train_teacher_loss"} <= set(result.metrics)
+    again = Context(**{**vars(make_context(tmp_path / "again", resources={"data": DATA})), "blobs": ctx.blobs})
+    assert run_stage(stage(objective="bdkd-online", epochs=2), inputs, again).bundle.content == result.bundle.content
+
+
+def test_the_students_probabilities_are_judged_on_the_select_split(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    result = run_stage(stage(epochs=2), make_inputs(student=bundle(ctx, 1)), ctx)
+    network, p = module_from_bundle(result.bundle, ctx.blobs), result.bundle.model.preprocessing
+    labels = DATA.select.labels
+    assert labels is not None
+    logits = module_logits(network, DATA.select, p)
+    assert result.metrics["ece_select"] == calibration_error(logits, labels, bins=15)
+    assert result.metrics["nll_select"] == negative_log_likelihood(logits, labels)
+
+
+def test_a_teacher_without_weights_or_with_stored_answers_is_not_trained_along(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    student, teacher = bundle(ctx, 1), bundle(ctx, 2)
+    frozen = teacher.model.model_copy(update={"builder": "program", "kwargs": {"form": "frozen"}})
+    graph, still = toy_onnx_bundle(ctx.blobs, ctx.scratch), teacher.model_copy(update={"recipe": frozen})
+    answers = ModelBundle(kind=BundleKind.DATA, files={}, tags={})
+    online = stage(objective="bdkd-online")
+    refused = (
+        (make_inputs(student=student, teacher=graph), "but the teacher is an ONNX graph"),
+        (make_inputs(student=student, teacher=still), "but the teacher is a frozen program"),
+        (make_inputs(student=student, teacher=teacher, answers=answers), "but there are stored answers"),
+        (make_inputs(student=student, answers=answers), "but there are stored answers"),
+        (make_inputs(student=student, teacher=teacher, teachers=[("more", teacher)]), "and there are 2 teachers"),
+    )
+    for inputs, message in refused:
+        with pytest.raises(UserError, match=f"'bdkd-online' trains the teacher along,? {message}") as caught:
+            online.requires(inputs, ctx)
+        assert "bdkd" in str(caught.value.hint)

@@ -279,6 +279,7 @@ def test_logits_of_another_teacher_take_the_place_of_the_model_as_the_teacher(tm
     ("options", "said"),
     [
         ({"objective": "at"}, "reads the inside of a teacher"),
+        ({"objective": "kd:1+dml:1"}, "'dml' trains the teacher along, and there are only its logits"),
         ({"hard_augment": 0.4}, "varies images anew"),
         ({"teacher_logits": "nowhere.npy"}, "No such file"),
     ],

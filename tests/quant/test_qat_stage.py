@@ -154,3 +154,11 @@ def test_a_graph_whose_nodes_changed_fails(tmp_path: Path) -> None:
         QatStage(QatConfig()).ensures(make_inputs(model=model), result, ctx)
     with pytest.raises(BuildFailed, match="changed no code"):
         QatStage(QatConfig()).ensures(make_inputs(model=model), StageResult(bundle=model), ctx)
+
+
+def test_a_teacher_is_trained_along_with_a_graph_and_must_have_weights(tmp_path: Path) -> None:
+    ctx, model, full = stages(tmp_path)
+    result = trained(ctx, model, toy_bundle(ctx.blobs, ctx.scratch, seed=2), objective="dml")
+    assert {"teacher_accuracy_select", "train_teacher_loss"} <= set(result.metrics)
+    with pytest.raises(UserError, match="'dml' trains the teacher along, but the teacher is an ONNX graph"):
+        trained(ctx, model, full, objective="dml")

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from edgekd.errors import BuildFailed, UserError
-from edgekd.tasks.classification import agreement, guesses, predictions, supervised_loss, top1, wilson_interval
+from edgekd.tasks.classification import (
+    agreement,
+    calibration_error,
+    guesses,
+    negative_log_likelihood,
+    predictions,
+    supervised_loss,
+    top1,
+    wilson_interval,
+)
 
 LOGITS = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [2.0, 2.0, 1.0]], dtype=np.float32)
 
@@ -86,3 +95,31 @@ def test_a_teacher_with_one_answer_is_named_as_such_unless_there_is_one_class() 
     constant = np.tile([1.0, 0.0], (100, 1))
     assert "gives every image the same class" in str(guesses(constant, labels))
     assert guesses(constant, np.zeros(100, dtype=np.int64)) is None
+
+
+def test_the_calibration_error_is_what_counting_gives() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = 3 * rng.standard_normal((200, 5)), rng.integers(0, 5, 200)
+    rows = [np.exp(row) / np.exp(row).sum() for row in logits]
+    expected = 0.0
+    for number in range(15):
+        low, high = number / 15, (number + 1) / 15
+        held = [i for i, row in enumerate(rows) if low < row.max() <= high]
+        confidence = sum(float(rows[i].max()) for i in held)
+        right = sum(int(rows[i].argmax()) == int(labels[i]) for i in held)
+        expected += abs(confidence - right) / 200
+    assert calibration_error(logits, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_probabilities_that_are_kept_have_no_calibration_error() -> None:
+    logits = np.log(np.array([[0.75, 0.25]] * 4))
+    assert calibration_error(logits, np.array([0, 0, 0, 1])) == pytest.approx(0, abs=1e-12)
+    assert calibration_error(logits, np.array([1, 1, 1, 1])) == pytest.approx(0.75)
+    assert calibration_error(np.array([[900.0, -900.0]]), np.array([0])) == 0
+
+
+def test_the_negative_log_likelihood_is_the_cross_entropy_of_the_labels() -> None:
+    labels = np.array([2, 1, 0])
+    expected = supervised_loss(torch.from_numpy(LOGITS), torch.from_numpy(labels))
+    assert negative_log_likelihood(LOGITS, labels) == pytest.approx(float(expected), rel=1e-6)
+    assert negative_log_likelihood(np.array([[0.0, 2000.0]]), np.array([0])) == 2000

@@ -29,19 +29,25 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "tgeo": {"objective": "tgeo", "objective_args": {"every": 2}},
     # The regressor of fitnet has no gradient of its own once its term is over, and DDP wants one in every step.
     "sum": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}]},
+    # A teacher that is trained along, and rests in the last epochs.
+    "online": {"objectives": [{"name": "bdkd-online", "until_epoch": 4}, {"name": "kd"}], "teacher_views": 0},
 }
 
 
+COMMON: dict[str, Any] = {"epochs": 6, "teacher_views": 2, "batch_size": 32}
+
+
 def keep_state(states: list[dict[str, torch.Tensor]]) -> None:
-    """From now on the objectives' state at the end of each training is appended; BatchNorm's is each process's own."""
+    """From now on what must be alike at the end of each training is appended; BatchNorm's is each process's own."""
     run = Loop.run
 
     def watched(loop: Loop) -> dict[str, float]:
         means = run(loop)
         own = ("running_mean", "running_var", "num_batches_tracked")
-        objectives = loop.lesson.objectives
+        objectives, peer = loop.lesson.objectives, loop.lesson.peer
         found = {name: x.clone() for name, x in objectives.named_buffers() if not name.endswith(own)}
         found |= {name: x.clone() for name, x in objectives.named_parameters() if not x.requires_grad}
+        found |= {} if peer is None else {name: x.detach().clone() for name, x in peer.named_parameters()}
         states.append(found)
         return means
 
@@ -64,7 +70,7 @@ def main(folder: Path) -> None:
             toy_cnn(seed=2),
             toy_dataset(n=160),
             PREPROCESSING,
-            config(epochs=6, teacher_views=2, batch_size=32, **options),
+            config(**COMMON | options),
             ctx,
         )
         torch.save(student.state_dict(), folder / f"{objective}-{rank}.pt")

@@ -34,3 +34,13 @@ def test_one_bad_term_is_told_from_the_good_ones_and_the_checkpoint_named() -> N
 def test_a_supervised_training_has_no_terms_to_tell_apart() -> None:
     error = divergence(PLACE, {"loss": math.inf, "supervised": math.inf}, {}, {"supervised": 1.0}, None)
     assert error.message == "The loss became inf in epoch 1 of 3."
+
+
+def test_a_teacher_that_is_trained_along_is_named_as_such() -> None:
+    sums = {"loss": NAN, "supervised": 2.0, "dml": 1.0, "teacher": NAN}
+    error = divergence(PLACE, sums, {}, {"supervised": 1.0, "dml": 1.0, "teacher": 1.0}, None)
+    assert (
+        "Not finite: the loss of the teacher that is trained along; finite: the cross-entropy, the term"
+        in error.message
+    )
+    assert str(error.hint).startswith("lower teacher_lr_share; or lower lr")

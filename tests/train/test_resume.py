@@ -64,10 +64,12 @@ def finished(
 OPTIONS: list[dict[str, Any]] = [
     {"objective": "kd", "teacher_views": 2},
     {"objective": "kdpp", "optimizer": "adamw", "lr": 1e-3, "ema_decay": 0.9, "distill_warmup_epochs": 2},
+    {"objective": "bdkd-online", "grad_clip": 1.0},
 ]
+IDS = ["cached teacher", "live teacher, state in objective and average", "teacher trained along"]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["cached teacher", "live teacher, state in objective and average"])
+@pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_an_interruption_at_any_step_changes_nothing(
     tmp_path: Path, data: Dataset, teacher: nn.Module, options: dict[str, Any]
 ) -> None:
@@ -78,6 +80,7 @@ def test_an_interruption_at_any_step_changes_nothing(
         assert report.resumed_at_step == stop
         assert all(torch.equal(expected[name], got[name]) for name in expected), f"stopped at {stop}"
         assert (report.loss, report.train_accuracy) == (whole.loss, whole.train_accuracy)
+        assert report.teacher == whole.teacher
 
 
 def test_several_interruptions_between_checkpoints_change_nothing(

@@ -32,9 +32,10 @@ class BDKD(Objective[BDKDConfig]):
     the student is less sure of a sample than the teacher (greater entropy at T), the forward one counts delta times,
     else the reverse one.
 
-    Deviations: this is the student's loss with a trained teacher that stays as it is; the authors train both at once.
-    No code is public: that the gap of the entropies decides is their description, which of the two it then emphasises
-    was not verified, and delta and T are ours.
+    Deviations: this is the student's loss with a trained teacher that stays as it is; the authors train both at once,
+    which is `bdkd-online`. No code is public, and of the paper what could be read is the abstract and a summary: that
+    the gap of the entropies decides sample by sample is theirs; which of the two divergences it then emphasises was not
+    verified, and delta and T are ours.
     """
 
     name = "bdkd"

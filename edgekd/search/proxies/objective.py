@@ -68,14 +68,14 @@ def objective_proxy(name: str) -> ObjectiveProxy:
 
     Raises:
         UserError: No such objective; the message suggests the near one. Or it compares a student with its own past or
-            its own depths, or through layers that must learn first, which says nothing of a network that never was
-            trained.
+            its own depths, or through layers that must learn first, or has a teacher that learns too, which says
+            nothing of a network that never was trained.
     """
     kind = OBJECTIVES.get(name)
     if not _scores(kind):
         raise UserError(
-            f"The objective {name!r} compares a student with itself, remembers samples or trains layers of its own, "
-            "which says nothing of a student that was never trained.",
+            f"The objective {name!r} compares a student with itself, remembers samples or trains layers of its own or "
+            "the teacher, which says nothing of a student that was never trained.",
             hint=f"objectives that can score: {', '.join(scoring_objectives())}",
         )
 
@@ -93,7 +93,7 @@ def scoring_objectives() -> tuple[str, ...]:
 
 
 def _scores(kind: type[Objective[Any]]) -> bool:
-    learns = kind.adapts or issubclass(kind, Weighing)
+    learns = kind.adapts or kind.trains_teacher or issubclass(kind, Weighing)
     return kind.needs_teacher and not learns and Signal.IDS not in kind.needs
 
 
