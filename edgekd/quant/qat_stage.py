@@ -34,7 +34,7 @@ from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport, distil_
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
-from edgekd.train.pool import POOL_PORT, training_data
+from edgekd.train.pool import POOL_PORT, adds_unlabelled, training_data
 
 PARITY_SAMPLES = 64
 LEAST_SQNR_DB = 15.0
@@ -105,7 +105,8 @@ class QatStage(Stage[QatConfig]):
             )
         labelled = ctx.resource("data", Dataset).labelled
         taught = teacher is not None or inputs.maybe("answers") is not None
-        for objective in plan_loss(self.config, teachers=int(taught), labelled=labelled).objectives():
+        partly = adds_unlabelled(inputs)
+        for objective in plan_loss(self.config, teachers=int(taught), labelled=labelled, partly=partly).objectives():
             _check_logits_do(objective)
         if teacher is not None and teacher.model.preprocessing != model.model.preprocessing:
             raise UserError(

@@ -19,6 +19,7 @@ from edgekd.train.answers import Answers, views_that_fit
 from edgekd.train.averaging import WeightAverage
 from edgekd.train.batches import TrainBatches
 from edgekd.train.checkpoint import Checkpoints, Rhythm
+from edgekd.train.conclude import check_conclusion
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import Fabric
 from edgekd.train.group import teacher_source
@@ -91,6 +92,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     if not any(parameter.requires_grad for parameter in job.student.parameters()):
         raise UserError("The student has no trainable parameter: a frozen program can be quantized, not trained.")
     student = SignalSource(job.student, job.plan.needs, job.preprocessing.input_shape)
+    check_conclusion(job.plan, job.student, job.preprocessing.input_shape, job.projection)
     teacher = _teacher(job, job.plan.needs_of_teacher, fabric)
     _check_classes(job, student, teacher)
     for objective in job.plan.objectives():
@@ -98,7 +100,14 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         objective.to(fabric.device)
     if job.projection is not None:
         job.projection.bind(job.student)
-    lesson = Lesson(student, job.plan.terms, config.label_smoothing, joint=fabric.world_size > 1)
+    lesson = Lesson(
+        student,
+        job.plan.terms,
+        config.label_smoothing,
+        joint=fabric.world_size > 1,
+        partly=job.dataset.train.partly_labelled,
+    )
+    concluding = [objective for objective in job.plan.objectives() if objective.concludes]
     return Loop(
         fabric=fabric,
         lesson=lesson,
@@ -117,7 +126,10 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         ),
         teacher=teacher,
         projection=job.projection,
-        average=None if config.ema_decay is None else WeightAverage(job.student, config.ema_decay),
+        # What concludes reads the averaged student, so its own layers are averaged along.
+        average=None
+        if config.ema_decay is None
+        else WeightAverage(nn.ModuleList([job.student, *concluding]), config.ema_decay),
         config=config,
         plan=job.plan,
         checkpoints=Checkpoints(job.ctx.scratch, fingerprint, job.ctx.reporter, job.rhythm),
@@ -125,6 +137,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         seed=job.ctx.seed,
         mixing=_mixing(config, student.spec().classes),
         hard=_hard(job, teacher, fabric),
+        keeps_end=bool(concluding),
     )
 
 

@@ -19,7 +19,7 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
-from edgekd.train.pool import POOL_PORT, training_data
+from edgekd.train.pool import POOL_PORT, adds_unlabelled, training_data
 from edgekd.train.teachers import TEACHER_PORTS, check_teachers, teacher_bundles, teacher_count, teacher_from_inputs
 
 STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS, **POOL_PORT}
@@ -30,7 +30,7 @@ def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig)
     """Raises a `UserError` when the student cannot be trained as configured; reads no weights."""
     student = inputs.one("student")
     labelled = ctx.resource("data", Dataset).labelled
-    plan = plan_loss(config, teachers=teacher_count(inputs), labelled=labelled)
+    plan = plan_loss(config, teachers=teacher_count(inputs), labelled=labelled, partly=adds_unlabelled(inputs))
     if not is_trainable(student.model):
         raise UserError(
             f"The student (builder {student.model.builder!r}) is frozen: it can be quantized, not trained.",
@@ -103,6 +103,7 @@ def training_metrics(
         metrics["train_distill_loss"] = report.distill_loss
     elif report.distill_losses:
         metrics["train_distill_losses"] = dict(report.distill_losses)
+    metrics |= {f"concluded_{label}": dict(numbers) for label, numbers in report.concluded.items()}
     if dataset.labelled:
         metrics["accuracy_select"] = module_accuracy(student, dataset.select, preprocessing, ctx.execution)
     if teacher is not None:
