@@ -146,4 +146,4 @@ def _minimise(white: Tensor, targets: Tensor, slopes: Tensor, offset: Tensor, fr
             x.grad = gradient
         return loss
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch annotates the other optimizers only

@@ -7,6 +7,7 @@ own last layer lacks; here it goes into that layer, before it is thrown away.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +114,7 @@ def _last_layer(student: nn.Module, input_shape: tuple[int, int, int]) -> Classi
     except UserError:
         return None
     assert taps.points is not None
-    layer = student.get_submodule(taps.points.classifier)
+    layer: Any = student.get_submodule(taps.points.classifier)
     weight, bias = layer.weight, layer.bias
     own = [isinstance(x, nn.Parameter) and x.requires_grad for x in (weight, bias) if x is not None]
     if not all(own):

@@ -115,6 +115,10 @@ class TestDHKD(ObjectiveConformance):
     name = "dhkd"
 
 
+class TestDHO(ObjectiveConformance):
+    name = "dho"
+
+
 class TestLELP(ObjectiveConformance):
     name = "lelp"
 
