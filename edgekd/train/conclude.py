@@ -77,6 +77,7 @@ def conclude_(loop: Loop, select: Split) -> tuple[Mapping[str, Mapping[str, Json
                 "learned beside the student is out of date and was left out."
             )
             continue
+        loop.reporter.message(f"The training is over; the objective {term.label!r} has the last word.")
         with evaluating(loop.lesson):
             conclusion = term.objective.conclude(_review(loop, select))
         metrics[term.label] = conclusion.metrics

@@ -149,7 +149,8 @@ def distil_(
         means = loop.run()
         _finish_(student, loop)
         concluded, last_words = conclude_(loop, dataset.select)
-        _share_(loop, student.parameters())
+        if concluded:  # what each process computed may differ in its last bits
+            _share_(loop, student.parameters())
         _check_finite(student)
     student.eval()
     return FitReport(
