@@ -107,7 +107,6 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         joint=fabric.world_size > 1,
         partly=job.dataset.train.partly_labelled,
     )
-    concluding = [objective for objective in job.plan.objectives() if objective.concludes]
     return Loop(
         fabric=fabric,
         lesson=lesson,
@@ -126,10 +125,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         ),
         teacher=teacher,
         projection=job.projection,
-        # What concludes reads the averaged student, so its own layers are averaged along.
-        average=None
-        if config.ema_decay is None
-        else WeightAverage(nn.ModuleList([job.student, *concluding]), config.ema_decay),
+        average=_average(job),
         config=config,
         plan=job.plan,
         checkpoints=Checkpoints(job.ctx.scratch, fingerprint, job.ctx.reporter, job.rhythm),
@@ -137,8 +133,15 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         seed=job.ctx.seed,
         mixing=_mixing(config, student.spec().classes),
         hard=_hard(job, teacher, fabric),
-        keeps_end=bool(concluding),
+        keeps_end=bool(job.plan.concluding()),
     )
+
+
+def _average(job: Job) -> WeightAverage | None:
+    """Over the student, and over the layers of an objective that concludes, for it reads the averaged student."""
+    if job.config.ema_decay is None:
+        return None
+    return WeightAverage(nn.ModuleList([job.student, *job.plan.concluding()]), job.config.ema_decay)
 
 
 def _mixing(config: TrainConfig, classes: int) -> Mixing | None:

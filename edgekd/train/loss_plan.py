@@ -61,6 +61,10 @@ class LossPlan:
         """Those of the terms."""
         return tuple(term.objective for term in self.terms)
 
+    def concluding(self) -> tuple[Objective[Any], ...]:
+        """Those that have a word after the last step."""
+        return tuple(objective for objective in self.objectives() if objective.concludes)
+
 
 def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool, partly: bool = False) -> LossPlan:
     """The loss of a training.

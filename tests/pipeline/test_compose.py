@@ -238,30 +238,6 @@ def test_a_pool_serves_the_training_of_quantizers_alone_and_is_said_to_serve_not
     assert "Nothing is trained, so the images of --unlabelled are not looked at." in idle.decisions
 
 
-def test_an_objective_that_wants_images_without_labels_gets_nearly_all_of_the_pool_without(tmp_path: Path) -> None:
-    data = labelled()
-    pooled = data.with_pool(data.train, data.digest, "a pool")
-    found = {
-        name: composed(tmp_path, dataset=pooled, objective=name, effort="quick") for name in ("kd", "dho", "dho+dkd")
-    }
-    configs = {name: next(n.config for n in plan.graph.nodes if n.stage == "gather") for name, plan in found.items()}
-    assert configs["dho"] == {"labels": "none", "sure_as": 0.0, "per_class": None}
-    assert configs["kd"] == configs["dho+dkd"] == {}, "dkd needs every label"
-    epochs = {
-        name: next(n.config["epochs"] for n in plan.graph.nodes if n.name == "student-distill")
-        for name, plan in found.items()
-    }
-    assert epochs == {"kd": 195, "dho": 98, "dho+dkd": 195}, "100,000 images are seen"
-
-
-def test_weights_on_a_grid_are_trained_without_what_would_rewrite_them(tmp_path: Path) -> None:
-    found = composed(tmp_path, dataset=labelled(), weight_bits=4, objective="dho+at")
-    assert {n.config["objective"] for n in found.graph.nodes if n.stage == "quantized-distill"} == {"at"}
-    assert sum("weights of few bits lie on a grid, so it uses at" in line for line in found.decisions) == 1
-    plain = composed(tmp_path, dataset=labelled(), weight_bits=4, objective="dho")
-    assert {n.config["objective"] for n in plain.graph.nodes if n.stage == "quantized-distill"} == {"kd"}
-
-
 def test_hard_augmentation_without_a_teacher_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the objective 'pskd' asks no teacher"):
         composed(tmp_path, dataset=labelled(), hard_augment=0.4, objective="pskd")

@@ -57,8 +57,9 @@ class DHO(Objective[DHOConfig]):
     the last epoch: alpha and beta are chosen on the `select` split, and the layer whose softmax has the least
     cross-entropy with the mixture on training images takes the classifier's place (`edgekd.distill.folding`), unless
     one of the two alone is right more often there. They draw as many images with as without labels into each batch and
-    take a mean over each kind; here every image is seen once per epoch and the mean is over all, with a weight that is
-    theirs where the two kinds are equally many. They choose the epoch by its score; here the last one is taken.
+    take a mean over each kind; here every image is seen once per epoch, those with labels spread evenly over the
+    batches, and the mean is over all images, with a weight that is theirs where the two kinds are equally many. They
+    choose the epoch by its score; here the last one is taken.
     """
 
     name = "dho"
