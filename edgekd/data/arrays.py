@@ -127,5 +127,8 @@ def _checked_labels(labels: AnyArray, count: int, classes: tuple[str, ...] | Non
         wrong = low if low < 0 else high
         span = "0 and up" if limit is None else f"0 ... {limit - 1}"
         position = int(np.flatnonzero(labels == wrong)[0])
-        raise UserError(f"{where}: expected labels {span}, got {wrong} at position {position}.")
+        apart = "images without a label go into a source of their own: --unlabelled FOLDER_OR_NPZ"
+        raise UserError(
+            f"{where}: expected labels {span}, got {wrong} at position {position}.", hint=apart if low < 0 else None
+        )
     return labels.astype(np.int64)

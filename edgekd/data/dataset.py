@@ -18,7 +18,12 @@ from edgekd.core.digest import Digest, Json, digest
 from edgekd.core.preprocess import Preprocessing
 from edgekd.data.sampling import CardSampling
 from edgekd.data.transform import UInt8Array, image_from_pixels, resize_to_canvas
-from edgekd.errors import UserError
+from edgekd.errors import EdgekdError, UserError
+
+UNLABELLED = -1
+"""Stands for the label of an image that has none, among others that have one, as in scikit-learn. Only the training
+split may hold it, and only for images of a pool: data is read with labels or without, so nothing but a training ever
+meets it."""
 
 CACHE_LIMIT_BYTES = 1 << 30
 """Resized images of one source are kept in memory up to this size; beyond it they are made anew each time."""
@@ -130,7 +135,8 @@ class Split:
     Args:
         source: Where the images are.
         rows: (N,) rows of the source that belong to the split.
-        labels: (N,) class numbers in the order of `rows`, or None for data without labels.
+        labels: (N,) class numbers in the order of `rows`, `UNLABELLED` for an image without one; None for data without
+            labels.
     """
 
     def __init__(self, source: Images, rows: Int64Array, labels: Int64Array | None) -> None:
@@ -140,6 +146,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether it has labels, but not of all its images."""
+        return self.labels is not None and bool((self.labels == UNLABELLED).any())
 
     def images(self, indices: Sequence[int] | Int64Array, p: Preprocessing) -> UInt8Array:
         """(N, Hc, Wc, C) uint8 canvases, ready for `preprocess` or `augmented`.
@@ -163,19 +174,26 @@ class Split:
         return Split(self._source, self._rows[chosen], None if self.labels is None else self.labels[chosen])
 
     def followed_by(self, other: Split) -> Split:
-        """The images of this split and then those of another; labelled when both are."""
+        """The images of this split and then those of another; where one of them alone has labels, partly labelled."""
         source = JoinedImages(self._source, other._source)
-        labelled = self.labels is not None and other.labels is not None
-        labels = np.concatenate([self.labels, other.labels]) if labelled else None
+        unlabelled = self.labels is None and other.labels is None
+        labels = None if unlabelled else np.concatenate([self._numbers(), other._numbers()])
         return Split(source, np.concatenate([self._rows, len(self._source) + other._rows]), labels)
+
+    def _numbers(self) -> Int64Array:
+        """Its labels, or `UNLABELLED` for each image."""
+        return np.full(len(self), UNLABELLED, dtype=np.int64) if self.labels is None else self.labels
 
     def labelled(self, labels: Int64Array | None) -> Split:
         """The same images with other labels, or none."""
         return Split(self._source, self._rows, labels)
 
     def relabelled(self, numbers: Int64Array) -> Split:
-        """The same images with label k turned into `numbers[k]`."""
-        return Split(self._source, self._rows, None if self.labels is None else numbers[self.labels])
+        """The same images with label k turned into `numbers[k]`; those without a label stay without."""
+        if self.labels is None:
+            return self
+        turned = np.where(self.labels == UNLABELLED, UNLABELLED, numbers[self.labels])
+        return Split(self._source, self._rows, turned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +203,8 @@ class Dataset:
     Attributes:
         name: For people; not part of the digest.
         classes: Class names in the order of the label numbers; empty without labels.
-        train: For fitting and for calibration.
-        select: For choosing between candidates.
+        train: For fitting and for calibration; wholly labelled or not at all, but for what `trained_on_pool` adds.
+        select: For choosing between candidates. It and `test` have labels of all their images, or none.
         test: For the verdict; nothing is chosen on it.
         digest: Over every image, every label, the class names and the splits.
         decisions: Sentences on how it was read and split.
@@ -209,6 +227,11 @@ class Dataset:
     without_pool: Digest | None = None
     calibration: CardSampling | None = None
     guessed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, split in (("select", self.select), ("test", self.test)):
+            if split.partly_labelled:
+                raise EdgekdError(f"Data {self.name}: images of {name} have no label, and nothing is judged on those.")
 
     @property
     def labelled(self) -> bool:
@@ -304,7 +327,8 @@ class Dataset:
 
         Args:
             rows: (M,) positions in the pool.
-            labels: (M,) what the teacher takes them for; needed where the data has labels.
+            labels: (M,) what the teacher takes them for; None adds them without a label. Data without labels has no use
+                for them.
 
         Raises:
             UserError: There is no pool.

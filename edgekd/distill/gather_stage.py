@@ -12,7 +12,7 @@ answers can be stored.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -38,14 +38,18 @@ class GatherConfig(StageConfig):
         sure_as: An image is taken when the teacher is at least as sure of it as of the least sure images of the task:
             the threshold is this quantile of its confidence on the `select` split.
         per_class: Most images of one class, as a multiple of the training images per class; None takes all.
+        labels: `teacher` gives each image the class that the teacher takes it for, and the cross-entropy counts it like
+            the others; `none` leaves it without a label, so that the cross-entropy sees the data's own labels alone and
+            the image teaches by the teacher's answer only.
     """
 
     sure_as: float = Field(default=0.1, ge=0, le=1)
     per_class: float | None = Field(default=2.0, gt=0)
+    labels: Literal["teacher", "none"] = "teacher"
 
 
 class GatherStage(Stage[GatherConfig]):
-    """Rows of the data's pool, and the class that each is taken for.
+    """Rows of the data's pool and, unless they stay without a label, the class that each is taken for.
 
     With a student that has learned already, the two are asked together: the mean of their probabilities.
     """
@@ -104,7 +108,10 @@ class GatherStage(Stage[GatherConfig]):
             said.append("The pool is unlike the task: see whether the student is better with it than without.")
         if missing := int((counts == 0).sum()):
             said.append(f"{missing} of {len(counts)} classes have no image among them.")
-        bundle = bundle_from_choice(rows, classes, data, ctx.blobs, ctx.scratch)
+        if config.labels == "none" and data.labelled:
+            said.append("They stay without a label: of the images in training, the cross-entropy counts the others.")
+        given = classes if config.labels == "teacher" else None
+        bundle = bundle_from_choice(rows, given, data, ctx.blobs, ctx.scratch)
         return StageResult(bundle=bundle, metrics=metrics, decisions=tuple(said))
 
     def _said(self, split: Split, inputs: Inputs, ctx: Context) -> Float64Array:

@@ -11,7 +11,7 @@ from edgekd.pipeline.pruning import Recover, check_importance, draft_pruned
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.search import draft_search, leaves_room, space_of
 from edgekd.pipeline.situation import Situation
-from edgekd.pipeline.teaching import taught_by
+from edgekd.pipeline.teaching import fitting_loss, objective_names, taught_by, trained_images
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
 
 MIN_TRAINING_IMAGES = 200
@@ -38,7 +38,7 @@ def draft_students(draft: Draft, request: Request, options: Options, situation: 
 def _draft_search_branches(
     draft: Draft, request: Request, options: Options, situation: Situation, dataset: Dataset
 ) -> list[tuple[str, str]]:
-    images = len(dataset.train)
+    images = trained_images(dataset, objective_names(options))
     if images < MIN_TRAINING_IMAGES:
         draft.say(
             f"No student is searched: it would start from random weights, and {images} training images are too few "
@@ -78,7 +78,7 @@ def _draft_student(
             model=distilled,
             keep=options.prune_keep,
             budgeted=False,
-            images=len(dataset.train),
+            images=trained_images(dataset, objective_names(options)),
             recover=_recovery(draft, options, situation, dataset),
         )
     return [*models, *_draft_quantized(draft, options, situation, dataset, label, models[-1][1])]
@@ -124,7 +124,11 @@ def _draft_quantized(
     """Quantized distillation as the last training stage of a branch, when asked for."""
     if options.weight_bits is None:
         return []
-    config = _train_config(options, situation, dataset, fresh=False) | {"bits": options.weight_bits}
+    why = "rewrites the last layer after a training, and weights of few bits lie on a grid"
+    loss = fitting_loss(draft, options, lambda kind: not kind.concludes, why)
+    plain = _train_config(options, situation, dataset, fresh=False)
+    config = {name: value for name, value in plain.items() if name not in ("objective", "objectives")} | loss
+    config["bits"] = options.weight_bits
     name = draft.add(
         f"{label}-qd{options.weight_bits}", "quantized-distill", config, {"student": model, **taught_by(draft)}
     )
@@ -147,7 +151,7 @@ def _train(
 
 
 def _train_config(options: Options, situation: Situation, dataset: Dataset, *, fresh: bool) -> dict[str, JsonValue]:
-    images = len(dataset.train)
+    images = trained_images(dataset, objective_names(options))
     epochs = epochs_for(options, images) if fresh else recover_epochs_for(options, images)
     return train_config(
         options,

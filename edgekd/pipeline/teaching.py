@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from pydantic import JsonValue
 
 from edgekd.data.dataset import Dataset
@@ -9,16 +12,18 @@ from edgekd.errors import UserError
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
-from edgekd.pipeline.training import epochs_for, train_config, with_stored_logits
-from edgekd.train.objective import OBJECTIVES, TAPPED, Signal, label_free_objectives
+from edgekd.pipeline.training import epochs_for, loss_of, train_config, with_stored_logits
+from edgekd.train.objective import OBJECTIVES, TAPPED, Objective, Signal, label_free_objectives
 from edgekd.train.teachers import check_teacher_can_be_tapped
-from edgekd.train.terms import terms_from_text
+from edgekd.train.terms import TermConfig, terms_from_text
 
 ANSWERS = "teacher-answers"
 GATHERED = "gathered"
 LOGITS, STORED = "teacher-logits", "stored-logits"
 MOST_ANSWERS_MIB = 1024
 """Of the teacher's inner signals; maps of many images are large, and what does not fit is asked for again."""
+PLAIN = "kd"
+"""What takes the place of objectives that do not fit."""
 TEACHER_ENGINE = "teacher-fp32"
 """The exported teacher, which every graph has."""
 
@@ -43,7 +48,7 @@ def draft_teaching(draft: Draft, request: Request, options: Options, situation: 
         _draft_stored_logits(draft, request.teacher_logits, options, situation, dataset)
         return options
     if dataset.pool is not None:
-        draft.add(GATHERED, "gather", {}, {"teacher": TEACHER_ENGINE})
+        draft.add(GATHERED, "gather", gathering(objective_names(options)), {"teacher": TEACHER_ENGINE})
     if options.students:
         _draft_answers(draft, options, situation, dataset)
     return options
@@ -138,7 +143,54 @@ def gathered(draft: Draft) -> dict[str, str | None]:
     return {"pool": GATHERED} if any(node.name == GATHERED for node in draft.nodes) else {}
 
 
+def objective_names(options: Options) -> tuple[str, ...]:
+    """The objectives of the trainings."""
+    return tuple(term.name for term in terms_from_text(options.objective))
+
+
+def fitting_loss(
+    draft: Draft, options: Options, fits: Callable[[type[Objective[Any]]], bool], why: str
+) -> dict[str, JsonValue]:
+    """The fields that spell those objectives that fit a training; what is left out is said once.
+
+    Args:
+        draft: Is told.
+        options: With the objectives.
+        fits: Whether one does.
+        why: What the others do that the training cannot have, as a part of a sentence.
+    """
+    terms = terms_from_text(options.objective)
+    kept = [term for term in terms if fits(OBJECTIVES.get(term.name))]
+    if len(kept) == len(terms):
+        return loss_of(terms)
+    uses = " + ".join(term.name for term in kept) or PLAIN
+    said = f"The objective {options.objective!r} {why}, so it uses {uses}."
+    if said not in draft.decisions:
+        draft.say(said)
+    return loss_of(kept or (TermConfig(name=PLAIN),))
+
+
+def gathering(objectives: Sequence[str]) -> dict[str, JsonValue]:
+    """Config of a gather node whose images suit these objectives.
+
+    Where one of them wants the images without a label, and all can do without, they get none. Balance and certainty are
+    then no matter either: what the teacher says of an image is taken as a whole, so all are taken but those of which it
+    is less sure than of any image of the task.
+    """
+    kinds = [OBJECTIVES.get(name) for name in objectives]
+    if any(kind.pool_labels == "none" for kind in kinds) and all(kind.takes_unlabelled for kind in kinds):
+        return {"labels": "none", "sure_as": 0.0, "per_class": None}
+    return {}
+
+
+def trained_images(dataset: Dataset, objectives: Sequence[str]) -> int:
+    """Training images, with the pool where nearly all of it is gathered; epochs and batches follow from them."""
+    own = len(dataset.train)
+    return own + len(dataset.pool) if dataset.pool is not None and gathering(objectives) else own
+
+
 def _first_training(options: Options, situation: Situation, dataset: Dataset) -> dict[str, JsonValue]:
     """Config of a training from random weights: views and augmentation are those of all trainings."""
-    images, size = len(dataset.train), situation.teacher.model.preprocessing.size
+    images = trained_images(dataset, objective_names(options))
+    size = situation.teacher.model.preprocessing.size
     return train_config(options, epochs=epochs_for(options, images), fresh=True, size=size, images=images)

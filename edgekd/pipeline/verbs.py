@@ -5,7 +5,7 @@ A compression chains the same stages and chooses among what they give; here the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,15 @@ from edgekd.pipeline.pruning import kernel_block
 from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.search import likely_precision
 from edgekd.pipeline.sources import starts_fresh
-from edgekd.pipeline.teaching import GATHERED, LOGITS, MOST_ANSWERS_MIB, STORED
+from edgekd.pipeline.teaching import (
+    GATHERED,
+    LOGITS,
+    MOST_ANSWERS_MIB,
+    STORED,
+    gathering,
+    objective_names,
+    trained_images,
+)
 from edgekd.pipeline.training import (
     epochs_for,
     recover_epochs_for,
@@ -34,6 +42,7 @@ from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Need, importances_without, needs_of
 from edgekd.targets.latency import latency_model_from_target
 from edgekd.targets.schema import Target
+from edgekd.train.config import TrainConfig
 
 Verb = Literal["distill", "prune", "quantize", "export"]
 MODEL, TEACHER = "model", "teacher"
@@ -126,7 +135,8 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
     ports: dict[str, tuple[str, ...]] = {"student": (f"@{MODEL}",)}
     if request.teacher_logits is not None:
         training, _ = with_stored_logits(training, request.teacher_logits)
-    images, fresh = len(dataset.train), starts_fresh(request.model)
+    objectives = _objectives(request)
+    images, fresh = trained_images(dataset, objectives), starts_fresh(request.model)
     defaults = train_config(
         training,
         epochs=epochs_for(training, images) if fresh else recover_epochs_for(training, images),
@@ -148,7 +158,7 @@ def _distill(request: VerbRequest, inputs: Mapping[str, ModelBundle], dataset: D
     if further:
         ports["teachers"] = further
     if dataset.pool is not None:
-        nodes.append(_gathering(request, inputs))
+        nodes.append(_gathering(request, inputs, objectives))
         ports["pool"] = (GATHERED,)
     return [*nodes, Node(name="distill", stage="distill", config=defaults | request.config, inputs=ports)]
 
@@ -171,7 +181,15 @@ def _stored_logits(path: str, inputs: Mapping[str, ModelBundle], config: Mapping
     return Node(name=LOGITS, stage=STORED, config=stored)
 
 
-def _gathering(request: VerbRequest, inputs: Mapping[str, ModelBundle]) -> Node:
+def _objectives(request: VerbRequest) -> tuple[str, ...]:
+    """Names of those that the student is trained with: a field comes before the flag."""
+    given = {name: request.config[name] for name in ("objective", "objectives") if name in request.config}
+    if not given:
+        return objective_names(request.training)
+    return tuple(term.name for term in TrainConfig.parse(given, "distill").terms())
+
+
+def _gathering(request: VerbRequest, inputs: Mapping[str, ModelBundle], objectives: Sequence[str]) -> Node:
     """The teacher's choice from the pool; a student that has learned already is asked with it."""
     if TEACHER not in inputs:
         raise UserError(
@@ -181,7 +199,7 @@ def _gathering(request: VerbRequest, inputs: Mapping[str, ModelBundle]) -> Node:
     asked: dict[str, tuple[str, ...]] = {"teacher": (f"@{TEACHER}",)}
     if not starts_fresh(request.model):
         asked["student"] = (f"@{MODEL}",)
-    return Node(name=GATHERED, stage="gather", config={}, inputs=asked)
+    return Node(name=GATHERED, stage="gather", config=gathering(objectives), inputs=asked)
 
 
 def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:

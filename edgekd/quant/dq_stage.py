@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field, JsonValue
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.stage import Context, Inputs, Stage, StageResult
 from edgekd.data.batches import epoch_order
-from edgekd.data.dataset import Dataset
+from edgekd.data.dataset import UNLABELLED, Dataset
 from edgekd.data.transform import preprocess
 from edgekd.quant.bucket import Bits
 from edgekd.quant.coded import require_equal_codes, sizes, with_codes
@@ -136,7 +137,7 @@ def _with_teacher(inputs: Inputs) -> Inputs:
 def _mixed_batches(
     student: nn.Module, bundle: ModelBundle, data: Dataset, batch_size: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels of the training split; without labels the student's own answers stand for them.
+    """Images and labels of the training split; where there is no label the student's own answer stands for it.
 
     In the order of an epoch: folders of images are stored class by class.
     """
@@ -145,10 +146,8 @@ def _mixed_batches(
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         pixels = torch.from_numpy(preprocess(split.images(indices, preprocessing), preprocessing))
-        numbers = None if split.labels is None else split.labels[indices]
-        if numbers is None:
+        labels = torch.from_numpy(np.full(len(indices), UNLABELLED) if split.labels is None else split.labels[indices])
+        if (labels == UNLABELLED).any():
             with torch.no_grad():
-                labels = student(pixels).argmax(1)
-        else:
-            labels = torch.from_numpy(numbers)
+                labels = torch.where(labels == UNLABELLED, student(pixels).argmax(1), labels)
         yield pixels, labels

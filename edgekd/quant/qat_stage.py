@@ -34,7 +34,7 @@ from edgekd.train.evaluate_torch import module_accuracy, module_agreement
 from edgekd.train.fit import FitReport, distil_
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective, Signal
-from edgekd.train.pool import POOL_PORT, training_data
+from edgekd.train.pool import POOL_PORT, adds_unlabelled, training_data
 from edgekd.train.student import teacher_metrics
 from edgekd.train.teachers import check_teacher_may_learn
 from edgekd.train.weighing import Weighing
@@ -108,7 +108,8 @@ class QatStage(Stage[QatConfig]):
             )
         labelled = ctx.resource("data", Dataset).labelled
         taught = teacher is not None or inputs.maybe("answers") is not None
-        objectives = plan_loss(self.config, teachers=int(taught), labelled=labelled).objectives()
+        partly = adds_unlabelled(inputs)
+        objectives = plan_loss(self.config, teachers=int(taught), labelled=labelled, partly=partly).objectives()
         for objective in objectives:
             _check_usable(objective)
         check_teacher_may_learn(inputs, objectives)

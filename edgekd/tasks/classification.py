@@ -169,3 +169,19 @@ def supervised_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> T
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+def summed_loss(logits: Tensor, shares: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Scalar float32: the cross-entropy summed over what is known of the labels; 0 with zero gradients if nothing is.
+
+    Divided by the sum of all shares it is `supervised_loss` of the images with a label.
+
+    Args:
+        logits: (N, K).
+        shares: (N, K) float32 shares of the classes, in all what is known of each image: 1 with a label, 0 without one,
+            between the two where images with and without were mixed.
+        smoothing: Share of the target spread evenly over all classes.
+    """
+    known = shares.sum(1, keepdim=True)
+    targets = (1 - smoothing) * shares + smoothing / shares.shape[1] * known
+    return -(targets * logits.float().log_softmax(1)).sum()

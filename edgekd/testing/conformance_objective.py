@@ -6,6 +6,7 @@ class TestMine(ObjectiveConformance):
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -25,6 +27,8 @@ from edgekd.train.objective import (
     OBJECTIVES,
     Classifier,
     Objective,
+    Review,
+    ReviewBatch,
     Signal,
     Signals,
     SignalSpec,
@@ -112,6 +116,8 @@ class ObjectiveConformance:
         assert not (kind.reads_members and not kind.needs_teacher)
         assert kind.needs_labels == (Signal.LABELS in kind.needs or kind.trains_teacher)
         assert not (kind.trains_teacher and not kind.needs_teacher)
+        assert kind.takes_unlabelled or kind.needs_labels
+        assert kind.pool_labels == "teacher" or kind.takes_unlabelled
         assert kind.default_weights.distill > 0
 
     def test_an_unknown_argument_is_an_error(self) -> None:
@@ -204,6 +210,26 @@ class ObjectiveConformance:
         taught = self.signals(2) if first.needs_teacher else None
         labels = self.labels() if first.needs_labels else None
         assert torch.equal(later(self.signals(1), taught, labels), first(self.signals(1), taught, labels))
+
+    def test_it_has_a_last_word_or_none_and_that_is_a_finite_layer_and_leaves_its_own_state_alone(self) -> None:
+        objective, student = self.objective(), self.signals(1)
+        classifier = Classifier(*(x.clone() for x in present(student.classifier, Signal.CLASSIFIER) if x is not None))
+        embedding = present(student.embedding, Signal.EMBEDDING)
+        said = replace(student, logits=F.linear(embedding, *classifier))
+        batch = ReviewBatch(said, self.labels())
+        before = {name: value.clone() for name, value in objective.state_dict().items()}
+        found = []
+        for _ in range(2):
+            layer = Classifier(*(x.clone() for x in classifier if x is not None))
+            review = Review(classifier=layer, training=lambda most: iter([batch]), select=lambda: iter([batch]))
+            conclusion = objective.conclude(review)
+            assert all(torch.isfinite(x).all() for x in layer if x is not None)
+            assert bool(conclusion.decisions) == objective.concludes
+            assert objective.concludes or torch.equal(layer.weight, classifier.weight)
+            json.dumps(dict(conclusion.metrics), allow_nan=False)
+            found.append(layer.weight)
+        assert torch.equal(*found)
+        assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
 
     def test_a_student_that_says_the_same_of_every_sample_gives_no_nan(self) -> None:
         flat = _each(self.signals(1), torch.zeros_like)

@@ -20,6 +20,7 @@ from edgekd.train.answers import Answers, views_that_fit
 from edgekd.train.averaging import WeightAverage
 from edgekd.train.batches import TrainBatches
 from edgekd.train.checkpoint import Checkpoints, Rhythm
+from edgekd.train.conclude import check_conclusion
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import Fabric
 from edgekd.train.group import teacher_source
@@ -96,6 +97,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
     if not any(parameter.requires_grad for parameter in job.student.parameters()):
         raise UserError("The student has no trainable parameter: a frozen program can be quantized, not trained.")
     student = SignalSource(job.student, job.plan.needs, job.preprocessing.input_shape)
+    check_conclusion(job.plan, job.student, job.preprocessing.input_shape, job.projection)
     teacher = _teacher(job, job.plan.needs_of_teacher, fabric)
     _check_classes(job, student, teacher)
     for objective in job.plan.objectives():
@@ -105,7 +107,14 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         job.projection.bind(job.student)
     joint = fabric.world_size > 1
     peer = _peer(job, teacher, joint=joint)
-    lesson = Lesson(student, job.plan.terms, config.label_smoothing, joint=joint, peer=peer)
+    lesson = Lesson(
+        student,
+        job.plan.terms,
+        config.label_smoothing,
+        joint=joint,
+        peer=peer,
+        partly=job.dataset.train.partly_labelled,
+    )
     parts = _held_out(job, fabric)
     batches = TrainBatches(
         split=job.dataset.train,
@@ -127,7 +136,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         batches=batches,
         teacher=teacher,
         projection=job.projection,
-        average=None if config.ema_decay is None else WeightAverage(job.student, config.ema_decay),
+        average=_average(job),
         config=config,
         plan=job.plan,
         checkpoints=Checkpoints(job.ctx.scratch, fingerprint, job.ctx.reporter, job.rhythm),
@@ -136,7 +145,15 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         mixing=_mixing(config, student.spec().classes),
         hard=_hard(job, teacher, fabric),
         outer=_outer(job, lesson, batches, parts, fabric),
+        keeps_end=bool(job.plan.concluding()),
     )
+
+
+def _average(job: Job) -> WeightAverage | None:
+    """Over the student, and over the layers of an objective that concludes, for it reads the averaged student."""
+    if job.config.ema_decay is None:
+        return None
+    return WeightAverage(nn.ModuleList([job.student, *job.plan.concluding()]), job.config.ema_decay)
 
 
 def _peer(job: Job, teacher: Teacher | None, *, joint: bool) -> Peer | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from edgekd.core.preprocess import Preprocessing
 from edgekd.data.augment import Augment, augmented
 from edgekd.data.batches import epoch_order
-from edgekd.data.dataset import Split
+from edgekd.data.dataset import UNLABELLED, Split
 from edgekd.errors import UserError
 
 MIN_SHARD = 2
@@ -44,7 +44,8 @@ class TrainBatches:
     """The batches of a training.
 
     Every sample is visited once per epoch. The epoch is cut into batches whose sizes differ by at most one, so there is
-    no small last batch to drop, to weight or to upset BatchNorm.
+    no small last batch to drop, to weight or to upset BatchNorm. Where few samples have a label, they are spread over
+    the batches as evenly as they can be: the cross-entropy is a mean over those of a batch.
 
     Attributes:
         split: The training images.
@@ -111,6 +112,8 @@ class TrainBatches:
         """This process's part of each batch of an epoch, as positions in the split."""
         order = epoch_order(self.samples, self.seed, epoch)
         order = order if self.rows is None else self.rows[order]
+        if self.split.labels is not None and self.split.partly_labelled:
+            order = evenly_mixed(order, self.split.labels != UNLABELLED)
         return [np.array_split(ids, self.world)[self.rank] for ids in np.array_split(order, self.steps_per_epoch)]
 
     def _pixels(self, ids: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.float32]:
@@ -126,3 +129,17 @@ class TrainBatches:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return TrainBatch(images, labels, ids)
+
+
+def evenly_mixed(order: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The order with the chosen samples spread evenly over it; among themselves they stay in order, as do the others.
+
+    Args:
+        order: (N,) sample numbers.
+        chosen: (N,) by sample number.
+    """
+    marks = chosen[order]
+    places = np.empty(len(order))
+    for mark in (marks, ~marks):
+        places[mark] = (np.arange(int(mark.sum())) + 0.5) / max(1, int(mark.sum()))
+    return order[np.argsort(places, kind="stable")]

@@ -2,19 +2,20 @@
 
 Assembles the pieces (loss, batches, teacher, optimizer, checkpoints) and leaves the order of events to `loop.py`. It
 evaluates nothing: choosing an epoch by its score would leak the split that the score is taken on, so the last epoch is
-the result.
+the result. Objectives that conclude (`edgekd.train.conclude`) decide on `select` how, and say so.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from edgekd.core.digest import Json
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.stage import Context
 from edgekd.data.batches import epoch_order
@@ -26,6 +27,7 @@ from edgekd.train.answers import Answers
 from edgekd.train.assemble import Job, assemble
 from edgekd.train.averaging import gather_statistics_
 from edgekd.train.checkpoint import Rhythm
+from edgekd.train.conclude import conclude_
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import start_fabric, torch_settings
 from edgekd.train.evaluate_torch import module_accuracy
@@ -78,11 +80,13 @@ class FitReport:
         supervised_loss: Mean cross-entropy with the labels, None without labels.
         distill_losses: Mean of each objective that counted, unweighted; empty for supervised training.
         teacher: Of a teacher that was trained along: what it lowered, and what became of it; None for any other.
-        train_accuracy: Share of images classified as labelled or, without labels, as by the teacher; in [0, 1].
+        train_accuracy: Share of images classified as labelled or, without labels, as by the teacher; in [0, 1]. Of
+            images with a label, where some have none; the same holds for `supervised_loss`.
         resumed_at_step: Where a checkpoint was taken up, None for a training in one go.
         leads: Whether this process is the one whose files count.
         decisions: What was decided and why, one sentence each.
         outer_seconds: Of `seconds`, those of learning on held-out images; None where no objective does that.
+        concluded: Numbers of the objectives that concluded, by their labels.
     """
 
     epochs: int
@@ -98,6 +102,7 @@ class FitReport:
     leads: bool
     decisions: tuple[str, ...]
     outer_seconds: float | None = None
+    concluded: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
     @property
     def distill_loss(self) -> float | None:
@@ -139,7 +144,8 @@ def distil_(
         UserError: Networks, labels and options that do not belong together.
         BuildFailed: The training diverged.
     """
-    plan = plan_loss(config, teachers=_teachers(teacher, answers), labelled=dataset.labelled)
+    partly = dataset.train.partly_labelled
+    plan = plan_loss(config, teachers=_teachers(teacher, answers), labelled=dataset.labelled, partly=partly)
     _weigh_(teacher, config)
     taught = _taught(teacher, answers, plan)
     job = Job(
@@ -165,6 +171,10 @@ def distil_(
         resumed_at = _start(loop, job)
         means = loop.run()
         _finish_(student, loop)
+        concluded, last_words = conclude_(loop, dataset.select)
+        if concluded:  # what each process computed may differ in its last bits
+            _share_(loop, student.parameters())
+        _check_finite(student)
     student.eval()
     met, change = _judged(teacher, job, means) if fabric.is_global_zero else (None, ())
     return FitReport(
@@ -189,8 +199,10 @@ def distil_(
             *((loop.hard.said(),) if loop.hard is not None else ()),
             *((loop.outer.said(),) if loop.outer is not None else ()),
             *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
+            *last_words,
         ),
         outer_seconds=None if loop.outer is None else loop.outer.seconds,
+        concluded=concluded,
     )
 
 
@@ -248,7 +260,7 @@ def _start(loop: Loop, job: Job) -> int | None:
         if cache is not None and loop.fabric.is_global_zero:
             cache.create()
         _prepare_objectives(loop, job)
-        _share_buffers_(loop, loop.lesson)  # what each computed of the teacher may differ in its last bits
+        _share_(loop, loop.lesson.buffers())  # what each computed of the teacher may differ in its last bits
     loop.fabric.barrier()
     if cache is not None:
         cache.open()
@@ -296,7 +308,10 @@ def _finish_(student: nn.Module, loop: Loop) -> None:
         last = loop.config.epochs - 1
         batches = loop.batches.epoch(last, loop.config.view(last, teacher=loop.teacher is not None))
         gather_statistics_(student, (batch.images for batch in itertools.islice(batches, _STATISTICS_BATCHES)))
-    _share_buffers_(loop, student)
+    _share_(loop, student.buffers())
+
+
+def _check_finite(student: nn.Module) -> None:
     for name, parameter in student.named_parameters():
         if not torch.isfinite(parameter).all():
             raise BuildFailed(
@@ -306,8 +321,8 @@ def _finish_(student: nn.Module, loop: Loop) -> None:
 
 
 @torch.no_grad()
-def _share_buffers_(loop: Loop, module: nn.Module) -> None:
-    """Gives every process the buffers of the first one; DDP leaves them alone during the training."""
+def _share_(loop: Loop, tensors: Iterable[Tensor]) -> None:
+    """Gives every process these tensors of the first one: buffers, which DDP leaves alone, and what concluded."""
     if loop.fabric.world_size > 1:
-        for buffer in module.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, src=0)

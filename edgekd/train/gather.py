@@ -1,10 +1,24 @@
-"""Collects what the processes of a training saw, for objectives that remember samples."""
+"""Collects what the processes of a training saw: rows, for objectives that remember samples, and sums."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+@torch.no_grad()
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of what the processes have, without gradients; `x` itself for one process."""
+    if not _several():
+        return x.detach()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @torch.no_grad()
@@ -16,7 +30,7 @@ def gathered(x: Tensor) -> Tensor:
     Args:
         x: (n, ...), of one shape but for n in all processes.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _several():
         return x.detach()
     world = dist.get_world_size()
     mine = torch.tensor([len(x)], device=x.device)

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekd.tasks.classification import supervised_loss
+from edgekd.data.dataset import UNLABELLED
+from edgekd.tasks.classification import summed_loss, supervised_loss
+from edgekd.train.gather import mean_over_processes
 from edgekd.train.loss_plan import Term
 from edgekd.train.objective import present
 from edgekd.train.peer import Peer, detached, untouched
 from edgekd.train.signal import Signal, Signals, signals_from_flat
 from edgekd.train.signals import SignalSource
 
-LOSS, SUPERVISED, TEACHER, HITS, IMAGES = "loss", "supervised", "teacher", "hits", "images"
+LOSS, SUPERVISED, TEACHER, HITS, LABELLED, IMAGES = "loss", "supervised", "teacher", "hits", "labelled", "images"
+_LEAST = 1e-9
 
 
 class Lesson(nn.Module):
@@ -32,13 +35,15 @@ class Lesson(nn.Module):
         joint: Whether several processes train one student. Then the parameters of an objective that is left out get
             gradients of zero, for DDP waits for each of them; `forget_idle_gradients_` takes them away again.
         peer: The teacher that is trained along; None for one that answers from outside, and where there is none.
+        partly: Whether some images have no label. Cross-entropy and correct answers are then means over the others of
+            the batch, in all processes together; a batch without a label has a cross-entropy of 0 without gradients.
 
     Attributes:
         answers: The student's and the teacher's logits of the last step without gradients, where `keeps_answers` is set
             and there is a teacher.
         statistics: Names of what a step reports, summed over its samples: the loss that is minimised, the
             cross-entropy, each objective without its weight (0 while it is left out), the whole loss of a teacher that
-            is trained along, correct answers, images.
+            is trained along, correct answers, labels where not all images have one, images.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Lesson(nn.Module):
         *,
         joint: bool = False,
         peer: Peer | None = None,
+        partly: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
@@ -56,10 +62,12 @@ class Lesson(nn.Module):
         self.objectives = nn.ModuleList(term.objective for term in terms)
         self.label_smoothing = label_smoothing
         own = () if peer is None else (TEACHER,)
-        self.statistics = (LOSS, SUPERVISED, *(term.label for term in terms), *own, HITS, IMAGES)
+        known = (LABELLED,) if partly else ()
+        self.statistics = (LOSS, SUPERVISED, *(term.label for term in terms), *own, HITS, *known, IMAGES)
         self.keeps_answers = False
         self.answers: tuple[Tensor, Tensor] | None = None
         self._joint = joint
+        self._partly = partly
 
     def forward(
         self,
@@ -74,7 +82,7 @@ class Lesson(nn.Module):
 
         Args:
             images: (N, C, H, W).
-            labels: (N,) int64, (N, K) shares of mixed images, or None.
+            labels: (N,) int64, (N, K) shares of mixed images, or None. Without a label: `UNLABELLED`, no shares.
             ids: (N,) int64, positions in the training split.
             teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher, or a peer.
             supervised_weight: Of the cross-entropy.
@@ -87,8 +95,8 @@ class Lesson(nn.Module):
         if self.keeps_answers and taught is not None:
             self.answers = out.logits.detach(), taught.logits
         zero = torch.zeros((), device=images.device)
-        supervised = zero if labels is None else supervised_loss(out.logits, labels, self.label_smoothing)
-        loss = supervised_weight * supervised
+        cost, supervised, known = self._supervised(out.logits, labels)
+        loss = supervised_weight * cost
         hard = labels if labels is not None and labels.ndim == 1 else None
         values = []
         for objective, weight, views in zip(self.objectives, weights, more, strict=True):
@@ -108,9 +116,25 @@ class Lesson(nn.Module):
             reference = hard
             if hard is None and (labels is not None or teacher is not None):
                 reference = (labels if labels is not None else present(teacher, "teacher")[Signal.LOGITS]).argmax(1)
-            hits = zero if reference is None else (out.logits.argmax(1) == reference).float().mean()
-            statistics = torch.stack([x.float() for x in (loss.detach(), supervised.detach(), *values, hits, zero + 1)])
+            right = zero if reference is None else (out.logits.argmax(1) == reference).float()
+            counted = [right.mean()] if known is None else [(right * known).mean(), known.mean()]
+            statistics = torch.stack([x.float() for x in (loss, supervised, *values, *counted, zero + 1)])
         return loss, statistics * len(images)
+
+    def _supervised(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cross-entropy to minimise, its sum per image and, unless all labels are known, how much of each, (N,)."""
+        if labels is None:
+            zero = torch.zeros((), device=logits.device)
+            return zero, zero, None
+        if not self._partly:
+            mean = supervised_loss(logits, labels, self.label_smoothing)
+            return mean, mean.detach(), None
+        shares = shares_of(labels, logits.shape[1])
+        known = shares.sum(1)
+        total = summed_loss(logits, shares, self.label_smoothing)
+        # DDP takes the mean of the processes' gradients, so each divides by their mean number of labels, not its own.
+        cost = total / mean_over_processes(known.sum()).clamp_min(_LEAST)
+        return cost, total.detach() / len(logits), known
 
     def forget_idle_gradients_(self, weights: Sequence[float]) -> None:
         """After the backward pass: nothing that was left out is moved by weight decay or momentum."""
@@ -158,3 +182,10 @@ def _answers(teacher: Mapping[str, Tensor] | None, peer: Signals | None) -> Sign
     if peer is not None:
         return detached(peer)
     return None if teacher is None else signals_from_flat(teacher)
+
+
+def shares_of(labels: Tensor, classes: int) -> Tensor:
+    """(N, K) float32: one-hot labels, nothing for an image without one; (N, K) shares of mixed images as they are."""
+    if labels.ndim == 2:
+        return labels
+    return nn.functional.one_hot(labels.clamp_min(0), classes).float() * (labels != UNLABELLED)[:, None]

@@ -26,7 +26,7 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.divergence import divergence
 from edgekd.train.engine import Fabric
 from edgekd.train.hard import HardAugment
-from edgekd.train.lesson import HITS, IMAGES, LOSS, SUPERVISED, TEACHER, Lesson
+from edgekd.train.lesson import HITS, IMAGES, LABELLED, LOSS, SUPERVISED, TEACHER, Lesson
 from edgekd.train.loss_plan import LossPlan
 from edgekd.train.outer import InnerStep, OuterStep
 from edgekd.train.projection import WeightProjection
@@ -59,6 +59,7 @@ class Loop:
         mixing: Mixes the images of a batch, or None.
         hard: Varies them as far as student and teacher disagree, or None.
         outer: Teaches an objective on held-out images how to weigh its terms, or None.
+        keeps_end: Whether the state after the last step is saved too, because something follows that can be cut off.
         clock: Seconds; injected by tests.
     """
 
@@ -78,6 +79,7 @@ class Loop:
     mixing: Mixing | None = None
     hard: HardAugment | None = None
     outer: OuterStep | None = None
+    keeps_end: bool = False
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -202,7 +204,9 @@ class Loop:
         if ended or now - self._reported >= _REPORT_EVERY_S:
             self._reported = now
             self._report(epoch)
-        if self.checkpoints.due(epoch_ended=ended) and self.step < self.config.epochs * self.steps:
+        over = self.step == self.config.epochs * self.steps
+        due = self.keeps_end if over else self.checkpoints.due(epoch_ended=ended)
+        if due:
             self._save(epoch)
 
     def _report(self, epoch: int) -> None:
@@ -270,4 +274,6 @@ class Loop:
 
     def _means(self, totals: Tensor) -> dict[str, float]:
         sums = dict(zip(self.lesson.statistics, totals.tolist(), strict=True))
-        return {name: value / max(1.0, sums[IMAGES]) for name, value in sums.items()}
+        images = max(1.0, sums[IMAGES])
+        per = dict.fromkeys((SUPERVISED, HITS), max(1.0, sums.get(LABELLED, images)))
+        return {name: value / per.get(name, images) for name, value in sums.items()}

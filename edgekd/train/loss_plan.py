@@ -73,19 +73,25 @@ class LossPlan:
         found = [(place, o) for place, o in enumerate(self.objectives()) if isinstance(o, Weighing)]
         return found[0] if found else None
 
+    def concluding(self) -> tuple[Objective[Any], ...]:
+        """Those that have a word after the last step."""
+        return tuple(objective for objective in self.objectives() if objective.concludes)
 
-def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan:
+
+def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool, partly: bool = False) -> LossPlan:
     """The loss of a training.
 
     Args:
         config: The options; the single `objective` is the short form of one term.
         teachers: How many there are.
         labelled: Whether the training images have labels.
+        partly: Whether some of them have none all the same.
 
     Raises:
         UserError: Nothing to learn from, in an epoch or at all, an objective that needs labels where there are none,
-            one that reads the inside of a single teacher where there are several, two that learn on held-out images,
-            one that trains the teacher beside what needs it to stand still, or an unknown objective or argument.
+            one that reads the inside of a single teacher where there are several, two that learn on held-out images or
+            rewrite the student's last layer, one that trains the teacher beside what needs it to stand still, or an
+            unknown objective or argument.
     """
     wanted = config.terms()
     usable = [term for term in wanted if teachers or not OBJECTIVES.get(term.name).needs_teacher]
@@ -100,6 +106,9 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool) -> LossPlan
     terms = _terms(usable, config.epochs, labelled=labelled)
     if not labelled:
         _check_label_free(config, terms)
+    elif partly:
+        _check_unlabelled(terms)
+    _check_one_concludes(terms)
     if teachers > 1:
         _check_several(terms)
     if config.mixes:
@@ -167,6 +176,12 @@ def _check_label_free(config: TrainConfig, terms: Sequence[Term]) -> None:
     for term in terms:
         if term.objective.needs_labels:
             raise UserError(f"The objective {term.objective.name!r} needs labels, and the data has none.", hint=hint)
+        if term.objective.concludes:
+            raise UserError(
+                f"The objective {term.objective.name!r} decides on labelled images what it leaves in the student, and "
+                "the data has no labels.",
+                hint=hint,
+            )
     if not any(term.objective.teaches_classes for term in terms):
         names = " and ".join(repr(term.objective.name) for term in terms)
         raise UserError(
@@ -178,6 +193,28 @@ def _check_label_free(config: TrainConfig, terms: Sequence[Term]) -> None:
         raise UserError(
             f"supervised_weight is {config.supervised_weight:g}, but the data has no labels.",
             hint="set supervised_weight=0, or leave it out",
+        )
+
+
+def _check_unlabelled(terms: Sequence[Term]) -> None:
+    for objective in (term.objective for term in terms):
+        if objective.takes_unlabelled:
+            continue
+        kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
+        fit = [name for name, kind in kinds.items() if kind.takes_unlabelled]
+        raise UserError(
+            f"The objective {objective.name!r} needs the label of every image, and those that were gathered have none.",
+            hint=f"set labels=teacher at the gather node, or choose one that does not: {', '.join(fit)}",
+        )
+
+
+def _check_one_concludes(terms: Sequence[Term]) -> None:
+    names = [term.label for term in terms if term.objective.concludes]
+    if len(names) > 1:
+        raise UserError(
+            f"The terms {' and '.join(map(repr, names))} each rewrite the student's last layer after the training, "
+            "and the last of them would undo what the others did.",
+            hint="keep one of them",
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import JsonValue
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgekd.core.registry import Registry
 from edgekd.core.schema import Schema
 from edgekd.errors import EdgekdError
+from edgekd.train.review import Conclusion, Review, ReviewBatch
 from edgekd.train.signal import TAPPED, Classifier, Progress, Signal, Signals, SignalSpec
 from edgekd.train.survey import Survey, TrainingData
 
@@ -26,9 +27,12 @@ __all__ = [
     "OBJECTIVES",
     "TAPPED",
     "Classifier",
+    "Conclusion",
     "LossWeights",
     "Objective",
     "Progress",
+    "Review",
+    "ReviewBatch",
     "Signal",
     "SignalSpec",
     "Signals",
@@ -64,8 +68,8 @@ class Objective(nn.Module, ABC, Generic[C]):
     """A loss between a student and its teacher.
 
     The order of calls: construction from a config; `bind` and `bind_data`, once each, at every start, resumed ones
-    included; `prepare`, once, at a fresh start; then per training step `advance` and `forward`. Parameters that `bind`
-    creates are trained with the student and never exported.
+    included; `prepare`, once, at a fresh start; then per training step `advance` and `forward`; `conclude`, after the
+    last one. Parameters that `bind` creates are trained with the student and never exported.
 
     State that a checkpoint must hold (a moving average, a memory bank, an adaptive temperature) is a buffer, created in
     `bind` or `bind_data` at its final size. `forward` may change it only while `self.training`; with several processes
@@ -87,6 +91,11 @@ class Objective(nn.Module, ABC, Generic[C]):
             alone may be a frozen program, or stored answers.
         needs_labels: Whether it cannot train without labels: `needs` holds `Signal.LABELS`, or `trains_teacher` is set;
             derived.
+        takes_unlabelled: Whether it learns from images of which some have no label; derived: those that need no labels
+            do. One that does reads `UNLABELLED` in the place of a label.
+        pool_labels: What images gathered from a pool are best given when it trains: the class that the `teacher` takes
+            them for, or `none`, where labels and teacher teach different parts of the student.
+        concludes: Whether it has a `conclude`; derived.
         teaches_classes: Whether it trains the student's classifier; as a rule, whether `needs` holds `Signal.LOGITS`.
             One that does not leaves the classifier to the cross-entropy, so it cannot train without labels either.
         needs_teacher: False for self-distillation: then `bind` and `forward` get None for the teacher, even where
@@ -111,6 +120,9 @@ class Objective(nn.Module, ABC, Generic[C]):
     needs: ClassVar[frozenset[Signal]]
     needs_of_teacher: ClassVar[frozenset[Signal]]
     needs_labels: ClassVar[bool]
+    takes_unlabelled: ClassVar[bool]
+    pool_labels: ClassVar[Literal["teacher", "none"]] = "teacher"
+    concludes: ClassVar[bool]
     teaches_classes: ClassVar[bool]
     needs_teacher: ClassVar[bool] = True
     trains_teacher: ClassVar[bool] = False
@@ -124,6 +136,9 @@ class Objective(nn.Module, ABC, Generic[C]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.needs_labels = Signal.LABELS in cls.needs or cls.trains_teacher
+        cls.concludes = cls.conclude is not Objective.conclude
+        if "takes_unlabelled" not in vars(cls):
+            cls.takes_unlabelled = not cls.needs_labels
         if "needs_of_teacher" not in vars(cls):
             cls.needs_of_teacher = cls.needs if cls.needs_teacher else frozenset()
         if "teaches_classes" not in vars(cls):
@@ -170,6 +185,7 @@ class Objective(nn.Module, ABC, Generic[C]):
             student: With gradients; `student.ids` where `needs` holds `Signal.IDS`.
             teacher: Without gradients; None where `needs_teacher` is False.
             labels: (N,) int64; never None where `needs` holds `Signal.LABELS`, but for others where images are mixed.
+                `UNLABELLED` for an image without one, which only those meet that take unlabelled images.
         """
 
     def teacher_loss(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
@@ -183,6 +199,18 @@ class Objective(nn.Module, ABC, Generic[C]):
             labels: As in `forward`.
         """
         raise EdgekdError(f"The objective {self.name!r} does not train its teacher, and was asked for its loss.")
+
+    def conclude(self, review: Review) -> Conclusion:
+        """Leaves in the student's last layer what it learned beside it, and says what it did.
+
+        Called once, after the last step, if the objective counted in it: on the final weights, its own layers averaged
+        with the student's where those are, in evaluation mode. It writes the parameters of `review.classifier` in place
+        and nothing else. What it writes follows from its arguments alone: a run that is cut off here and resumed ends
+        with the same bits. Several processes call it alike and go on with what the first one wrote.
+
+        The `select` split has labels then: data without any is refused before the training.
+        """
+        return Conclusion()
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -222,6 +250,7 @@ OBJECTIVES: Registry[type[Objective[Any]]] = Registry(
         "sinkd": "edgekd.distill.objectives.sinkd:SinKD",
         "taid": "edgekd.distill.objectives.taid:TAID",
         "dhkd": "edgekd.distill.objectives.dhkd:DHKD",
+        "dho": "edgekd.distill.objectives.dho:DHO",
         "lelp": "edgekd.distill.objectives.lelp:LELP",
         "trg": "edgekd.distill.objectives.trg:TRG",
         "crd": "edgekd.distill.objectives.crd:CRD",

@@ -20,7 +20,7 @@ from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_agreement, module_logits
 from edgekd.train.fit import FitReport
 from edgekd.train.loss_plan import plan_loss
-from edgekd.train.pool import POOL_PORT, training_data
+from edgekd.train.pool import POOL_PORT, adds_unlabelled, training_data
 from edgekd.train.teachers import TEACHER_PORTS, check_teachers, teacher_bundles, teacher_count, teacher_from_inputs
 
 STUDENT_PORTS = {"student": port(BundleKind.TORCH), **TEACHER_PORTS, **POOL_PORT}
@@ -31,7 +31,7 @@ def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig)
     """Raises a `UserError` when the student cannot be trained as configured; reads no weights."""
     student = inputs.one("student")
     labelled = ctx.resource("data", Dataset).labelled
-    plan = plan_loss(config, teachers=teacher_count(inputs), labelled=labelled)
+    plan = plan_loss(config, teachers=teacher_count(inputs), labelled=labelled, partly=adds_unlabelled(inputs))
     if not is_trainable(student.model):
         raise UserError(
             f"The student (builder {student.model.builder!r}) is frozen: it can be quantized, not trained.",
@@ -108,6 +108,7 @@ def training_metrics(
     elif report.distill_losses:
         metrics["train_distill_losses"] = dict(report.distill_losses)
     metrics |= teacher_metrics(report)
+    metrics |= {f"concluded_{label}": dict(numbers) for label, numbers in report.concluded.items()}
     if dataset.labelled and dataset.select.labels is not None:
         logits = module_logits(student, dataset.select, preprocessing, ctx.execution)
         metrics["accuracy_select"] = top1(logits, dataset.select.labels)

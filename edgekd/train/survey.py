@@ -20,7 +20,8 @@ class TrainingData:
     Attributes:
         samples: Number of images; sample ids are below it.
         classes: K of the networks.
-        labels: (samples,) int64 on the CPU, by sample id; None without labels.
+        labels: (samples,) int64 on the CPU, by sample id; None without labels. `UNLABELLED` for a sample without one,
+            which only objectives meet that take unlabelled images.
     """
 
     samples: int
@@ -33,7 +34,7 @@ class SurveyBatch(NamedTuple):
 
     Attributes:
         teacher: What the teacher says, at least float32, without gradients.
-        labels: (N,) int64, on the teacher's device; None without labels.
+        labels: (N,) int64, on the teacher's device; None without labels, `UNLABELLED` for a sample without one.
         ids: (N,) int64, on the teacher's device.
     """
 

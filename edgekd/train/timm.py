@@ -12,12 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgekd.data.dataset import UNLABELLED
+
 
 class Mixing:
     """Mixes each image of a batch with another one: the first with the last, and so on.
 
     timm draws from NumPy's global generator; it is seeded for the length of a call and put back. Of an odd number of
     images the last one stays as it is.
+
+    The share of an image without a label is a share of no class: the cross-entropy of a mixture is the mixture of
+    cross-entropies, and of those the unknown one is left out. An image and its mate are mixed both ways round, so the
+    shares of a batch still sum to the number of its labels.
 
     Args:
         mixup: Alpha of mixup's Beta distribution, 0 for none.
@@ -29,23 +35,25 @@ class Mixing:
         from timm.data.mixup import Mixup
 
         self._classes = classes
-        self._mix = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=classes)
+        # Images without a label are of one class more, whose column is cut off.
+        self._mix = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=classes + 1)
 
     def __call__(self, images: Tensor, labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
         """Mixed images (N, C, H, W), and (N, K) float32 shares of the classes, or None without labels.
 
         Args:
             images: Changed in place.
-            labels: (N,) int64, or None.
+            labels: (N,) int64, `UNLABELLED` for an image without one, or None.
             seed: Of this batch.
         """
         even = len(images) // 2 * 2
         given = torch.zeros(len(images), dtype=torch.int64, device=images.device) if labels is None else labels
-        shares = torch.nn.functional.one_hot(given, self._classes).float()
+        given = torch.where(given == UNLABELLED, self._classes, given)
+        shares = torch.nn.functional.one_hot(given, self._classes + 1).float()
         with _seeded(seed):
             mixed, mixed_shares = self._mix(images[:even], given[:even])
         images[:even], shares[:even] = mixed, mixed_shares
-        return images, None if labels is None else shares
+        return images, None if labels is None else shares[:, :-1].contiguous()
 
 
 @contextmanager

@@ -162,6 +162,17 @@ def test_images_without_labels_are_gathered_and_all_are_varied_where_it_is_hard(
     assert any(line.startswith("Of 42 images without labels,") for line in metrics["decisions"])
 
 
+def test_few_labels_and_many_images_are_one_command_that_leaves_the_images_without_labels(here: Path) -> None:
+    command = ["distill", "student-1.json", *TEACHER, "--data", "data.npz", "--unlabelled", "more.npz"]
+    assert exit_code_of([*command, "--objective", "dho", "--epochs", "1", "--batch-size", "32", "-q"]) == 0
+    metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+    gathered, trained = metrics["stages"]["gathered"], metrics["stages"]["distill"]
+    assert any(line.startswith("They stay without a label") for line in metrics["decisions"])
+    assert gathered["gathered"] == gathered["sure"], "no class is cut off"
+    assert trained["concluded_dho"]["fold_images"] == len(load_dataset("data.npz").train) + gathered["gathered"]
+    assert any("was chosen on these images" in line for line in metrics["decisions"])
+
+
 def test_stored_logits_teach_where_no_teacher_can_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = len(load_dataset("data.npz").train)
     logits = np.random.default_rng(0).normal(size=(images, 4)).astype(np.float32)

@@ -98,7 +98,10 @@ def test_the_digest_follows_pixels_labels_and_class_names() -> None:
         ({"images": IMAGES[:0]}, "expected at least one image, got none"),
         ({"images": IMAGES, "labels": LABELS[:30]}, "40 images but 30 labels"),
         ({"images": IMAGES, "labels": LABELS.astype(float)}, "expected a list of integer labels, got float64"),
-        ({"images": IMAGES, "labels": LABELS - 1}, r"expected labels 0 ... 2, got -1 at position 0"),
+        (
+            {"images": IMAGES, "labels": LABELS - 1},
+            r"expected labels 0 ... 2, got -1 at position 0(.|\n)*of their own: --unlabelled",
+        ),
         ({"images": IMAGES, "labels": LABELS, "classes": np.array(["a", "b"])}, "expected labels 0 ... 1, got 3"),
         ({"images": IMAGES, "labels": LABELS * 0}, r"expected at least two classes, got one \('0'\)"),
         ({"images": IMAGES, "val_labels": LABELS}, "val_labels is there, but val_images is missing"),

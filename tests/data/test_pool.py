@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgekd.data.dataset import UNLABELLED
 from edgekd.data.sources import load_dataset
-from edgekd.errors import UserError
+from edgekd.errors import EdgekdError, UserError
 from edgekd.testing.toys import toy_recipe
 
 P = toy_recipe().preprocessing
@@ -57,3 +59,47 @@ def test_a_pool_without_any_image_of_its_own_is_refused(places: tuple[str, str])
 def test_images_of_a_pool_that_is_not_there_cannot_be_trained_on(places: tuple[str, str]) -> None:
     with pytest.raises(UserError, match="has none"):
         load_dataset(places[0]).trained_on_pool(np.array([0]), np.array([1]))
+
+
+def test_images_of_a_pool_are_added_without_a_label_or_with_one_and_the_digest_tells_them_apart(
+    places: tuple[str, str],
+) -> None:
+    data, more = places
+    beside, rows = load_dataset(data, unlabelled=more), np.array([7, 2])
+    with_labels, without = (beside.trained_on_pool(rows, labels) for labels in (np.array([3, 0]), None))
+    own = beside.train.labels
+    assert own is not None
+    assert without.train.labels is not None
+    assert with_labels.train.labels is not None
+    assert without.train.labels.tolist() == [*own.tolist(), UNLABELLED, UNLABELLED]
+    assert with_labels.train.labels.tolist() == [*own.tolist(), 3, 0]
+    assert without.train.labels.dtype == np.int64
+    assert (without.train.partly_labelled, with_labels.train.partly_labelled) == (True, False)
+    assert without.labelled
+    assert without.select is beside.select
+    assert len({beside.digest, with_labels.digest, without.digest}) == 3
+    assert not without.train.subset(range(len(own))).partly_labelled
+
+
+def test_data_without_labels_stays_without_whatever_is_added(places: tuple[str, str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "bare.npz", images=np.load(places[0])["images"])
+    bare = load_dataset(str(tmp_path / "bare.npz"), unlabelled=places[1])
+    for labels in (np.array([1]), None):
+        pooled = bare.trained_on_pool(np.array([1]), labels)
+        assert pooled.train.labels is None
+        assert not pooled.train.partly_labelled
+
+
+def test_another_order_of_classes_leaves_images_without_a_label_without_one(places: tuple[str, str]) -> None:
+    pooled = load_dataset(places[0], unlabelled=places[1]).trained_on_pool(np.array([1]), None)
+    turned = pooled.with_classes(("x", "3", "2", "1", "0")).train.labels
+    assert turned is not None
+    assert pooled.train.labels is not None
+    assert turned.tolist() == [*(4 - pooled.train.labels[:-1]).tolist(), UNLABELLED]
+
+
+def test_nothing_is_judged_on_images_without_a_label(places: tuple[str, str]) -> None:
+    pooled = load_dataset(places[0], unlabelled=places[1]).trained_on_pool(np.array([1]), None)
+    for part in ("select", "test"):
+        with pytest.raises(EdgekdError, match=f"images of {part} have no label"):
+            replace(pooled, **{part: pooled.train})

@@ -13,7 +13,7 @@ from edgekd.core.bundle import ModelBundle
 from edgekd.core.digest import digest
 from edgekd.core.stage import Context
 from edgekd.data.augment import Augment
-from edgekd.data.dataset import ArrayImages, Dataset, Split
+from edgekd.data.dataset import UNLABELLED, ArrayImages, Dataset, Split
 from edgekd.distill.gather_stage import GatherConfig, GatherStage
 from edgekd.distill.stage import DistillStage
 from edgekd.distill.teach_stage import TeachConfig, TeachStage
@@ -127,6 +127,42 @@ def test_a_training_sees_the_gathered_images_and_is_judged_on_the_same_ones_as_w
         module = module_from_bundle(trained.bundle, ctx.blobs)
         found[name] = module_accuracy(module, toy_dataset(n=160, seed=9).train, P)
     assert found["with"] > found["alone"] + 0.1, "32 images of its own are few"
+
+
+def test_gathered_images_may_stay_without_a_label_and_teach_by_the_teachers_answers(
+    taught: tuple[Context, ModelBundle, ModelBundle], tmp_path: Path
+) -> None:
+    ctx, teacher, named = taught
+    data = ctx.resource("data", Dataset)
+    config = GatherConfig(labels="none", sure_as=0.0, per_class=None)
+    result = run_stage(GatherStage(config), make_inputs(teacher=teacher), ctx)
+    assert set(result.bundle.files) == {ROWS}
+    assert result.decisions[-1].startswith("They stay without a label")
+    joined = training_data(make_inputs(pool=result.bundle), ctx)
+    assert data.train.labels is not None
+    assert joined.train.labels is not None
+    added = len(np.load(ctx.path(result.bundle, ROWS)))
+    assert joined.train.labels.tolist() == [*data.train.labels.tolist(), *[UNLABELLED] * added]
+    assert joined.digest not in {data.digest, training_data(make_inputs(pool=named), ctx).digest}
+
+    own = replace(ctx, scratch=tmp_path)
+    answers = run_stage(
+        TeachStage(TeachConfig(views=2, augment=Augment())), make_inputs(teacher=teacher, pool=result.bundle), own
+    ).bundle
+    student = toy_bundle(ctx.blobs, own.scratch, seed=2)
+    inputs = make_inputs(student=student, teacher=teacher, pool=result.bundle, answers=answers)
+    options = TrainConfig(epochs=4, batch_size=16, lr=0.05, teacher_views=2, objective="dho")
+    trained = run_stage(DistillStage(options), inputs, own)
+    assert trained.bundle.recipe == student.recipe
+    concluded = trained.metrics["concluded_dho"]
+    assert isinstance(concluded, dict)
+    assert concluded["fold_images"] == len(joined.train)
+    assert {"alpha", "beta", "fold_agreement_select", "accuracy_select_mixture"} <= set(concluded)
+    module = module_from_bundle(trained.bundle, ctx.blobs)
+    kept = concluded[f"accuracy_select_{concluded['kept']}"]
+    assert module_accuracy(module, data.select, P) == trained.metrics["accuracy_select"] == pytest.approx(kept)
+    with pytest.raises(UserError, match="'dkd' needs the label of every image"):
+        DistillStage(TrainConfig(epochs=1, objective="dkd")).requires(inputs, own)
 
 
 def test_answers_on_the_data_alone_do_not_fit_a_training_with_gathered_images(

@@ -139,6 +139,10 @@ class TestDHKD(ObjectiveConformance):
     name = "dhkd"
 
 
+class TestDHO(ObjectiveConformance):
+    name = "dho"
+
+
 class TestLELP(ObjectiveConformance):
     name = "lelp"
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.stage import Context, StageResult
+from edgekd.data.dataset import UNLABELLED
 from edgekd.errors import UserError
 from edgekd.nn.build import WEIGHTS_FILE, module_from_bundle
 from edgekd.quant import dq_stage
@@ -254,6 +255,31 @@ def test_sensitivity_is_measured_on_all_classes_of_data_that_is_stored_class_by_
     run_stage(DifferentiableQuantizeStage(config), make_inputs(student=student), ctx)
     assert len(seen) == dq_stage.GRADIENT_BATCHES * 8 < len(data.train)
     assert set(seen) == {0, 1, 2, 3}
+
+
+def test_an_image_without_a_label_counts_with_the_students_own_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def recorded(student: nn.Module, paths: tuple[str, ...], batches: Iterator[tuple[Tensor, Tensor]]) -> list[float]:
+        kept = list(batches)
+        for images, labels in kept:
+            with torch.no_grad():
+                seen.extend(zip(labels.tolist(), student(images).argmax(1).tolist(), strict=True))
+        return gradient_norms(student, paths, iter(kept))
+
+    monkeypatch.setattr(dq_stage, "gradient_norms", recorded)
+    data = toy_dataset(n=160)
+    assert data.train.labels is not None
+    given = np.where(np.arange(len(data.train)) % 2, UNLABELLED, data.train.labels)
+    ctx = make_context(tmp_path, resources={"data": replace(data, train=data.train.labelled(given))})
+    student = toy_bundle(ctx.blobs, ctx.scratch, seed=1)
+    config = DifferentiableQuantizeConfig(epochs=1, batch_size=16, bucket_size=64, redistribute=True)
+    run_stage(DifferentiableQuantizeStage(config), make_inputs(student=student), ctx)
+    assert all(0 <= label < 4 for label, _ in seen)
+    assert sum(label == answer for label, answer in seen) >= len(seen) * 0.4
+    assert any(label != answer for label, answer in seen), "labels that are known stay"
 
 
 def test_nothing_that_leaves_the_levels_may_come_later() -> None:

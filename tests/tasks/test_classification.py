@@ -14,6 +14,7 @@ from edgekd.tasks.classification import (
     guesses,
     negative_log_likelihood,
     predictions,
+    summed_loss,
     supervised_loss,
     top1,
     wilson_interval,
@@ -71,6 +72,30 @@ def test_the_smoothed_loss_is_the_mixture_of_label_and_uniform_cross_entropy() -
     expected = -(0.9 * log_p[range(3), labels] + 0.1 * log_p.mean(dim=1)).mean()
     assert supervised_loss(logits, labels, 0.1).item() == pytest.approx(expected.item(), rel=1e-6)
     assert supervised_loss(logits.half(), labels).dtype == torch.float32
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_summed_loss_is_that_of_the_images_whose_label_is_known(smoothing: float) -> None:
+    logits = torch.from_numpy(LOGITS).float().requires_grad_()
+    shares = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.4, 0.0]])
+    value = summed_loss(logits, shares, smoothing)
+    log_p = torch.log_softmax(torch.from_numpy(LOGITS).double(), dim=1)
+    known = torch.tensor([0.0, 1.0, 0.4]).double()
+    expected = -((1 - smoothing) * (shares.double() * log_p).sum(1) + smoothing * known * log_p.mean(1)).sum()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert not gradient[0].any()
+    assert gradient[1:].any(1).all()
+    whole = summed_loss(logits, torch.eye(3)[[0, 2, 1]], smoothing) / 3
+    assert whole.item() == pytest.approx(supervised_loss(logits, torch.tensor([0, 2, 1]), smoothing).item(), rel=1e-6)
+
+
+def test_a_batch_without_any_label_has_a_loss_of_zero_and_gradients_of_zero() -> None:
+    logits = (1e4 * torch.from_numpy(LOGITS).float()).requires_grad_()
+    value = summed_loss(logits, torch.zeros(3, 3), 0.1)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value.item() == 0
+    assert torch.equal(gradient, torch.zeros(3, 3))
 
 
 def test_a_teacher_that_guesses_is_told_from_one_that_knows() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from edgekd.core.events import RecordingReporter
 from edgekd.core.stage import Context, Execution
+from edgekd.data.dataset import UNLABELLED, Dataset
 from edgekd.testing.harness import make_context
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn
@@ -27,6 +30,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     **{name: {"objective": name} for name in ("taid", "pskd", "ofa", "sla")},
     # A controller that learns on held-out images, which are shared out as well.
     "tgeo": {"objective": "tgeo", "objective_args": {"every": 2}},
+    # Few labels, so that some shares of a batch have none; the student's last layer is rewritten at the end.
+    "dho": {"objective": "dho", "ema_decay": 0.9},
     # The regressor of fitnet has no gradient of its own once its term is over, and DDP wants one in every step.
     "sum": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}]},
     # A teacher that is trained along, and rests in the last epochs.
@@ -35,6 +40,16 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 COMMON: dict[str, Any] = {"epochs": 6, "teacher_views": 2, "batch_size": 32}
+
+
+def data_for(training: str) -> Dataset:
+    """The toy data; for `dho` with a label on every eighth image."""
+    data = toy_dataset(n=160)
+    if training != "dho":
+        return data
+    assert data.train.labels is not None
+    labels = np.where(np.arange(len(data.train)) % 8, UNLABELLED, data.train.labels)
+    return replace(data, train=data.train.labelled(labels))
 
 
 def keep_state(states: list[dict[str, torch.Tensor]]) -> None:
@@ -68,7 +83,7 @@ def main(folder: Path) -> None:
         report = distil_(
             student,
             toy_cnn(seed=2),
-            toy_dataset(n=160),
+            data_for(objective),
             PREPROCESSING,
             config(**COMMON | options),
             ctx,
@@ -77,6 +92,7 @@ def main(folder: Path) -> None:
         torch.save(states[-1], folder / f"{objective}-state-{rank}.pt")
         losses = [event["loss"] for event in events(ctx, "progress")]
         facts = {"leads": report.leads, "loss": report.loss, "losses": losses, "steps": report.steps}
+        facts |= {"supervised": report.supervised_loss, "concluded": dict(report.concluded)}
         (folder / f"{objective}-{rank}.json").write_text(json.dumps(facts))
     rows = gathered(torch.full((3 - rank, 2), float(rank)))
     (folder / f"gathered-{rank}.json").write_text(json.dumps(rows.tolist()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from edgekd.data.augment import Augment, augmented
-from edgekd.data.dataset import Dataset
+from edgekd.data.batches import epoch_order
+from edgekd.data.dataset import UNLABELLED, Dataset
 from edgekd.errors import UserError
 from edgekd.train.batches import TrainBatches
 from tests.train.conftest import PREPROCESSING
@@ -69,6 +71,27 @@ def test_channels_last_is_the_same_batch_in_another_memory_format(data: Dataset)
 
 def test_data_without_labels_gives_none(unlabelled: Dataset) -> None:
     assert next(iter(batches(unlabelled).epoch(0, 0))).labels is None
+
+
+@pytest.mark.parametrize("own", [2, 16, 60])
+def test_few_labels_are_spread_evenly_over_the_batches_of_an_epoch(data: Dataset, own: int) -> None:
+    assert data.train.labels is not None
+    labels = np.where(np.arange(64) < own, data.train.labels, UNLABELLED)
+    few = replace(data, train=data.train.labelled(labels))
+    orders = []
+    for epoch in range(4):
+        made = list(batches(few).epoch(epoch, 0))
+        counts = [int((batch.labels != UNLABELLED).sum()) for batch in made if batch.labels is not None]
+        assert sum(counts) == own
+        assert max(counts) - min(counts) <= 1 + (own == 60), "of 12 and of 13 images"
+        orders.append(np.concatenate([batch.ids for batch in made]))
+        assert sorted(orders[-1]) == list(range(64))
+        part = list(batches(few).epoch(epoch, 0, 2))
+        assert np.array_equal(part[0].ids, made[2].ids)
+    assert len({tuple(order) for order in orders}) == 4
+    kept = [[sample for sample in order if (sample < own) == mine] for order in orders[:1] for mine in (True, False)]
+    plain = epoch_order(64, 3, 0)
+    assert kept == [[sample for sample in plain if (sample < own) == mine] for mine in (True, False)]
 
 
 def test_more_processes_than_a_batch_can_feed_are_an_error(data: Dataset) -> None:

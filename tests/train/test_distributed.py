@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from edgekd.testing.harness import make_context
-from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.fit import distil_
 from tests.train.conftest import PREPROCESSING, config
-from tests.train.ddp_run import COMMON, TRAININGS
+from tests.train.ddp_run import COMMON, TRAININGS, data_for
 
 
 @pytest.mark.slow
@@ -51,10 +50,12 @@ def test_two_processes_end_with_one_student_whose_loss_fell(tmp_path: Path) -> N
         report = distil_(
             alone,
             toy_cnn(seed=2),
-            toy_dataset(n=160),
+            data_for(objective),
             PREPROCESSING,
             config(**COMMON | options),
             make_context(tmp_path / f"alone-{objective}"),
         )
         assert facts[0]["loss"] == pytest.approx(report.loss, rel=0.5), "batches are shared out, not repeated"
+        assert facts[0]["supervised"] == pytest.approx(report.supervised_loss, rel=0.5)
+        assert facts[0]["concluded"].keys() == report.concluded.keys() == ({"dho"} if objective == "dho" else set())
     assert remembering == 5, "kdpp, taid, pskd, tgeo and the teacher that is trained along"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd.data.dataset import Dataset
+from edgekd.data.dataset import UNLABELLED, Dataset
 from edgekd.errors import UserError
 from edgekd.testing.harness import make_context
 from edgekd.testing.toys import toy_cnn
@@ -33,6 +33,22 @@ def test_the_shares_are_those_of_the_pixels(options: dict[str, float]) -> None:
     torch.testing.assert_close(shares.sum(1), torch.ones(5))
     assert torch.equal(shares[4], torch.eye(5)[4]), "of an odd number the last stays as it is"
     assert 0 < float(shares[0].max()) < 1
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.8, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}])
+def test_what_comes_of_an_image_without_a_label_is_a_share_of_no_class(options: dict[str, float]) -> None:
+    labels = torch.tensor([0, 1, UNLABELLED, UNLABELLED, 2])
+    mixing = Mixing(**options, classes=3)
+    _, expected = mixing(one_colour_each(5), torch.tensor([0, 1, 0, 0, 2]), seed=3)
+    _, shares = mixing(one_colour_each(5), labels, seed=3)
+    assert shares is not None
+    assert expected is not None
+    assert shares.shape == (5, 3)
+    assert torch.equal(shares[:, 1:], expected[:, 1:]), "0 stands for the unknown in the one and not in the other"
+    assert shares.sum().item() == pytest.approx(3), "labels are handed around, not lost"
+    _, none = mixing(one_colour_each(4), torch.full((4,), UNLABELLED), seed=3)
+    assert none is not None
+    assert not none.any()
 
 
 def test_a_mixture_is_a_function_of_the_seed_and_leaves_numpys_generator_alone() -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from edgekd.core.schema import Schema
+from edgekd.data.dataset import UNLABELLED
 from edgekd.distill.objectives.probability import log_probabilities
 from edgekd.errors import UserError
 from edgekd.train.objective import (
@@ -56,6 +57,7 @@ class LELP(Objective[LELPConfig]):
     Config = LELPConfig
     needs: ClassVar = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.LABELS})
     needs_of_teacher: ClassVar = frozenset({Signal.LOGITS, Signal.EMBEDDING, Signal.CLASSIFIER})
+    takes_unlabelled = True
     adapts = True
     t_squared = False
     default_weights = LossWeights(supervised=0.1, distill=0.9)
@@ -137,12 +139,16 @@ def class_directions(covariances: Tensor, read: Tensor, count: int) -> Tensor:
 
 
 def _moments(survey: Survey, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Means (K, D) and covariances (K, D, D) of the teacher's embedding by class, its classifier (K, D); in float64."""
+    """Means (K, D) and covariances (K, D, D) of the teacher's embedding by class, its classifier (K, D); in float64.
+
+    Of the images with a label.
+    """
     counts = torch.zeros(classes, dtype=torch.float64)
     sums = squares = weight = torch.zeros(0, dtype=torch.float64)
     for batch in survey.batches():
         f = present(batch.teacher.embedding, Signal.EMBEDDING).cpu().double()
         y = present(batch.labels, Signal.LABELS).cpu()
+        f, y = f[y != UNLABELLED], y[y != UNLABELLED]
         if not len(sums):
             sums = torch.zeros(classes, f.shape[1], dtype=torch.float64)
             squares = torch.zeros(classes, f.shape[1], f.shape[1], dtype=torch.float64)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgekd.data.dataset import UNLABELLED
 from edgekd.distill.objectives.branches import Branch
 from edgekd.distill.objectives.crd import contrast
 from edgekd.distill.objectives.dhkd import log_cosh_distance
@@ -20,7 +21,8 @@ from edgekd.distill.objectives.probability import soft_cross_entropy
 from edgekd.distill.objectives.reviewkd import Fusion, pyramid_distance
 from edgekd.distill.objectives.sla import aggregated, joint_cross_entropy
 from edgekd.errors import UserError
-from edgekd.train.objective import Signals, SignalSpec, build_objective
+from edgekd.train.objective import Classifier, Signals, SignalSpec, Survey, build_objective
+from edgekd.train.survey import SurveyBatch
 
 STUDENT = torch.tensor([[1, 2, 0, -1], [0.5, -0.5, 3, 1]], dtype=torch.float64)
 TEACHER = torch.tensor([[2, 3, -1, 0], [0, 1, 2, -2]], dtype=torch.float64)
@@ -278,3 +280,19 @@ def test_sla_asks_for_three_turned_images_and_refuses_those_that_are_not_square(
         np.testing.assert_array_equal(view.numpy(), np.rot90(images.numpy(), number, (2, 3)))
     with pytest.raises(UserError, match="'sla' turns images by 90 degrees, but they are 4x6"):
         objective.more_images(drawn(1, 2, 3, 4, 6))
+
+
+def test_lelp_splits_classes_by_the_images_whose_label_is_known() -> None:
+    f, labels = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    classifier = Classifier(torch.randn(3, 5, generator=torch.Generator().manual_seed(1)), None)
+    found = []
+    for known in (labels, torch.where(torch.arange(40) < 20, labels, UNLABELLED), labels[:20]):
+        seen = f[: len(known)]
+        batch = SurveyBatch(Signals(logits=seen[:, :3], embedding=seen, classifier=classifier), known, torch.arange(40))
+        objective = build_objective("lelp", {})
+        objective.bind(SignalSpec(classes=3, width=5), SignalSpec(classes=3, width=5))
+        objective.prepare(Survey(batches=lambda batch=batch: iter([batch])))  # type: ignore[misc]
+        found.append(dict(objective.named_buffers()))
+    every, some, few = found
+    assert all(torch.equal(some[name], few[name]) for name in few)
+    assert not torch.equal(every["means"], some["means"])

@@ -19,7 +19,7 @@ from tests.nn.zoo import Tokens
 from tests.train.test_resume import EVERY_STEP, DropoutNet, Interrupted
 
 FEATURES = ("sp", "pkt", "rkd", "at", "fitnet")
-ADAPTING = ("dhkd", "lelp", "trg", "crd", "ofa", "reviewkd", "exits", "sla")
+ADAPTING = ("dhkd", "dho", "lelp", "trg", "crd", "ofa", "reviewkd", "exits", "sla")
 
 
 def wide() -> ModelRecipe:
@@ -32,7 +32,7 @@ def config(objective: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    "objective", [*FEATURES, "diswot", "dhkd", "lelp", "trg", "crd", "ofa", "reviewkd", "exits", "sla"]
+    "objective", [*FEATURES, "diswot", "dhkd", "dho", "lelp", "trg", "crd", "ofa", "reviewkd", "exits", "sla"]
 )
 def test_a_student_learns_from_a_wider_teacher(objective: str, tmp_path: Path) -> None:
     student, teacher = toy_cnn(seed=1), module_from_recipe(wide(), seed=2)
@@ -55,7 +55,7 @@ def test_features_alone_do_not_train_a_classifier_so_labels_are_asked_for(object
     assert str(caught.value.hint).startswith("objectives that do not need labels: kd, dist, diswot")
 
 
-@pytest.mark.parametrize("objective", ["ofa", "dhkd", "soft", "taid"])
+@pytest.mark.parametrize("objective", ["ofa", "dhkd", "dho", "soft", "taid"])
 def test_a_transformer_without_any_feature_map_teaches_a_convolutional_student(objective: str, tmp_path: Path) -> None:
     student, teacher, p = toy_cnn(seed=1), Tokens().eval(), toy_recipe().preprocessing
     report = distil_(student, teacher, toy_dataset(), p, config(objective), make_context(tmp_path))
