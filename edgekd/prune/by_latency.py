@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from edgekd.nn.channels.apply import Removal
+from edgekd.nn.channels.ends import chunk_ends
 from edgekd.nn.channels.groups import ChannelGroup
-from edgekd.prune.schedule import MacModel, chunk_ends, least_important
-from edgekd.prune.widths import WidthLatency
+from edgekd.nn.channels.widths import WidthLatency
+from edgekd.prune.schedule import MacModel, least_important
 
 FASTER_MS = 1e-9
 """Below this a step counts as not faster: sums of floating-point numbers are not exact."""

@@ -12,12 +12,12 @@ from edgekd.core.text import ms, percent
 from edgekd.errors import BuildFailed
 from edgekd.nn.channels.analysis import Analysis
 from edgekd.nn.channels.apply import Removal, remove_channels_
+from edgekd.nn.channels.widths import Corrections, WidthLatency
 from edgekd.nn.count import layer_costs
 from edgekd.nn.reparam import reparameterised
 from edgekd.prune.by_latency import plan_by_latency
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.schedule import MacModel, plan_removals
-from edgekd.prune.widths import WidthLatency
 from edgekd.targets.latency import LatencyModel
 
 _STEP = 0.85
@@ -209,7 +209,7 @@ class Planner:
                 self._analysis.groups,
                 lambda cost: model.op_ms(cost, precision),
                 block=self.config.kernel_block,
-                fixed_ms=model.fixed_us / 1e3,
+                corrections=Corrections(fixed_ms=model.fixed_us / 1e3),
                 on_progress=self._on_progress,
             )
         self._followed.reset()

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from edgekd.core.cost import OpCost
 from edgekd.nn.channels.analysis import analyse
+from edgekd.nn.channels.ends import LEAST_KEPT, chunk_ends
 from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.nn.channels.importance import unit_sums
+from edgekd.nn.channels.widths import PriceOf, WidthLatency
 from edgekd.nn.count import layer_costs
 from edgekd.prune.by_latency import LatencyPlan, plan_by_latency
-from edgekd.prune.schedule import LEAST_KEPT, MacModel, chunk_ends, plan_removals
-from edgekd.prune.widths import PriceOf, WidthLatency
+from edgekd.prune.schedule import MacModel, plan_removals
 from tests.prune.nets import PaddedShortcut
 
 SHAPE = (3, 8, 8)
