@@ -40,7 +40,7 @@ class PruneStage(Stage[PruneConfig]):
     """
 
     name = "prune"
-    version = 2
+    version = 3
     Config = PruneConfig
     ports: ClassVar = {
         "model": port(BundleKind.TORCH),

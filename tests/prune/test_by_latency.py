@@ -90,6 +90,26 @@ def test_widths_between_the_edges_of_a_staircase_are_never_chosen() -> None:
     assert all(width % 8 == 0 for width in widths(plan).values())
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_goal_in_multiply_accumulates_is_reached_at_edges_too(seed: int) -> None:
+    """Bringing units back would keep the goal, but between two edges they are cut for nothing."""
+    random = torch.Generator().manual_seed(seed)
+    units = {"first.conv1": 16, "second.conv1": 32}
+    scores = {name: torch.rand(n, generator=random, dtype=torch.float64) for name, n in units.items()}
+    problem = Problem(stairs(8), scores)
+    plan = plan_by_latency(
+        problem.groups,
+        problem.scores,
+        problem.latency,
+        problem.macs,
+        reached=lambda: problem.macs.now <= 0.7 * problem.macs.total,
+        multiple=1,
+    )
+    assert plan.reached
+    assert plan.removals
+    assert all(width % 8 == 0 for width in widths(plan).values())
+
+
 def test_a_step_that_does_not_make_it_faster_is_not_taken() -> None:
     """The second block's time does not depend on its width, so only the first one shrinks, and then nothing is left."""
     problem = Problem(lambda cost: by_macs(cost) if "first" in cost.name else 1.0)
