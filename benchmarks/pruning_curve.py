@@ -3,10 +3,11 @@
     python benchmarks/pruning_curve.py --data ../shared/data --out benchmarks/results/pruning_curve.json
 
 Every ratio of multiply-accumulates is reached in several ways: edgekd's order by l2 and by kd, its steps along the
-predicted latency (which may keep more than the ratio, where less would not be faster), and Torch-Pruning's own pruner
-(group magnitude, by its defaults). Each network recovers under one short distillation, is exported and evaluated on
-test images that no decision has seen, and all engines are measured by turns in one run. A cut of Torch-Pruning that
-does not run is listed with its error. A run that was killed goes on.
+predicted latency and along a table of engines that are timed first (both may keep more than the ratio, where less would
+not be faster), and Torch-Pruning's own pruner (group magnitude, by its defaults). Each network recovers under one short
+distillation, is exported and evaluated on test images that no decision has seen, and all engines are measured by turns
+in one run. The table is timed in the card's first runtime alone. A cut of Torch-Pruning that does not run is listed
+with its error. A run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from edgekd.nn.edits import resize_edit
 from edgekd.nn.save import bundle_from_module
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.prepare import prepare, resources_of
-from edgekd.pipeline.pruning import kernel_block
+from edgekd.pipeline.pruning import LATENCY_TABLE, kernel_block, table_config
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.stages import STAGES
 from edgekd.pipeline.training import train_config
@@ -50,6 +51,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "macs-l2": {"importance": "l2", "follow": "macs"},
     "macs-kd": {"importance": "kd", "follow": "macs", "scope": "global"},
     "latency-kd": {"importance": "kd", "follow": "latency"},
+    "measured-kd": {"importance": "kd", "follow": "measured"},
 }
 PEER = "torch-pruning"
 PEER_STEPS = 40
@@ -86,6 +88,9 @@ def _graph(arguments: argparse.Namespace, peers: tuple[str, ...], target: Target
     """A branch per way and ratio; one profile for all of them."""
     draft = Draft()
     draft.add("latency-model", "latency-model", {"threads": 1})
+    draft.add(
+        LATENCY_TABLE, LATENCY_TABLE, table_config(target, "fp32"), {"model": TEACHER, "latency_model": "latency-model"}
+    )
     engine = draft.add("teacher-fp32", "export", {}, {"model": TEACHER})
     training = train_config(
         Options(teacher_views=min(arguments.epochs, 2)),
@@ -100,9 +105,13 @@ def _graph(arguments: argparse.Namespace, peers: tuple[str, ...], target: Target
         for way, config in WAYS.items():
             name = _named(way, ratio)
             cut = {"macs_keep": ratio, "channel_multiple": target.channel_multiple, **config}
-            if config["follow"] == "latency":
+            ports = {"model": TEACHER}
+            if config["follow"] != "macs":
                 cut["kernel_block"] = kernel_block(target)
-            ports = {"model": TEACHER, "latency_model": "latency-model"}
+            if config["follow"] == "latency":
+                ports["latency_model"] = "latency-model"
+            if config["follow"] == "measured":
+                ports["latency_table"] = LATENCY_TABLE
             if config["importance"] == "kd":
                 ports["teacher"] = TEACHER
             pruned[name] = draft.add(f"{name}-cut", "prune", cut, ports)

@@ -74,8 +74,9 @@ student_options = section(
     click.option("--prune-keep", type=float, help="Share of MACs a searched student keeps; 1 does not prune it."),
     click.option("--teacher-keep", type=float, help="Share of MACs the pruned teacher keeps; default: by the budget."),
     click.option("--importance", help="How pruning ranks channels: l2, l1, bn, lamp, flap, taylor, fisher or kd."),
-    click.option("--prune-follow", type=click.Choice(["macs", "latency"]),
-                 help="Cut evenly by MACs, or where the predicted latency falls most for what is lost."),
+    click.option("--prune-follow", type=click.Choice(["macs", "latency", "measured"]),
+                 help="Cut evenly by MACs, or where the latency falls most for what is lost: as predicted, or by a "
+                 "table of engines at several widths that is timed on the target first."),
     click.option("--prune-rounds", type=click.IntRange(1, 16),
                  help="Cuts, each of them recovered, measured and drawn; default: one."),
     click.option("--weight-bits", type=click.Choice(["2", "3", "4", "8"]),

@@ -25,8 +25,9 @@ FIELDS = ("macs_keep", "budget_ms", "importance", "follow")
                  help="Cut on until the latency predicted for --target keeps this."),
     click.option("--target", help="Device: sets the multiple that channels end at, and predicts its latency."),
     click.option("--importance", help="How channels are ranked: l2 (default), l1, bn, lamp, flap, taylor, fisher, kd."),
-    click.option("--follow", type=click.Choice(["macs", "latency"]),
-                 help="Cut evenly by MACs, or where the latency predicted for --target falls most for what is lost."),
+    click.option("--follow", type=click.Choice(["macs", "latency", "measured"]),
+                 help="Cut evenly by MACs, or where the latency of --target falls most for what is lost: as predicted, "
+                 "or by engines at several widths that are timed first, where this machine is the target."),
     click.option("--data", help="Images, for rankings that look at some: flap, taylor, fisher, kd."),
     *places("pruned"),
 )  # fmt: skip
@@ -42,7 +43,7 @@ def prune(**flags: Any) -> int:
     edgekd prune model.pt --arch timm:resnet18 --target jetson --keep 0.6
     """
     given = {name: flags[name] for name in FIELDS if flags[name] is not None}
-    for flag, name in (("--max-latency-ms", "budget_ms"), ("--follow latency", "follow")):
+    for flag, name in (("--max-latency-ms", "budget_ms"), (f"--follow {flags['follow']}", "follow")):
         if flags[name] not in (None, "macs") and flags["target"] is None:
-            raise click.UsageError(f"{flag} goes by a latency that is predicted for a device: give --target.")
+            raise click.UsageError(f"{flag} goes by the latency of a device: give --target.")
     return carry_out(request_from("prune", flags, config=given), flags)

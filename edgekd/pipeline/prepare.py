@@ -64,6 +64,7 @@ def prepare(request: Request, store: Store, reporter: Reporter, board: BoardAcce
         target=target,
         runtimes=runtimes,
         license=request.model.license or loaded.license,
+        on_board=board is not None,
     )
 
 

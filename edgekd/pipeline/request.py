@@ -99,7 +99,7 @@ class Options(Schema):
         teacher_keep: The same when the teacher itself is pruned; None follows the latency budget.
         importance: How pruning ranks channels: see `edgekd.prune.importance`.
         prune_follow: Where pruning cuts: `macs` about evenly, `latency` where the predicted latency falls most for the
-            importance that is lost.
+            importance that is lost, `measured` where it falls most by a table that is timed on the target first.
         prune_rounds: Cuts with a recovery after each, instead of one. The engines of each are measured and may be
             chosen; the report draws accuracy and latency over them.
         quantize: `ptq`: INT8 engines are calibrated; `qat`: each has a twin beside it that was also trained, with its
@@ -140,7 +140,7 @@ class Options(Schema):
     prune_keep: float = Field(default=0.75, gt=0, le=1)
     teacher_keep: float | None = Field(default=None, gt=0, lt=1)
     importance: str = "l2"
-    prune_follow: Literal["macs", "latency"] = "macs"
+    prune_follow: Literal["macs", "latency", "measured"] = "macs"
     prune_rounds: int = Field(default=1, ge=1, le=MOST_ROUNDS)
     quantize: Literal["ptq", "qat"] = "ptq"
     weight_bits: Literal[2, 3, 4, 8] | None = None

@@ -22,6 +22,7 @@ class Situation:
         dataset: None without data and for synthetic data.
         target: The device's card.
         license: Of the teacher, where the user or its package states it.
+        on_board: Whether the target is reached over ssh.
         runtimes: The target's runtimes that can measure here; all of them, unmeasured, when the target is elsewhere.
     """
 
@@ -32,6 +33,7 @@ class Situation:
     target: Target
     runtimes: tuple[RuntimeSupport, ...]
     license: str | None = None
+    on_board: bool = False
 
     @property
     def measured(self) -> bool:

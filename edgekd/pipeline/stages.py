@@ -13,6 +13,7 @@ STAGES: Registry[type[Stage[Any]]] = Registry(
         "calibration": "edgekd.quant.calibration_stage:CalibrationStage",
         "synthetic-samples": "edgekd.quant.calibration_stage:SyntheticSamplesStage",
         "latency-model": "edgekd.profiling.predict.stage:LatencyModelStage",
+        "latency-table": "edgekd.profiling.table.stage:LatencyTableStage",
         "search": "edgekd.search.stage:SearchStage",
         "pick": "edgekd.search.pick_stage:PickStage",
         "block-library": "edgekd.search.blocks.library_stage:BlockLibraryStage",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, JsonValue
 
@@ -18,7 +18,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.export.convert import CONVERTERS
 from edgekd.pipeline.engines import best_opset, sampling, saturates
-from edgekd.pipeline.pruning import kernel_block
+from edgekd.pipeline.pruning import LATENCY_TABLE, kernel_block, table_config
 from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.search import likely_precision
 from edgekd.pipeline.sources import starts_fresh
@@ -41,7 +41,7 @@ from edgekd.pipeline.training import (
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Need, importances_without, needs_of
 from edgekd.targets.latency import latency_model_from_target
-from edgekd.targets.schema import Target
+from edgekd.targets.schema import Precision, Target
 from edgekd.train.config import TrainConfig
 
 Verb = Literal["distill", "prune", "quantize", "export"]
@@ -204,12 +204,21 @@ def _gathering(request: VerbRequest, inputs: Mapping[str, ModelBundle], objectiv
 
 def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
     defaults: dict[str, JsonValue] = {}
+    measured = request.config.get("follow") == "measured"
     if target is not None:
         defaults |= {"channel_multiple": target.channel_multiple, "kernel_block": kernel_block(target)}
         if {"budget_ms", "follow"} & request.config.keys():
-            defaults["latency_model"] = latency_model_from_target(target).plain()
             defaults["precision"] = likely_precision(target.predictable, measured=target.measured_here)
+            if not measured:
+                defaults["latency_model"] = latency_model_from_target(target).plain()
     inputs = {"model": (f"@{MODEL}",)}
+    nodes = []
+    if measured:
+        given = defaults | request.config
+        config = table_config(_needed(target), cast(Precision, given.get("precision")))
+        config["channel_multiple"] = given["channel_multiple"]
+        nodes.append(Node(name=LATENCY_TABLE, stage=LATENCY_TABLE, config=config, inputs=inputs))
+        inputs = inputs | {"latency_table": (LATENCY_TABLE,)}
     importance = str(request.config.get("importance", PruneConfig.model_fields["importance"].default))
     needs = needs_of(importance)
     if Need.IMAGES in needs and dataset is None:
@@ -220,7 +229,7 @@ def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, ta
         )
     if Need.TEACHER in needs:
         inputs["teacher"] = (f"@{MODEL}",)  # the whole network is what the cut one must match
-    return [Node(name="prune", stage="prune", config=defaults | request.config, inputs=inputs)]
+    return [*nodes, Node(name="prune", stage="prune", config=defaults | request.config, inputs=inputs)]
 
 
 def _quantize(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:

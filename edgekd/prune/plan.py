@@ -12,13 +12,15 @@ from edgekd.core.text import ms, percent
 from edgekd.errors import BuildFailed
 from edgekd.nn.channels.analysis import Analysis
 from edgekd.nn.channels.apply import Removal, remove_channels_
+from edgekd.nn.channels.widths import Corrections, WidthLatency
 from edgekd.nn.count import layer_costs
 from edgekd.nn.reparam import reparameterised
 from edgekd.prune.by_latency import plan_by_latency
 from edgekd.prune.config import PruneConfig
 from edgekd.prune.schedule import MacModel, plan_removals
-from edgekd.prune.widths import WidthLatency
+from edgekd.prune.table import corrections_from_table
 from edgekd.targets.latency import LatencyModel
+from edgekd.targets.latency_table import LatencyTable
 
 _STEP = 0.85
 """With a budget, the share that may remain shrinks by this factor until the prediction fits."""
@@ -53,6 +55,8 @@ class Planner:
         analysis: Its groups.
         scores: (units,) by group name, comparable across groups.
         model: Predicts the latency of the device; None where nothing is predicted.
+        table: Latencies of this network, or of the wider one that it was cut from, timed on the device; with
+            `follow=measured`.
         on_progress: Called with (groups priced, groups in all) when the plan follows the latency.
     """
 
@@ -64,17 +68,24 @@ class Planner:
         analysis: Analysis,
         scores: Mapping[str, Tensor],
         model: LatencyModel | None,
+        table: LatencyTable | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.config = config
         self._module, self._shape, self._analysis, self._scores = module, input_shape, analysis, scores
-        self._model = model
+        self._model, self._table = model, table
         self._costs = layer_costs(module, input_shape)
         self._on_progress = on_progress
         self._followed: WidthLatency | None = None
 
     def predicted_ms(self, removals: Sequence[Removal] = ()) -> float | None:
-        """The predicted latency of the network that is really cut; None without a latency model."""
+        """The predicted latency of the network that is really cut, or that of its widths by the table; None without
+        either."""
+        if self._table is not None:
+            latency = self._by_table(self._table)
+            for group, units in removals:
+                latency.remove(group, len(units))
+            return latency.now_ms
         if self._model is None:
             return None
         cut = copy.deepcopy(self._module)
@@ -90,7 +101,7 @@ class Planner:
         goal = self._goal_ms()
         if goal is None:
             return self._cut(self.config.macs_keep)
-        return self._along_latency(goal) if self.config.follow == "latency" else self._along_macs(goal)
+        return self._along_macs(goal) if self.config.follow == "macs" else self._along_latency(goal)
 
     def _goal_ms(self) -> float | None:
         """Where this cut is to end: at the budget, or the first of several equal ratios on the way there."""
@@ -125,8 +136,8 @@ class Planner:
                 break
             if predicted <= goal:
                 said = (
-                    f"Cut where the least importance is lost per millisecond: the predicted {ms(predicted)} "
-                    f"({self.config.precision}) keeps {self._goal_in_words(goal)}, with {percent(keep)} of the "
+                    f"Cut where the least importance is lost per millisecond: the {self._in_words(predicted)} "
+                    f"keeps {self._goal_in_words(goal)}, with {percent(keep)} of the "
                     "multiply-accumulates."
                 )
                 return replace(plan, said=(*plan.said, said))
@@ -139,10 +150,14 @@ class Planner:
         reason = (
             f"{self._goal_in_words(goal).capitalize()} would take {percent(keep)} of the multiply-accumulates{below}"
             if predicted <= goal
-            else f"Even {percent(keep)} of the multiply-accumulates would take a predicted {ms(predicted)} "
-            f"({config.precision}), more than {ms(goal)}"
+            else f"Even {percent(keep)} of the multiply-accumulates would take {'a ' if self._table is None else ''}"
+            f"{self._in_words(predicted)}, more than {ms(goal)}"
         )
         return replace(loose, said=(f"{reason}: {percent(config.macs_keep)} are kept.", *loose.said))
+
+    def _in_words(self, latency_ms: float) -> str:
+        figure = f"{ms(latency_ms)} ({self.config.precision})"
+        return f"predicted {figure}" if self._table is None else f"{figure} of the latency table"
 
     def _goal_in_words(self, goal: float) -> str:
         if goal == self.config.budget_ms:
@@ -176,7 +191,7 @@ class Planner:
                 return Plan(removals=removals, multiple=multiple)
             first = first or Plan(removals=removals, multiple=multiple, said=(self._no_faster(keep, macs),))
             if multiple == 1:
-                if self.config.follow == "latency":
+                if self.config.follow != "macs":
                     return first
                 raise self._shortfall(keep, macs.now / macs.total)
             multiple //= 2
@@ -184,23 +199,36 @@ class Planner:
     def _no_faster(self, keep: float, macs: MacModel) -> str:
         return (
             f"{percent(macs.now / macs.total)} of the multiply-accumulates remain, not {percent(keep)}: no further cut "
-            "is predicted to make the engine faster."
+            f"{'is predicted' if self._table is None else 'was measured'} to make the engine faster."
         )
 
     def _removals(self, macs: MacModel, target: float, goal_ms: float | None, multiple: int) -> Sequence[Removal]:
         groups = self._analysis.groups
-        if self.config.follow == "macs" or self._model is None:
+        if self._table is not None:
+            latency = self._by_table(self._table)
+        elif self.config.follow == "latency" and self._model is not None:
+            latency = self._by_model(self._model)
+        else:
             across = self.config.scope == "global"
             return plan_removals(groups, self._scores, macs, target=target, multiple=multiple, across=across)
-        latency = self._latency(self._model)
 
         def reached() -> bool:
             return macs.now <= target and (goal_ms is None or latency.now_ms <= goal_ms)
 
         return plan_by_latency(groups, self._scores, latency, macs, reached=reached, multiple=multiple).removals
 
-    def _latency(self, model: LatencyModel) -> WidthLatency:
-        """Of the whole network; groups are priced once."""
+    def _by_model(self, model: LatencyModel) -> WidthLatency:
+        """The prediction, of the whole network."""
+        corrections = Corrections(fixed_ms=model.fixed_us / 1e3)
+        return self._followed_along(model, self.config.kernel_block, corrections)
+
+    def _by_table(self, table: LatencyTable) -> WidthLatency:
+        """The table, of the whole network."""
+        corrections = corrections_from_table(table, self._analysis.groups, self.config.kernel_block)
+        return self._followed_along(table.model, 1, corrections)
+
+    def _followed_along(self, model: LatencyModel, block: int, corrections: Corrections) -> WidthLatency:
+        """Groups are priced once."""
         precision = self.config.precision
         if self._followed is None:
             self._followed = WidthLatency(
@@ -208,8 +236,8 @@ class Planner:
                 self._shape,
                 self._analysis.groups,
                 lambda cost: model.op_ms(cost, precision),
-                block=self.config.kernel_block,
-                fixed_ms=model.fixed_us / 1e3,
+                block=block,
+                corrections=corrections,
                 on_progress=self._on_progress,
             )
         self._followed.reset()

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from edgekd.core.cost import OpCost
 from edgekd.nn.channels.apply import Removal, channels_along, part_at
+from edgekd.nn.channels.ends import chunk_ends
 from edgekd.nn.channels.groups import Axis, ChannelGroup
-
-LEAST_KEPT = 0.1
-"""No group loses more than nine tenths of its units: a layer of one channel passes nothing on."""
 
 
 class MacModel:
@@ -120,13 +118,6 @@ def plan_removals(
 def least_important(scores: Tensor, units: int) -> Tensor:
     """The units of least score, ascending; among equal scores those of lower number."""
     return scores.argsort(stable=True)[:units].sort().values
-
-
-def chunk_ends(group: ChannelGroup, multiple: int) -> list[int]:
-    """How many units may be gone, ascending: what remains is a multiple in channels, and not too little."""
-    step = multiple // math.gcd(multiple, group.width)
-    most = group.units - max(step, math.ceil(LEAST_KEPT * group.units))
-    return list(range(group.units % step or step, most + 1, step))
 
 
 def _chunks(group: ChannelGroup, scores: Tensor, multiple: int) -> Iterator[_Chunk]:

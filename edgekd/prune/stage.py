@@ -24,7 +24,9 @@ from edgekd.prune.config import PruneConfig
 from edgekd.prune.evidence import check_evidence, gathered
 from edgekd.prune.importance import build_importance, needs_of, scores_of
 from edgekd.prune.plan import Plan, Planner, kept_whole_in_words
+from edgekd.prune.table import check_table
 from edgekd.targets.latency import LatencyModel
+from edgekd.targets.latency_table import LatencyTable
 
 _NOT_COMPARABLE = (
     "The scores of {} say little of how groups compare, and a cut along the latency adds them up: lamp, fisher or kd "
@@ -40,12 +42,13 @@ class PruneStage(Stage[PruneConfig]):
     """
 
     name = "prune"
-    version = 2
+    version = 3
     Config = PruneConfig
     ports: ClassVar = {
         "model": port(BundleKind.TORCH),
         "teacher": port(BundleKind.TORCH, optional=True),
         "latency_model": port(BundleKind.REPORT, optional=True),
+        "latency_table": port(BundleKind.REPORT, optional=True),
     }
     produces = BundleKind.TORCH
     reads = frozenset({"data"})
@@ -67,6 +70,11 @@ class PruneStage(Stage[PruneConfig]):
                 f"Pruning {wish} needs a latency model of the device, and has none.",
                 hint="connect a latency-model node to the port 'latency_model', or give prune.latency_model",
             )
+        if self.config.follow == "measured" and inputs.maybe("latency_table") is None:
+            raise UserError(
+                "Pruning along measured latencies needs a latency table of this network, and has none.",
+                hint="connect a latency-table node to the port 'latency_table'",
+            )
         check_evidence(self.config, inputs, ctx)
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
@@ -83,7 +91,7 @@ class PruneStage(Stage[PruneConfig]):
         with gathered(self.config, module, inputs, ctx) as (evidence, said):
             scores = scores_of(importance, evidence, analysis.groups)
             said += importance.remarks(evidence, analysis.groups)
-        if self.config.follow == "latency" and not importance.comparable:
+        if self.config.follow != "macs" and not importance.comparable:
             said += (_NOT_COMPARABLE.format(importance.name),)
         planner = Planner(
             self.config,
@@ -92,6 +100,7 @@ class PruneStage(Stage[PruneConfig]):
             analysis,
             scores,
             self._latency_model(inputs, ctx),
+            self._latency_table(inputs, analysis, ctx),
             on_progress=lambda done, total: ctx.reporter.progress("pricing channel groups", done, total),
         )
         plan = planner.plan()
@@ -118,7 +127,7 @@ class PruneStage(Stage[PruneConfig]):
         shape = before.model.preprocessing.input_shape
         had, has = (count_macs(module_from_bundle(bundle, ctx.blobs), shape) for bundle in (before, after))
         # Along the latency a cut ends where nothing more makes the engine faster.
-        most = had if self.config.follow == "latency" else self.config.macs_keep * had
+        most = had if self.config.follow != "macs" else self.config.macs_keep * had
         if has > most:
             raise BuildFailed(
                 f"Pruning was to keep at most {percent(self.config.macs_keep)} of {had:,} multiply-accumulates, but "
@@ -132,6 +141,14 @@ class PruneStage(Stage[PruneConfig]):
         if not self.config.predicts or fitted is None:
             return self.config.latency_model
         return report_from_bundle(fitted, LatencyModel, ctx, "latency_model")
+
+    def _latency_table(self, inputs: Inputs, analysis: Analysis, ctx: Context) -> LatencyTable | None:
+        found = inputs.maybe("latency_table")
+        if self.config.follow != "measured" or found is None:
+            return None
+        table = report_from_bundle(found, LatencyTable, ctx, "latency_table")
+        check_table(table, analysis.groups, self.config.precision)
+        return table
 
     def _decisions(self, analysis: Analysis, plan: Plan) -> tuple[str, ...]:
         config = self.config
@@ -161,7 +178,7 @@ def _check_plan(plan: Plan, analysis: Analysis) -> None:
 
 
 def _predictions(planner: Planner, plan: Plan) -> dict[str, JsonValue]:
-    """Predicted latencies before and after, where something predicts them."""
+    """Latencies before and after by the model or the table, where there is one; neither is a measurement of the cut."""
     found = {"predicted_before_ms": planner.predicted_ms(), "predicted_ms": planner.predicted_ms(plan.removals)}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -256,6 +256,7 @@ def test_a_dry_run_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]
     [
         (["prune", "model.pt", *ARCH, "macs_kept=0.5"], "macs_keep"),
         (["prune", "model.pt", *ARCH, "--max-latency-ms", "1"], "give --target"),
+        (["prune", "model.pt", *ARCH, "--follow", "measured"], "--follow measured goes by the latency of a device"),
         (["prune", "model.pt", *ARCH, "--importance", "kd"], "--data"),
         (["distill", "pruned", "--data", "nowhere.npz"], "nowhere.npz"),
         (["distill", "pruned", "--data", "data.npz", "--also-teacher", "pruned"], "--teacher"),
@@ -275,6 +276,14 @@ def test_what_does_not_fit_is_refused_with_a_reason(
 ) -> None:
     assert exit_code_of([*command, "-q"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_cut_along_measured_latencies_times_the_model_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prune = ["prune", "model.pt", *ARCH, "--follow", "measured", "--target"]
+    assert exit_code_of([*prune, "host", "--dry-run"]) == 0
+    assert "latency-table" in capsys.readouterr().out
+    assert exit_code_of([*prune, "jetson-orin-nano", "-q"]) == 3
+    assert "this machine is not jetson-orin-nano" in capsys.readouterr().err
 
 
 def test_a_graph_is_no_model_to_prune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

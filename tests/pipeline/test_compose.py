@@ -42,6 +42,7 @@ def composed(
     trainable: bool = True,
     budget: Budget | None = None,
     teacher_logits: str | None = None,
+    on_board: bool = False,
     **options: object,
 ) -> Composition:
     card = load_target(target)
@@ -53,6 +54,7 @@ def composed(
         dataset=dataset,
         target=card,
         runtimes=runtimes_of(card)[0],
+        on_board=on_board,
     )
     request = Request(
         model=ModelSource(path="m.pt"),

@@ -107,6 +107,42 @@ def test_following_the_latency_connects_a_model_of_it_even_without_a_budget(tmp_
     assert config["kernel_block"] == load_target("jetson").channel_multiple
 
 
+def test_measured_latencies_are_timed_once_for_all_rounds_of_a_network(tmp_path: Path) -> None:
+    found = composed(
+        tmp_path,
+        dataset=labelled(),
+        prune_follow="measured",
+        prune_rounds=2,
+        threads=[2],
+        budget=Budget(max_latency_ms=2),
+    )
+    table = node(found, "student-latency-table")
+    assert table.inputs == {"model": ("student-distill",), "latency_model": ("latency-model",)}
+    assert table.config["threads"] == 2
+    host = load_target("host")
+    assert table.config["channel_multiple"] == host.channel_multiple
+    assert node(found, "teacher-latency-table").inputs["model"] == ("@teacher",)
+    for name in ("teacher-prune-1", "teacher-prune", "student-prune-1", "student-prune"):
+        cut = node(found, name)
+        assert cut.config["follow"] == "measured"
+        assert cut.config["precision"] == table.config["precision"]
+        assert cut.inputs["latency_table"] == (f"{name.partition('-')[0]}-latency-table",)
+        assert "latency_model" not in {**cut.inputs, **cut.config}
+        assert cut.config["kernel_block"] == kernel_block(host)
+    assert node(found, "teacher-prune").config["budget_ms"] == 2
+
+
+def test_latencies_of_a_device_that_is_not_at_hand_are_not_to_be_measured(tmp_path: Path) -> None:
+    asked = {"students": ["prune"], "prune_follow": "measured", "target": "jetson-orin-nano"}
+    with pytest.raises(UserError, match="jetson-orin-nano is neither this machine nor reached over ssh") as caught:
+        composed(tmp_path, dataset=labelled(), **asked)  # type: ignore[arg-type]
+    assert "--prune-follow latency" in str(caught.value.hint)
+    found = composed(tmp_path, dataset=labelled(), on_board=True, **asked)  # type: ignore[arg-type]
+    table = node(found, "teacher-latency-table")
+    assert (table.config["precision"], table.config["opset"]) == ("fp16", 17)
+    assert "latency_model" not in table.inputs
+
+
 def test_cpus_with_wide_registers_compute_sixteen_channels_at_a_time() -> None:
     card = load_target("x86-cpu")
     assert kernel_block(card.model_copy(update={"features": ("avx512f",), "channel_multiple": 8})) == 16

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from edgekd.core.cost import OpCost
 from edgekd.nn.channels.analysis import analyse
+from edgekd.nn.channels.ends import LEAST_KEPT, chunk_ends
 from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.nn.channels.importance import unit_sums
+from edgekd.nn.channels.widths import PriceOf, WidthLatency
 from edgekd.nn.count import layer_costs
 from edgekd.prune.by_latency import LatencyPlan, plan_by_latency
-from edgekd.prune.schedule import LEAST_KEPT, MacModel, chunk_ends, plan_removals
-from edgekd.prune.widths import PriceOf, WidthLatency
+from edgekd.prune.schedule import MacModel, plan_removals
 from tests.prune.nets import PaddedShortcut
 
 SHAPE = (3, 8, 8)
@@ -85,6 +86,26 @@ def test_the_goal_is_reached_and_what_is_reported_adds_up() -> None:
 
 def test_widths_between_the_edges_of_a_staircase_are_never_chosen() -> None:
     plan = Problem(stairs(8)).plan(0.7)
+    assert plan.removals
+    assert all(width % 8 == 0 for width in widths(plan).values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_goal_in_multiply_accumulates_is_reached_at_edges_too(seed: int) -> None:
+    """Bringing units back would keep the goal, but between two edges they are cut for nothing."""
+    random = torch.Generator().manual_seed(seed)
+    units = {"first.conv1": 16, "second.conv1": 32}
+    scores = {name: torch.rand(n, generator=random, dtype=torch.float64) for name, n in units.items()}
+    problem = Problem(stairs(8), scores)
+    plan = plan_by_latency(
+        problem.groups,
+        problem.scores,
+        problem.latency,
+        problem.macs,
+        reached=lambda: problem.macs.now <= 0.7 * problem.macs.total,
+        multiple=1,
+    )
+    assert plan.reached
     assert plan.removals
     assert all(width % 8 == 0 for width in widths(plan).values())
 

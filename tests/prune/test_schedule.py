@@ -8,9 +8,10 @@ from torch import nn
 
 from edgekd.nn.channels.analysis import analyse
 from edgekd.nn.channels.apply import Removal, remove_channels_
+from edgekd.nn.channels.ends import LEAST_KEPT
 from edgekd.nn.channels.importance import unit_sums
 from edgekd.nn.count import count_macs, layer_costs
-from edgekd.prune.schedule import LEAST_KEPT, MacModel, plan_removals
+from edgekd.prune.schedule import MacModel, plan_removals
 from edgekd.testing.toys import toy_cnn
 from tests.prune.nets import Dense, PaddedShortcut, Transformer, seeded
 

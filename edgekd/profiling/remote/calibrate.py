@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Digest
 from edgekd.core.events import Reporter
+from edgekd.core.report import LatencyReport
 from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
 from edgekd.profiling.predict.calibrate import Measure, Medians
@@ -48,29 +49,35 @@ class BoardCalibrator:
             reporter: Told of progress.
             seed: Of the order.
         """
-        plan = BoardPlan(
-            runtimes=(self.runtime,),
-            threads=(threads,),
-            warmup_s=0.05,
-            duration_s=duration_s,
-            precision=0.04,
-            seed=seed,
-            lock_clocks=self.access.lock_clocks,
-        )
+        plan = BoardPlan(threads=(threads,), warmup_s=0.05, duration_s=duration_s, precision=0.04, seed=seed)
 
         def measure(paths: Mapping[str, Path]) -> Medians:
             candidates = [Candidate(name=name, bundle=_bundle(name, path), path=path) for name, path in paths.items()]
-            found = profile_on_board(
-                self.board.ssh, candidates, plan, reporter=reporter, python=self.board.python
-            ).report
-            absent = DeviceUnavailable(f"{self.runtime} does not take this form of INT8")
-            medians: dict[str, float | EdgekdError] = dict.fromkeys(paths, absent)
-            for entry in found.entries:
-                why = DeviceUnavailable(entry.failure or "no latency")
-                medians[entry.candidate] = why if entry.latency is None else entry.latency.p50_ms
-            return medians
+            found, _ = self.latencies(candidates, plan, reporter)
+            return {
+                name: latency.p50_ms if isinstance(latency, LatencyReport) else latency
+                for name, latency in found.items()
+            }
 
         return measure
+
+    def latencies(
+        self, candidates: Sequence[Candidate], plan: BoardPlan, reporter: Reporter
+    ) -> tuple[dict[str, LatencyReport | EdgekdError], tuple[str, ...]]:
+        """The latency of each candidate in the board's runtime, or the error in its place; and what was decided.
+
+        Args:
+            candidates: What takes turns.
+            plan: How; its runtimes are replaced.
+            reporter: Told of progress.
+        """
+        asked = plan.model_copy(update={"runtimes": (self.runtime,), "lock_clocks": self.access.lock_clocks})
+        found = profile_on_board(self.board.ssh, candidates, asked, reporter=reporter, python=self.board.python)
+        absent = DeviceUnavailable(f"{self.runtime} does not take this form of INT8")
+        latencies: dict[str, LatencyReport | EdgekdError] = dict.fromkeys([c.name for c in candidates], absent)
+        for entry in found.report.entries:
+            latencies[entry.candidate] = entry.latency or DeviceUnavailable(entry.failure or "no latency")
+        return latencies, tuple(found.decisions)
 
 
 def board_calibrator(access: BoardAccess, target: Target) -> BoardCalibrator:

@@ -21,6 +21,7 @@ FAMILIES = {
     "search": "find",
     "pick": "find",
     "latency-model": "measure",
+    "latency-table": "measure",
     "distill": "train",
     "quantized-distill": "train",
     "differentiable-quantize": "train",

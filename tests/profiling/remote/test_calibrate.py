@@ -104,7 +104,7 @@ def test_medians_come_home_by_name_and_what_was_not_timed_is_an_error(
             ),
         )
         report = ProfileReport(device="toy", measured=True, threads=(1,), entries=entries)
-        return SimpleNamespace(report=report)
+        return SimpleNamespace(report=report, decisions=())
 
     monkeypatch.setattr("edgekd.profiling.remote.calibrate.profile_on_board", profile)
     board: Any = SimpleNamespace(ssh=None, python="python3")

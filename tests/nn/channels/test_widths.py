@@ -13,10 +13,10 @@ from edgekd.errors import BuildFailed
 from edgekd.nn.channels.analysis import analyse
 from edgekd.nn.channels.apply import remove_channels_
 from edgekd.nn.channels.groups import ChannelGroup, Member
+from edgekd.nn.channels.widths import Corrections, WidthLatency
 from edgekd.nn.count import layer_costs
 from edgekd.nn.models.repvgg import RepVgg, RepVggSpec
 from edgekd.nn.reparam import reparameterised
-from edgekd.prune.widths import WidthLatency
 from edgekd.targets.latency import LatencyModel
 from edgekd.testing.toys import toy_cnn
 from tests.prune.nets import Dense, PaddedShortcut, Transformer, seeded
@@ -47,7 +47,7 @@ def repvgg() -> nn.Module:
 def test_followed_costs_are_those_of_the_network_that_is_cut(make: object) -> None:
     module = make()  # type: ignore[operator]
     groups = analyse(module, SHAPE).groups
-    followed = WidthLatency(module, SHAPE, groups, price, fixed_ms=MODEL.fixed_us / 1e3)
+    followed = WidthLatency(module, SHAPE, groups, price, corrections=Corrections(fixed_ms=MODEL.fixed_us / 1e3))
     assert followed.now_ms == pytest.approx(MODEL.predict_ms(layer_costs(reparameterised(module), SHAPE), "fp32"))
     cut, removals = copy.deepcopy(module), []
     for index, group in enumerate(groups):

@@ -1,0 +1,1 @@
+"""Latency lookup tables of one network: its channel groups at several widths, timed in whole engines."""
