@@ -25,7 +25,7 @@ class Agreement(Schema):
         alike_means: `top1`: the same class. `outputs`: all outputs near, for models that do not classify.
         lost: Images whose label the reference gives and this engine does not; None without labels.
         gained: The other way round.
-        within_tolerance: Whether every value is as near as its precision lets one expect; None for INT8, which is
+        within_tolerance: Whether the outputs are as near as their precision lets one expect; None for INT8, which is
             judged by what it loses.
     """
 

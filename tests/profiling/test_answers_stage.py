@@ -51,6 +51,19 @@ def spoilt(ctx: Context, bundle: ModelBundle, factor: float) -> ModelBundle:
     return bundle.model_copy(update={"files": {MODEL_FILE: ctx.blobs.add(path)}})
 
 
+@pytest.mark.parametrize(("factor", "within"), [(1.02, True), (1.2, False)])
+def test_fp16_is_judged_by_its_noise_as_a_whole(tmp_path: Path, factor: float, within: bool) -> None:
+    ctx = make_context(tmp_path, resources=RESOURCES)
+    model = toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    reference = answered(ctx, model, keep=True, candidate="fp32")
+    half = spoilt(ctx, model, factor)
+    half = half.model_copy(update={"tags": {**half.tags, "precision": "fp16"}})
+    found = report(ctx, answered(ctx, half, reference)).agreement
+    assert found is not None
+    assert found.within_tolerance is within
+    assert (found.sqnr_db >= 30) is within
+
+
 @pytest.mark.parametrize(
     ("factor", "within", "finite"), [(1.0, True, True), (1.2, False, True), (float("nan"), None, False)]
 )
