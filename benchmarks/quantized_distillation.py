@@ -17,7 +17,6 @@ import copy
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,6 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, reporter: ConsoleReporter) -> None:
         self.arguments, self.reporter = arguments, reporter
-        self.began = time.monotonic()
         self.store = LocalStore(arguments.work / "store")
         images = cifar10_npz(
             arguments.data,
@@ -218,7 +216,6 @@ class Bench:
                 for key in ("images", "held_out", "bits", "epochs", "tune_epochs", "seeds", "qd_lr", "dq_lr")
             },
             "torch_threads": torch.get_num_threads(),
-            "seconds": time.monotonic() - self.began,
             "table": table,
         }
 
