@@ -93,7 +93,7 @@ class AnswersStage(Stage[AnswersConfig]):
     """Reports how near an engine's outputs are to the reference's, and its accuracy where there are labels."""
 
     name = "answers"
-    version = 2
+    version = 3
     Config = AnswersConfig
     ports: ClassVar = {
         "model": port(BundleKind.ONNX, BundleKind.ENGINE, BundleKind.TORCH),
