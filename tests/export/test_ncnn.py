@@ -85,7 +85,7 @@ def test_a_param_lists_its_layers(tmp_path: Path) -> None:
 def test_a_layer_that_ncnn_lacks_is_named_before_the_arithmetic_around_it(tmp_path: Path) -> None:
     need_runtime("ncnn")
     layers = [NcnnLayer("pnnx.Expression", "expr_1"), NcnnLayer("Convolution", "conv_1"), NcnnLayer("torch.cdist", "d")]
-    with pytest.raises(BuildFailed, match=r"ncnn has no torch\.cdist at d \(TorchScript of torch .*\(2 layers in all\)"):
+    with pytest.raises(BuildFailed, match=r"ncnn has no torch\.cdist at d \(TorchScript of .*\(2 layers in all\)"):
         ncnn._require_layers(layers)
     ncnn._require_layers(layers[1:2])
 
