@@ -236,7 +236,9 @@ class AnswersStage(Stage[AnswersConfig]):
         )
 
 
-def _within_tolerance(precision: str, expected: Outputs, outputs: Outputs, sqnr_db: float) -> bool | None:
+def _within_tolerance(
+    precision: str, expected: Mapping[str, NDArray[np.float32]], outputs: Outputs, sqnr_db: float
+) -> bool | None:
     if precision == "fp32":
         return all(FP32_TOLERANCE.holds(*pair) for pair in zip(expected.values(), outputs.values(), strict=True))
     return sqnr_db >= FP16_LEAST_DB if precision == "fp16" else None
