@@ -148,6 +148,7 @@ LINTS: Registry[type[Rule]] = Registry(
         "integer-bias": "edgekd.lint.grids:IntegerBias",
         "saturating-weights": "edgekd.lint.grids:SaturatingWeights",
         "float-layer": "edgekd.lint.placement:FloatLayer",
+        "requantized-weight": "edgekd.lint.requantized:RequantizedWeight",
         "residual-add": "edgekd.lint.residual:ResidualAdd",
         "concat-scales": "edgekd.lint.residual:ConcatScales",
         "cut-fusion": "edgekd.lint.placement:CutFusion",

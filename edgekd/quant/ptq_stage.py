@@ -21,6 +21,8 @@ from edgekd.core.text import significant
 from edgekd.errors import BuildFailed, UserError
 from edgekd.lint.family import family_of
 from edgekd.lint.lint import check_built
+from edgekd.lint.requantized import keep_float_weights_
+from edgekd.lint.view import normalised
 from edgekd.quant.fallback import LARGEST_SHARE, fallback
 from edgekd.quant.form import quantized_nodes
 from edgekd.quant.placement import is_linear
@@ -50,7 +52,7 @@ CALIBRATED: Mapping[str, CalibratedScheme] = {
 }
 NOISE_SAMPLES = 32
 SATURATION_DB = 3.0
-"""A larger loss of SQNR between exact rounding and this CPU's kernels is saturation, not rounding."""
+"""A larger loss of SQNR between exact rounding and this CPU's kernels is no matter of the last bit."""
 LEAST_SHARE = 0.5
 """Of the weights that must be INT8 where nobody asked for layers in float."""
 
@@ -96,7 +98,7 @@ class QuantizeStage(Stage[QuantizeConfig]):
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     Config: ClassVar[type[StageConfig]] = QuantizeConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
@@ -136,6 +138,8 @@ class QuantizeStage(Stage[QuantizeConfig]):
         samples = _samples(model, data, ctx)
         source, path = ctx.path(model, MODEL_FILE), ctx.scratch / MODEL_FILE
         made = self._made(source, samples, inputs, ctx)
+        if self._runs_here:
+            _keep_floats_(made)
         linted = check_built(made.graph, self.config.scheme, "the quantize stage")
         write_graph(made.graph, path, made_by=f"quantization with {self.config.scheme}")
         metrics, decisions = measured_loss(source, path, samples.images, kernels=self._runs_here)
@@ -239,6 +243,18 @@ class QuantizeStage(Stage[QuantizeConfig]):
         return tuple(said)
 
 
+def _keep_floats_(made: _Made) -> None:
+    """Layers in float stay so in ONNX Runtime too, which otherwise rounds their weights by itself."""
+    graph = normalised(made.graph)
+    kept = keep_float_weights_(graph)
+    if kept:
+        made.graph = graph
+        made.decisions.append(
+            f"Layers in float that read 8-bit values do so with the scale repeated per channel ({len(kept)}): "
+            "otherwise ONNX Runtime would round their weights to 8 bits, with one scale for the whole tensor."
+        )
+
+
 def _given(config: QuantizeConfig) -> list[str]:
     """Names of the fields that do not have their default; a recipe may well spell defaults out."""
     return [name for name, field in type(config).model_fields.items() if getattr(config, name) != field.default]
@@ -288,7 +304,7 @@ def _order(
 def measured_loss(
     source: Path, quantized: Path, images: FloatArray, *, kernels: bool
 ) -> tuple[dict[str, Json], tuple[str, ...]]:
-    """Metrics of a quantized graph against its FP32 twin, and a decision when this CPU's kernels saturate.
+    """Metrics of a quantized graph against its FP32 twin, and a decision when this CPU's kernels lose much more.
 
     Args:
         source: The FP32 graph.
@@ -309,8 +325,9 @@ def measured_loss(
     if here.sqnr_db >= exact.sqnr_db - SATURATION_DB:
         return metrics, ()
     return metrics, (
-        f"This CPU's 8-bit kernels saturate: SQNR falls from {exact.sqnr_db:.1f} dB with exact rounding to "
-        f"{here.sqnr_db:.1f} dB; reduce_range, where it is off, avoids that.",
+        f"ONNX Runtime on this CPU loses more than rounding does: SQNR falls from {exact.sqnr_db:.1f} dB with exact "
+        f"rounding to {here.sqnr_db:.1f} dB. On x86 without VNNI 8-bit sums saturate, which reduce_range, where it is "
+        "off, avoids.",
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -86,6 +87,7 @@ class _Rewrite:
     biases: dict[str, Bias] = field(default_factory=dict)
     activations: dict[str, str] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
 
 
 class QatNetwork(OnnxModule):
@@ -116,7 +118,7 @@ class QatNetwork(OnnxModule):
         }
         super().__init__(rewrite.model, operators, {**TRAINED_SLOTS, **learned, "RoundBias": (0,)})
         self.weights, self.biases, self.activations = rewrite.weights, rewrite.biases, rewrite.activations
-        self._source, self._grids = model, rewrite.grids
+        self._source, self._grids, self._copies = model, rewrite.grids, rewrite.copies
         self.averages = RangeAverages(followed_steps) if ranges == "average" else None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -152,6 +154,8 @@ class QatNetwork(OnnxModule):
         for name, weight in self.weights.items():
             codes, step, zero = self._codes(weight)
             _write(entries[name], codes if weight.coded else (codes - zero) * step)
+        for name, step_name in self._copies.items():
+            _write(entries[name], positive_step(self.constant(step_name)).expand(tuple(entries[name].dims)))
         for name, bias in self.biases.items():
             step = _product(self.constant(bias.input_step), self.constant(bias.weight_step))
             _write(entries[bias.step], step)
@@ -244,7 +248,9 @@ def _rewrite_dequantize(
     source = producers.get(name)
     if source is not None and source.op_type == "QuantizeLinear":
         if list(source.input[1:]) != list(node.input[1:]):
-            raise _unknown(node, f"its scale or zero point is another one than that of {source.name}")
+            if not _repeats(rewrite, node, source):
+                raise _unknown(node, f"its scale or zero point is another one than that of {source.name}")
+            rewrite.copies[step] = source.input[1]
         rewrite.nodes.append(helper.make_node("Identity", [name], list(node.output), node.name))
         return
     if name not in rewrite.constants:
@@ -265,6 +271,15 @@ def _rewrite_dequantize(
         rewrite.weights[name] = Weight(name=name, step=step, zero=zero, axis=axis, low=low, high=high, coded=True)
     weight = rewrite.weights[name]
     _add_fake(rewrite, node, name, weight.low, weight.high, batched=False)
+
+
+def _repeats(rewrite: _Rewrite, dequantize: onnx.NodeProto, quantize: onnx.NodeProto) -> bool:
+    """Whether a grid is one scale, or that scale repeated per channel (`edgekd.lint.requantized`)."""
+    pairs = list(zip_longest(dequantize.input[1:], quantize.input[1:], fillvalue=""))
+    if any(name not in rewrite.constants for pair in pairs for name in pair):
+        return False
+    grids = [[numpy_helper.to_array(rewrite.constants[name]) for name in pair] for pair in pairs]
+    return all(one.size == 1 and bool((many == one.item()).all()) for many, one in grids)
 
 
 def _rewrite_bias(

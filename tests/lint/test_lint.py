@@ -14,12 +14,20 @@ from edgekd.lint.lint import check_built, lint
 from edgekd.lint.rule import LINTS, surroundings_of
 from edgekd.targets.load import load_target
 from edgekd.testing.conformance_lint import LintConformance
-from tests.lint import test_branches, test_grids, test_measured, test_placement, test_structure, test_support
+from tests.lint import (
+    test_branches,
+    test_grids,
+    test_measured,
+    test_placement,
+    test_requantized,
+    test_structure,
+    test_support,
+)
 from tests.lint.graphs import CHANNELS, TENSORRT, Builder, float_conv, int8_conv
 from tests.quant.attention import attention
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "lints.md").read_text()
-MODULES = (test_branches, test_grids, test_measured, test_placement, test_structure, test_support)
+MODULES = (test_branches, test_grids, test_measured, test_placement, test_requantized, test_structure, test_support)
 
 
 def test_every_rule_has_its_suite() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import BuildFailed
+from edgekd.lint.requantized import keep_float_weights_
 from edgekd.nn.onnx_module import OnnxModule
 from edgekd.quant.averaged import Grid, RangeAverages
 from edgekd.quant.fake_quant import fake_quantized, rounded_to
@@ -30,7 +31,9 @@ IMAGES = random_images((3, 8, 8), samples=24, seed=0)
 LABELS = torch.arange(24) % 4
 
 
-def quantized(folder: Path, scheme: str, *, reduce_range: bool = True) -> onnx.ModelProto:
+def quantized(
+    folder: Path, scheme: str, *, reduce_range: bool = True, exclude: tuple[str, ...] = ()
+) -> onnx.ModelProto:
     if scheme == "weight-only":
         return weight_only_from_float32(toy_graph())
     source = folder / "source.onnx"
@@ -40,7 +43,8 @@ def quantized(folder: Path, scheme: str, *, reduce_range: bool = True) -> onnx.M
     if scheme == "ort-u8s8":
         form = cpu_form(full, reduce_range=reduce_range, attention=False)
     seen = observe(full, IMAGES).histograms
-    return form.build({name: range_of(found, "minmax", symmetric=form.symmetric) for name, found in seen.items()})
+    ranges = {name: range_of(found, "minmax", symmetric=form.symmetric) for name, found in seen.items()}
+    return form.build(ranges, exclude)
 
 
 def deployed_logits(model: onnx.ModelProto, folder: Path) -> np.ndarray:
@@ -78,6 +82,35 @@ def test_the_network_computes_what_the_graph_computes_before_and_after_training(
         np.testing.assert_allclose(deployed_logits(network.graph(), tmp_path), logits, atol=1e-5)
     assert np.abs(logits - deployed_logits(model, tmp_path)).max() > 0.05
     assert list(network.graph().graph.node) == list(model.graph.node)
+
+
+def test_a_scale_that_is_repeated_before_a_layer_in_float_trains_with_the_one_it_repeats(tmp_path: Path) -> None:
+    model = quantized(tmp_path, "ort-u8s8", exclude=("block",))
+    assert keep_float_weights_(model)
+    network = QatNetwork(model)
+    train_(network)
+    made = network.graph()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(IMAGES)).numpy()
+    np.testing.assert_allclose(deployed_logits(made, tmp_path), logits, atol=1e-5)
+    before, after = (
+        {entry.name: numpy_helper.to_array(entry) for entry in graph.graph.initializer} for graph in (model, made)
+    )
+    (quantize,) = (n for n in made.graph.node if n.op_type == "QuantizeLinear" and n.output[0] in repeated_of(made))
+    name = repeated_of(made)[quantize.output[0]]
+    assert (after[name] == after[quantize.input[1]]).all()
+    assert after[name][0] != before[name][0]
+
+
+def repeated_of(model: onnx.ModelProto) -> dict[str, str]:
+    """Scales of several numbers for activations, by the codes that they decode."""
+    made = {name for node in model.graph.node if node.op_type == "QuantizeLinear" for name in node.output}
+    sizes = {entry.name: int(np.prod(entry.dims)) for entry in model.graph.initializer}
+    return {
+        node.input[0]: node.input[1]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in made and sizes[node.input[1]] > 1
+    }
 
 
 @pytest.mark.parametrize("scheme", ["ort-u8s8", "tensorrt-s8"])

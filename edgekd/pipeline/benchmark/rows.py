@@ -21,7 +21,8 @@ FAMILY = "model"
 KERNELS_OF = "onnxruntime"
 """The runtime whose 8-bit kernels were compared with exact rounding when an INT8 graph was made."""
 SATURATION_DB = 3.0
-"""Less signal to noise with this CPU's 8-bit kernels than with exact rounding by so much is saturation."""
+"""Less signal to noise with this CPU's 8-bit kernels than with exact rounding by so much is no matter of the last
+bit."""
 LEAST_DB = 3.0
 """Where there are no images to judge INT8 by: half as much noise as signal is wrong, as it is to a conversion."""
 
@@ -165,7 +166,7 @@ def _why_worse(row: Row, found: Findings) -> str:
         f"signal to noise {significant(exact)} dB with exact rounding, {significant(here)} dB with the kernels here"
     )
     if here < exact - SATURATION_DB:
-        return f". This CPU's 8-bit kernels saturate: {numbers}"
+        return f". The kernels here lose more than rounding does (without VNNI, 8-bit sums saturate): {numbers}"
     return f". Nothing is lost to this CPU's 8-bit kernels: {numbers}"
 
 
