@@ -41,7 +41,7 @@ from edgekd.core.events import SilentReporter
 from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.profiling.agent.engines import input_values
-from edgekd.profiling.answers_stage import TOLERANCES
+from edgekd.profiling.answers_stage import FP32_TOLERANCE
 from edgekd.profiling.remote.address import Address
 from edgekd.profiling.remote.profile import profile_on_board
 from edgekd.profiling.remote.request import BoardPlan, Candidate
@@ -112,13 +112,12 @@ def compared(name: str, path: Path, outputs: dict[str, list[list[float]]]) -> di
     told = outputs[f"{name}@onnxruntime, 1 threads"]
     there = [np.asarray(value, dtype=np.float32).reshape(own.shape) for value, own in zip(told, here, strict=True)]
     worst = max(range(len(here)), key=lambda at: float(np.abs(there[at] - here[at]).max() / (here[at].std() or 1.0)))
-    tolerance = TOLERANCES["fp32"]
     return {
         "model": name,
         "outputs": len(here),
         "max_difference": float(np.abs(there[worst] - here[worst]).max()),
         "output_std": float(here[worst].std()),
-        "within_fp32_tolerance": all(tolerance.holds(own, far) for own, far in zip(here, there, strict=True)),
+        "within_fp32_tolerance": all(FP32_TOLERANCE.holds(own, far) for own, far in zip(here, there, strict=True)),
         "same_argmax": all(bool(far.argmax() == own.argmax()) for own, far in zip(here, there, strict=True)),
         "nodes": len(onnx.load(path).graph.node),
     }

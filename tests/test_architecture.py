@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -152,6 +155,23 @@ def test_no_file_is_longer_than_the_limit() -> None:
     root = PACKAGE.parent
     files = [*_files(), *(root / "tests").rglob("*.py"), *(root / "benchmarks").rglob("*.py")]
     assert [f"{p}: {n}" for p in files if (n := len(p.read_text().splitlines())) > MAX_LINES] == []
+
+
+def test_benchmarks_name_what_the_package_has() -> None:
+    """They are run by hand and seldom, so a name that went would be found out hours later."""
+    wrong = []
+    for path in sorted((PACKAGE.parent / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("edgekd", "tests"):
+                found = importlib.import_module(node.module)
+                wrong += [
+                    f"{path.name}:{node.lineno} {alias.name}" for alias in node.names if not _has(found, alias.name)
+                ]
+    assert wrong == []
+
+
+def _has(module: ModuleType, name: str) -> bool:
+    return hasattr(module, name) or importlib.util.find_spec(f"{module.__name__}.{name}") is not None
 
 
 def test_every_module_says_why_it_exists() -> None:

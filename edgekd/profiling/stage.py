@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -252,11 +252,7 @@ def _predicted(
 
 def _result(report: ProfileReport, decisions: Sequence[str], ctx: Context) -> StageResult:
     notes = [f"{e.candidate} in {e.runtime} has no latency: {e.failure}" for e in report.entries if e.failure]
-    for e in report.entries:
-        share = e.layers.share_by_arithmetic.get("float", 0.0) if e.layers else 0.0
-        if e.layers and e.layers.fell_back and share > MOSTLY:
-            where = f"{e.candidate} in {e.runtime} is an int8 engine"
-            notes.append(f"{where} that spends {share:.0%} of its time in float: {_first(e.layers)}")
+    notes += _mostly_float(report.entries)
     unsure = [(e, e.latency) for e in report.entries if e.latency and e.latency.inconclusive]
     if unsure:
         entry, latency = max(unsure, key=lambda pair: pair[1].median_width)
@@ -272,6 +268,15 @@ def _result(report: ProfileReport, decisions: Sequence[str], ctx: Context) -> St
         },
         decisions=(*decisions, *notes),
     )
+
+
+def _mostly_float(entries: Sequence[CandidateLatency]) -> Iterator[str]:
+    """INT8 engines that compute in float for most of the time, each with the layers that did."""
+    for e in entries:
+        share = e.layers.share_by_arithmetic.get("float", 0.0) if e.layers else 0.0
+        if e.precision == "int8" and e.layers and e.layers.fell_back and share > MOSTLY:
+            where = f"{e.candidate} in {e.runtime} is an int8 engine"
+            yield f"{where} that spends {share:.0%} of its time in float: {_first(e.layers)}"
 
 
 def _first(layers: LayerReport) -> str:

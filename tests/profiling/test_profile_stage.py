@@ -10,14 +10,15 @@ import onnx
 import pytest
 
 from edgekd.core.bundle import BundleKind, ModelBundle, TensorSpec
+from edgekd.core.layers import LayerReport
 from edgekd.core.preprocess import Preprocessing
-from edgekd.core.report import ProfileReport
+from edgekd.core.report import CandidateLatency, ProfileReport
 from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import BoardAccess, Context, Execution
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.profiling.predict.nets import probe_nets
 from edgekd.profiling.remote.request import Candidate
-from edgekd.profiling.stage import ProfileConfig, ProfileStage, _usual
+from edgekd.profiling.stage import ProfileConfig, ProfileStage, _mostly_float, _usual
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.latency import latency_model_from_target
 from edgekd.testing.harness import make_context, make_inputs, run_stage
@@ -104,6 +105,19 @@ def test_the_widest_of_the_inconclusive_latencies_is_said(tmp_path: Path) -> Non
     result = run_stage(ProfileStage(config), make_inputs(candidates=candidates), ctx)
     assert result.metrics["inconclusive"] == 2
     assert any(text.startswith("2 of 2 latencies are inconclusive. The widest is") for text in result.decisions)
+
+
+def test_only_an_int8_engine_is_blamed_for_its_time_in_float() -> None:
+    layers = LayerReport(
+        source="a test", calls=1, total_ms=1.0, share_by_arithmetic={"float": 0.99}, nodes_by_provider={"A": 1, "B": 1},
+        fell_back=("slice (slice) ran on B, not on A",),
+    )  # fmt: skip
+    entries = [
+        CandidateLatency(candidate=name, runtime="r", precision=name, size_mib=1.0, failure="none", layers=layers)
+        for name in ("fp32", "int8")
+    ]
+    (said,) = _mostly_float(entries)
+    assert said.startswith("int8 in r is an int8 engine that spends 99% of its time in float: slice (slice) ran on B")
 
 
 def test_torch_bundles_are_measured_in_torch_alone(tmp_path: Path) -> None:
