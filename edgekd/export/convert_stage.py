@@ -60,6 +60,7 @@ class ConvertStage(Stage[ConvertConfig]):
     """
 
     name: ClassVar[str] = "convert"
+    version: ClassVar[int] = 2
     Config: ClassVar[type[StageConfig]] = ConvertConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.TORCH, BundleKind.ONNX),

@@ -7,7 +7,6 @@ takes what it can, ExecuTorch's portable kernels run the rest. What was left to 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from edgekd.core.bundle import BundleKind
 from edgekd.core.digest import Json
 from edgekd.errors import BuildFailed
 from edgekd.export.convert import Conversion, Converted, Converter, unsupported
+from edgekd.export.executorch_forms import as_xnnpack_takes_it, xnnpack_quantizer
 from edgekd.nn.build import module_from_bundle
 from edgekd.nn.mode import evaluating
 from edgekd.nn.quiet import quiet_exporter
@@ -85,42 +85,19 @@ CONVERTER = ExecuTorchConverter()
 
 
 def exported(module: nn.Module, images: FloatArray) -> ExportedProgram:
-    """The module's evaluation-mode program for one image (1, C, H, W).
-
-    Attention without a mask is written as two products and a softmax: the general decomposition guards against rows
-    that a mask leaves empty, with comparisons that no delegate takes and that cost more than the attention itself.
+    """The module's evaluation-mode program for one image (1, C, H, W), in operators that XNNPACK takes.
 
     Raises:
         BuildFailed: It cannot be traced.
     """
-    attention = torch.ops.aten.scaled_dot_product_attention.default
     try:
         program = torch.export.export(module, (torch.from_numpy(images[:1]),), strict=False)
-        if any(node.target is attention for node in program.graph.nodes):
-            program = program.run_decompositions({attention: plain_attention})
-        return program
+        return as_xnnpack_takes_it(program)
     except (RuntimeError, ValueError, TypeError, AttributeError) as err:
         raise BuildFailed(
             f"{type(module).__name__} could not be traced for ExecuTorch: {_summary(err)}",
             hint="the forward pass may not depend on the values of its input",
         ) from err
-
-
-def plain_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """softmax(q k^T scale) v, all (..., T, D); what only training, masks and grouped heads need is left as it is."""
-    if attn_mask is not None or is_causal or enable_gqa:
-        return NotImplemented  # type: ignore[no-any-return]  # so that torch decomposes it in its own way
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    return torch.softmax((query * factor) @ key.transpose(-2, -1), dim=-1) @ value
 
 
 def quantized(program: ExportedProgram, images: FloatArray) -> ExportedProgram:
@@ -129,15 +106,10 @@ def quantized(program: ExportedProgram, images: FloatArray) -> ExportedProgram:
     Raises:
         BuildFailed: The quantizer cannot handle it.
     """
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     try:
-        observed = prepare_pt2e(program.module(), quantizer)
+        observed = prepare_pt2e(program.module(), xnnpack_quantizer())
         for at in range(len(images)):
             observed(torch.from_numpy(images[at : at + 1]))
         return torch.export.export(convert_pt2e(observed), (torch.from_numpy(images[:1]),), strict=False)

@@ -15,7 +15,8 @@ from edgekd.errors import BuildFailed
 from edgekd.export import executorch
 from edgekd.export.convert import Conversion
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
-from edgekd.export.executorch import Operations, exported, plain_attention
+from edgekd.export.executorch import Operations, exported, quantized
+from edgekd.export.executorch_forms import plain_attention
 from edgekd.export.package import write_package
 from edgekd.runtimes.executorch_layers import arithmetic, layers_from_events
 from edgekd.runtimes.samples import Samples, bundle_from_samples, random_images
@@ -47,6 +48,64 @@ def test_attention_with_a_mask_is_left_to_torch() -> None:
     q = torch.zeros(1, 1, 2, 2)
     assert plain_attention(q, q, q, torch.zeros(2, 2)) is NotImplemented
     assert plain_attention(q, q, q, is_causal=True) is NotImplemented
+
+
+class Bounded(nn.Module):
+    """Layers behind which values are bounded in four ways; channels differ much in size, so the bound matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)
+        self.third, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+        with torch.no_grad():
+            for layer in (self.first, self.second, self.third):
+                layer.weight *= torch.logspace(0, 2, 8).reshape(-1, 1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu6(self.first(x))
+        x = nn.functional.hardtanh(self.second(x), 0.0, 6.0)
+        x = torch.clamp(self.third(x), -1, 6)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return nn.functional.hardtanh(logits, -4.0, 4.0)
+
+
+def test_bounds_are_hardtanh_and_pooling_keeps_its_axes() -> None:
+    program = exported(Bounded().eval(), IMAGES)
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called.count("aten.hardtanh.default") == 4
+    assert not {"aten.relu6.default", "aten.clamp.default"} & set(called)
+    (mean,) = (node for node in program.graph.nodes if str(node.target) == "aten.mean.dim")
+    assert mean.args[2] is True
+    with torch.no_grad():
+        found, expected = (module(torch.from_numpy(IMAGES[:1])) for module in (program.module(), Bounded().eval()))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_no_form_covers_is_left_to_torch() -> None:
+    class Others(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clamp(min=0.1).mean((1, 2)) + x.mean((2, 3), keepdim=True).sum()
+
+    program = exported(Others(), IMAGES)
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.hardtanh.default" not in called
+    found = program.module()(torch.from_numpy(IMAGES[:1]))
+    np.testing.assert_allclose(found, Others()(torch.from_numpy(IMAGES[:1])), rtol=1e-5)
+
+
+def test_values_are_rounded_behind_a_bound_and_not_before_it() -> None:
+    module = Bounded().eval()
+    rounded = quantized(exported(module, IMAGES), IMAGES)
+    for node in rounded.graph.nodes:
+        if str(node.target) == "aten.hardtanh.default":
+            assert str(node.args[0].target) in ("aten.conv2d.default", "aten.linear.default")
+            assert {str(reader.target) for reader in node.users} == {"quantized_decomposed.quantize_per_tensor.default"}
+    images = torch.from_numpy(IMAGES)
+    with torch.no_grad():
+        expected = module(images)
+        found = torch.cat([rounded.module()(image[None]) for image in images])
+    assert 20 * torch.log10(expected.norm() / (expected - found).norm()) > 30
 
 
 def test_a_network_that_branches_on_its_input_is_refused() -> None:
