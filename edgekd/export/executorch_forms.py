@@ -57,10 +57,10 @@ def _mean(x: Tensor, dim: list[int] | None, keepdim: bool = False, *, dtype: tor
     return torch.mean(x, (2, 3), keepdim=True).reshape(x.shape[0], x.shape[1])
 
 
-def _clamp(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
-    if low is None or high is None or not x.is_floating_point():
+def _clamp(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:  # named as the operator has them
+    if min is None or max is None or not x.is_floating_point():
         return NotImplemented  # type: ignore[no-any-return]
-    return _ATEN.hardtanh.default(x, float(low), float(high))  # type: ignore[no-any-return]
+    return _ATEN.hardtanh.default(x, float(min), float(max))  # type: ignore[no-any-return]
 
 
 def xnnpack_quantizer() -> Any:

@@ -153,7 +153,7 @@ def _give_own_dequantizer_(
     stem, made = f"{layer.name}_input", []
 
     def constant(name: str, values: NDArray[Any]) -> str:
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), f"{stem}_{name}"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, order="C"), f"{stem}_{name}"))
         return f"{stem}_{name}"
 
     codes = dequantize.input[0]
