@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from edgekd.core.blobs import disk_errors
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.digest import Digest
 from edgekd.core.graph import Graph, StageRegistry, Step
+from edgekd.core.lock import Holder
 from edgekd.core.plan import Action, Decision, NodeReport, Plan, RunReport
 from edgekd.core.record import Record, RunKey
 from edgekd.core.stage import Context, Inputs, StageResult
@@ -72,8 +73,21 @@ class Runner:
         walk = Walk.begin(graph, self.stages, inputs, settings)
         return Plan(decisions=tuple(self._foresee(walk)))
 
-    def run(self, graph: Graph, inputs: Mapping[str, ModelBundle], settings: RunSettings) -> RunReport:
+    def run(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, ModelBundle],
+        settings: RunSettings,
+        *,
+        holder: Holder | None = None,
+    ) -> RunReport:
         """Runs what has to run and takes the rest from the store.
+
+        Args:
+            graph: What there is to run.
+            inputs: The graph's.
+            settings: Of this run.
+            holder: Of the store's lock, where the caller has it already.
 
         Raises:
             UserError: As `plan`; or the store is in use, full or read-only.
@@ -84,9 +98,9 @@ class Runner:
         if self.role == "follower":
             nodes = self._follow(walk)
         else:
-            with self.store.lock() as holder:
+            with self.store.lock() if holder is None else nullcontext(holder) as held:
                 self._check_before_work(walk.scout())
-                nodes = [self._advance(walk, step, holder.run) for step in walk.steps]
+                nodes = [self._advance(walk, step, held.run) for step in walk.steps]
         return RunReport(seed=settings.seed, nodes=tuple(nodes))
 
     # ---- before any work

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.graph import Graph, Node
 from edgekd.core.plan import Action, NodeReport
 from edgekd.core.registry import Registry
 from edgekd.core.runner import Runner, RunSettings
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
-from edgekd.core.store import MemoryStore
-from edgekd.errors import BuildFailed, EdgekdError
+from edgekd.core.store import LocalStore, MemoryStore
+from edgekd.errors import BuildFailed, EdgekdError, UserError
 from edgekd.pipeline.benchmark.each import run_each
 
 
@@ -74,3 +76,13 @@ def test_nodes_have_the_keys_of_the_whole_graph_and_what_one_made_is_reused_by_t
     assert [again[name].key for name in "ab"] == [first.node(name).key for name in "ab"]  # type: ignore[union-attr]
     rebuilt = run_each(whole, graph, inputs, RunSettings(rebuild=frozenset({"b"})))
     assert [rebuilt[name].action for name in "ab"] == [Action.REUSE, Action.RUN]  # type: ignore[union-attr]
+
+
+def test_a_store_that_another_run_uses_ends_the_table_instead_of_failing_every_row(tmp_path: Path) -> None:
+    graph = Graph(inputs={"model": BundleKind.ONNX}, nodes=(node("a", "@model"), node("b", "a")))
+    inputs = {"model": ModelBundle(kind=BundleKind.ONNX)}
+    mine = Runner(runner(tmp_path / "other").stages, LocalStore(tmp_path / "store"))
+    with LocalStore(tmp_path / "store").lock(), pytest.raises(UserError, match="in use by process"):
+        run_each(mine, graph, inputs, RunSettings())
+    found = run_each(mine, graph, inputs, RunSettings())
+    assert all(isinstance(result, NodeReport) for result in found.values())
