@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekd.cli.options import SectionedCommand, section
+from edgekd.core.text import counted
 from edgekd.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,9 +99,13 @@ def print_lint(report: LintReport, *, show_all: bool) -> None:
         _print_group(findings, show_all)
     for text in report.not_checked:
         click.echo(f"not checked: {text}")
-    counts = [f"{report.count(kind)} {kind}{'s' if kind != 'info' else ''}" for kind in ("error", "warning", "info")]
     fixable = f"; --fix mends {report.fixable}" if report.fixable else ""
-    click.echo(f"{', '.join(counts)}{fixable}" if report.findings else "nothing found")
+    click.echo(f"{_counts(report)}{fixable}" if report.findings else "nothing found")
+
+
+def _counts(report: LintReport) -> str:
+    errors, warnings = (counted(report.count(kind), kind) for kind in ("error", "warning"))
+    return f"{errors}, {warnings}, {report.count('info')} info"
 
 
 def _print_group(findings: list[Finding], show_all: bool) -> None:
@@ -127,14 +132,13 @@ def _print_repair(repair: Repair, after: LintReport, out: Path) -> None:
     if not repair.changes:
         click.echo(f"\nNothing to mend; {out} is a copy.")
         return
-    click.echo(f"\n{len(repair.changes)} changes:")
+    click.echo(f"\n{counted(len(repair.changes), 'change')}:")
     click.echo("\n".join(_unique(f"  {change}" for change in repair.changes)))
     click.echo(
         f"Proven with ONNX Runtime on {repair.samples} samples of {repair.origin}: outputs agree to "
         f"{repair.sqnr_db:.0f} dB, largest difference {repair.max_abs:.2g}."
     )
-    counts = ", ".join(f"{after.count(kind)} {kind}" for kind in ("error", "warning", "info"))
-    click.echo(f"Written to {out}; left: {counts}.")
+    click.echo(f"Written to {out}; left: {_counts(after)}.")
 
 
 def _unique(lines: Iterable[str]) -> list[str]:

@@ -42,3 +42,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 layer`, `2 layers`: for nouns whose plural is an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekd.core.text import duration, points, significant
+from edgekd.core.text import counted, duration, points, significant
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,7 @@ def test_zero_stays_zero() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.42, "0.4 s"), (12.3, "12 s"), (420, "7 min"), (5400, "1.5 h")])
 def test_a_duration_is_as_long_as_it_deserves(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_one_of_a_thing_has_no_plural() -> None:
+    assert [counted(count, "layer") for count in (0, 1, 2)] == ["0 layers", "1 layer", "2 layers"]
