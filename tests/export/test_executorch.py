@@ -95,6 +95,7 @@ def test_what_no_form_covers_is_left_to_torch() -> None:
 
 
 def test_values_are_rounded_behind_a_bound_and_not_before_it() -> None:
+    need_runtime("executorch")
     module = Bounded().eval()
     rounded = quantized(exported(module, IMAGES), IMAGES)
     for node in rounded.graph.nodes:
