@@ -9,6 +9,9 @@ weights, none is tuned. The last epoch is judged on test images that no decision
 `no-kd` trains on the labels alone, and `kd-random-teacher` distils from a ResNet-56 that was never trained, whose gain
 over `no-kd` should be none. Each finished training is a line in `--work`: a run that was killed goes on there.
 
+With `--leading N` every row has the first seed, and the best N of each pair, `no-kd` and `kd` have the others too. The
+seed that chose the leaders flatters them, so their mean over the other seeds (`top1_unchosen`) stands beside.
+
 `seconds` are those of training alone. Objectives that read logits share the teacher's stored answers; those that look
 inside the teacher run it once per view, and those that train it do in every step, so their time holds that too: compare
 times within `inside`.
@@ -186,27 +189,40 @@ def main() -> None:
     print_table(summary)
 
 
+Key = tuple[str, str, int]
+"""Student, objective, seed."""
+
+
 def train_rows(bench: Bench, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every row of this setting, trained now or read from the lines of an earlier run; the first seed first."""
     lines: Path = arguments.work / "rows.jsonl"
     setting = _setting(arguments)
     found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     done = {_key(row): row for row in found if row["setting"] == setting}
-    wanted = [
-        (pair, objective, seed)
-        for seed in range(arguments.seeds)
-        for pair in arguments.students
-        for objective in arguments.objectives
-    ]
-    for number, key in enumerate(wanted):
-        if key not in done:
-            bench.reporter.message(f"{number + 1} of {len(wanted)}: {' '.join(map(str, key))}")
-            done[key] = {"setting": setting, **bench.row(*key)}
-            with lines.open("a") as stream:
-                stream.write(json.dumps(done[key]) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-    return [done[key] for key in wanted]
+
+    def train(wanted: list[Key]) -> list[Key]:
+        for number, key in enumerate(wanted):
+            if key not in done:
+                bench.reporter.message(f"{number + 1} of {len(wanted)}: {' '.join(map(str, key))}")
+                done[key] = {"setting": setting, **bench.row(*key)}
+                with lines.open("a") as stream:
+                    stream.write(json.dumps(done[key]) + "\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        return wanted
+
+    first = train([(pair, objective, 0) for pair in arguments.students for objective in arguments.objectives])
+    again = [key for key in first if arguments.leading is None or key in _leading(done, first, arguments.leading)]
+    rest = train([(pair, objective, seed) for seed in range(1, arguments.seeds) for pair, objective, _ in again])
+    return [done[key] for key in first + rest]
+
+
+def _leading(done: dict[Key, dict[str, Any]], keys: list[Key], count: int) -> set[Key]:
+    """The best `count` of each pair, and the two that they are compared with."""
+    chosen = {key for key in keys if key[1] in (NO_KD, "kd")}
+    for pair in {key[0] for key in keys}:
+        chosen |= set(sorted((key for key in keys if key[0] == pair), key=lambda key: -done[key]["top1"])[:count])
+    return chosen
 
 
 def summarised(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -215,16 +231,17 @@ def summarised(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dic
     for pair in arguments.students:
         table = [_entry([row for row in rows if (row["student"], row["objective"]) == (pair, name)], name)
                  for name in arguments.objectives]  # fmt: skip
-        plain = next((entry["top1"] for entry in table if entry["objective"] == NO_KD), None)
-        for entry in table:
-            entry["gain_over_no_kd"] = None if plain is None else entry["top1"] - plain
+        plain = next((entry["top1_by_seed"] for entry in table if entry["objective"] == NO_KD), None)
+        for entry in table:  # over the seeds that both have
+            gains = [own - other for own, other in zip(entry["top1_by_seed"], plain or (), strict=False)]
+            entry["gain_over_no_kd"] = statistics.fmean(gains) if gains else None
         pairs[pair] = sorted(table, key=lambda entry: -entry["top1"])
     return {
         "benchmark": "objectives_table",
         "machine": machine() | ({"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}),
         "versions": versions(),
         "command": "python benchmarks/objectives_table.py" + (" --quick" if arguments.quick else ""),
-        "setting": _setting(arguments) | {"seeds": arguments.seeds},
+        "setting": _setting(arguments) | {"seeds": arguments.seeds, "leading": arguments.leading},
         "students": {name: {"builder": STUDENTS[name][0], "kwargs": STUDENTS[name][1]} for name in arguments.students
                      if name in STUDENTS},
         "pairs": pairs,
@@ -250,6 +267,7 @@ def _entry(rows: list[dict[str, Any]], objective: str) -> dict[str, Any]:
         "top1": statistics.fmean(top1),
         "top1_sd": statistics.stdev(top1) if len(top1) > 1 else None,
         "top1_by_seed": top1,
+        "top1_unchosen": statistics.fmean(top1[1:]) if len(top1) > 1 else None,
         "agreement": statistics.fmean(row["agreement"] for row in rows),
         "seconds": statistics.fmean(row["seconds"] for row in rows),
         "inside": objective in OBJECTIVES
@@ -258,7 +276,7 @@ def _entry(rows: list[dict[str, Any]], objective: str) -> dict[str, Any]:
     }
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str, int]:
+def _key(row: dict[str, Any]) -> Key:
     return row["student"], row["objective"], row["seed"]
 
 
@@ -287,6 +305,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--views", type=int, default=4, help="different views of each image")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--leading", type=int, help="how many of each pair have all the seeds; all if unset")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few objectives, images and epochs: a test of the script")

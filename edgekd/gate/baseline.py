@@ -8,7 +8,7 @@ from pydantic import Field
 
 from edgekd.core.report import METRIC_NAMES, Check, Evaluation, Latency, LatencyReport, Metric
 from edgekd.core.schema import Schema
-from edgekd.core.text import mib, ms, percent, points
+from edgekd.core.text import counted, mib, ms, percent, points
 from edgekd.errors import UserError
 from edgekd.gate.budget import ROUNDING
 
@@ -119,8 +119,8 @@ def incomparable(baseline: Baseline, device: str, threads: int) -> str | None:
     if (device, threads) == (baseline.device, baseline.threads):
         return None
     return (
-        f"the baseline was measured on another device or setting ({baseline.device}; {baseline.threads} threads), "
-        f"this profile on {device}; {threads} threads"
+        f"the baseline was measured on another device or setting ({baseline.device}; "
+        f"{counted(baseline.threads, 'thread')}), this profile on {device}; {counted(threads, 'thread')}"
     )
 
 

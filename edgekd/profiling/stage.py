@@ -13,6 +13,7 @@ from edgekd.core.layers import LayerReport
 from edgekd.core.report import CandidateLatency, LatencyReport, PredictedLatency, ProfileReport
 from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import BoardAccess, Context, Inputs, Stage, StageConfig, StageResult, port
+from edgekd.core.text import counted
 from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
 from edgekd.profiling.environment import fingerprint, machine
 from edgekd.profiling.isolated import Engine, Extras, measure_isolated
@@ -256,7 +257,7 @@ def _result(report: ProfileReport, decisions: Sequence[str], ctx: Context) -> St
     unsure = [(e, e.latency) for e in report.entries if e.latency and e.latency.inconclusive]
     if unsure:
         entry, latency = max(unsure, key=lambda pair: pair[1].median_width)
-        where = f"{entry.candidate} in {entry.runtime}, {latency.threads} threads"
+        where = f"{entry.candidate} in {entry.runtime}, {counted(latency.threads, 'thread')}"
         count = f"{len(unsure)} of {len(report.entries)} latencies are inconclusive"
         notes.append(f"{count}. The widest is {where}: {latency.inconclusive}")
     return StageResult(

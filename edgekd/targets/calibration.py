@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from edgekd.core.schema import Schema
+from edgekd.core.text import counted
 from edgekd.errors import UserError
 from edgekd.targets.latency import LatencyModel
 from edgekd.targets.schema import Target
@@ -102,7 +103,7 @@ def calibrated(target: Target, calibration: Calibration | None) -> Target:
     model = calibration.model
     source = (
         f"calibrated: a roofline fitted to {calibration.networks} networks timed in {calibration.runtime} with "
-        f"{calibration.threads} threads on {calibration.measured_at}"
+        f"{counted(calibration.threads, 'thread')} on {calibration.measured_at}"
     )
     peak = target.peak.model_copy(
         update={

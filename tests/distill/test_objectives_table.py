@@ -34,7 +34,7 @@ def options(work: Path, **changed: Any) -> argparse.Namespace:
     given: dict[str, Any] = {
         "work": work, "students": ["resnet20"], "objectives": ["no-kd", "kd"], "seeds": 2, "quick": False, "images": 64,
         "held_out": 16, "epochs": 2, "batch_size": 16, "lr": 0.05, "views": 1, "threads": 1,
-        "device": "cpu",
+        "device": "cpu", "leading": None,
     }  # fmt: skip
     return argparse.Namespace(**{**given, **changed})
 
@@ -48,7 +48,7 @@ class FakeBench:
 
     def row(self, pair: str, objective: str, seed: int) -> dict[str, Any]:
         self.asked.append((pair, objective, seed))
-        top1 = {"no-kd": 0.5, "kd": 0.7}[objective] + 0.1 * seed
+        top1 = {"no-kd": 0.5, "kd": 0.7, "fitnet": 0.9, "sp": 0.6}[objective] + 0.1 * seed
         return {"student": pair, "objective": objective, "seed": seed, "top1": top1, "agreement": 0.5, "seconds": 2.0}
 
 
@@ -75,6 +75,20 @@ def test_the_table_holds_mean_spread_and_gain_over_plain_training_best_first(tab
     assert best["gain_over_no_kd"] == pytest.approx(0.2)
     assert summary["setting"]["epochs"] == 2
     assert summary["setting"]["seeds"] == 2
+
+
+def test_only_the_best_and_the_two_they_are_compared_with_have_more_seeds(table: ModuleType, tmp_path: Path) -> None:
+    given, bench = options(tmp_path, objectives=["no-kd", "kd", "fitnet", "sp"], leading=1, seeds=3), FakeBench()
+    summary = table.summarised(table.train_rows(bench, given), given)
+    entries = {entry["objective"]: entry for entry in summary["pairs"]["resnet20"]}
+    assert {name: len(entry["top1_by_seed"]) for name, entry in entries.items()} == {
+        "no-kd": 3, "kd": 3, "fitnet": 3, "sp": 1,
+    }  # fmt: skip
+    # One seed is compared with the same seed of plain training; the seed that chose is left out beside.
+    assert entries["sp"]["gain_over_no_kd"] == pytest.approx(0.1)
+    assert entries["sp"]["top1_unchosen"] is None
+    assert entries["fitnet"]["gain_over_no_kd"] == pytest.approx(0.4)
+    assert entries["fitnet"]["top1_unchosen"] == pytest.approx(1.05)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_something_that_is_no_baseline_is_refused(tmp_path: Path) -> None:
 def test_milliseconds_of_another_device_or_setting_are_not_compared(device: str, threads: int) -> None:
     reason = incomparable(BASELINE, device, threads)
     assert reason is not None
-    assert "a desk; 1 threads" in reason
+    assert "a desk; 1 thread)" in reason
     assert incomparable(BASELINE, "a desk", 1) is None
 
 

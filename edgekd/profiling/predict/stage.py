@@ -9,6 +9,7 @@ from pydantic import Field
 from edgekd.core.bundle import BundleKind
 from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult
+from edgekd.core.text import counted
 from edgekd.profiling.predict.calibrate import local_measure, nets_for, timings_from
 from edgekd.profiling.predict.roofline import fitted_model
 from edgekd.runtimes.session import RUNTIMES
@@ -62,7 +63,8 @@ class LatencyModelStage(Stage[LatencyModelConfig]):
         model = fitted_model(timings, prior)
         text = (
             f"Latencies are predicted by a roofline fitted to {len(timings)} small networks timed in {runtime} with "
-            f"{self.config.threads} threads; median error {model.relative_error:.0%} on networks left out of the fit."
+            f"{counted(self.config.threads, 'thread')}; median error {model.relative_error:.0%} on networks "
+            "left out of the fit."
         )
         return StageResult(bundle=bundle_from_report(model, ctx), metrics=_metrics(model), decisions=(text, *failures))
 

@@ -14,7 +14,7 @@ from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.report import LatencyReport
 from edgekd.core.report_io import bundle_from_report, report_from_bundle
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
-from edgekd.core.text import ms
+from edgekd.core.text import counted, ms
 from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError, UserError
 from edgekd.nn.build import is_trainable, module_from_bundle
 from edgekd.nn.channels.analysis import analyse
@@ -237,9 +237,9 @@ def _failures(cuts: Sequence[_Cut], found: Latencies) -> list[str]:
 def _decisions(table: LatencyTable) -> list[str]:
     count = sum(len(kind.widths) for kind in table.kinds)
     lines = [
-        f"{count + 1} {table.precision.upper()} engines were timed by turns in {table.runtime} with {table.threads} "
-        f"threads: the whole network takes {ms(table.whole.p50_ms)}, and {len(table.kinds)} kinds of channel groups "
-        "were cut to several widths."
+        f"{count + 1} {table.precision.upper()} engines were timed by turns in {table.runtime} with "
+        f"{counted(table.threads, 'thread')}: the whole network takes {ms(table.whole.p50_ms)}, and "
+        f"{len(table.kinds)} kinds of channel groups were cut to several widths."
     ]
     lines += [_stairs_in_words(kind) for kind in table.kinds]
     if table.left_out:
