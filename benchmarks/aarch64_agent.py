@@ -100,7 +100,7 @@ def candidate(name: str, path: Path) -> Candidate:
         recipe=ModelRecipe(builder="onnx", preprocessing=Preprocessing(size=tuple(inputs[0].shape[2:]))),
         tags={"precision": "int8" if "int8" in name else "fp32", "scheme": ""},
     )
-    return Candidate(name=name, bundle=bundle, path=path)
+    return Candidate(name=name, bundle=bundle, files={bundle.file("model.onnx"): path})
 
 
 def compared(name: str, path: Path, outputs: dict[str, list[list[float]]]) -> dict[str, Any]:

@@ -200,15 +200,10 @@ def _candidates(bench: Any) -> list[Candidate]:
     Raises:
         UserError: A bundle of another kind.
     """
-    from edgekd.profiling.remote.request import FILES, candidate_from_bundle
-    from edgekd.runtimes.session import described
+    from edgekd.profiling.remote.request import candidate_from_bundle, require_board_format
 
     for name, bundle in bench.bundles.items():
-        if bundle.format not in FILES:
-            raise UserError(
-                f"{name} is {described(bundle)}, and boards run ONNX graphs and TensorRT engines.",
-                hint="export it first",
-            )
+        require_board_format(name, bundle)
     return [candidate_from_bundle(name, bundle, bench.store.blobs) for name, bundle in bench.bundles.items()]
 
 

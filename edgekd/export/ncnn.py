@@ -28,6 +28,7 @@ from edgekd.nn.build import module_from_bundle
 from edgekd.nn.mode import evaluating
 from edgekd.nn.quiet import quiet_exporter
 from edgekd.nn.reparam import reparameterised
+from edgekd.runtimes.engines.ncnn_network import arithmetic
 from edgekd.runtimes.ncnn import INSTALL, PARAM_FILE, RUNTIME, WEIGHTS_FILE
 from edgekd.runtimes.session import Availability, FloatArray
 from edgekd.targets.schema import Precision
@@ -69,7 +70,7 @@ class NcnnConverter(Converter):
         }
         half = job.precision == "fp16"
         said = ("ncnn computed in float32 on this CPU: one that computes in float16 rounds more.",)
-        decisions = said if half and RUNTIME.arithmetic(half=half) == "float32" else ()
+        decisions = said if half and arithmetic(half=half) == "float32" else ()
         return Converted(files=files, metrics={"layers": len(layers)}, decisions=decisions)
 
 

@@ -105,10 +105,10 @@ class Run:
         """
         if rank() == 0:
             if (board := self.workspace.execution.board) is not None:
-                names = require_board(board, self.situation.target)
-                self.workspace.reporter.message(
-                    f"• {board.name or board.address} is there; it has {' and '.join(names)}."
-                )
+                offer, name = require_board(board, self.situation.target), board.name or board.address
+                self.workspace.reporter.message(f"• {name} is there; it has {' and '.join(offer.runtimes)}.")
+                for runtime, command in offer.absent.items():
+                    self.workspace.reporter.message(f"• {runtime} is not on it and is not measured: {command}")
             self.write_resolved()
         report = self._finished()
         if rank() > 0:

@@ -21,7 +21,7 @@ from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.predict.candidates import predicted_latency
 from edgekd.profiling.process import LIMIT_S
 from edgekd.profiling.remote.for_target import profile_for_target
-from edgekd.profiling.remote.request import FILES, BoardPlan, candidate_from_bundle
+from edgekd.profiling.remote.request import FORMATS, BoardPlan, candidate_from_bundle
 from edgekd.runtimes.formats import model_size_mib
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Target
@@ -168,14 +168,14 @@ class ProfileStage(Stage[ProfileConfig]):
         candidates = [
             candidate_from_bundle(name, bundle, ctx.blobs)
             for name, bundle in inputs.all("candidates")
-            if bundle.format in FILES
+            if bundle.format in FORMATS
         ]
         found = profile_for_target(access, target, candidates, plan, ctx.reporter)
         where = f"Latencies were measured on {found.report.board}; accuracies were counted on this machine."
         left_out = [
             f"{name} is not measured: the agent on a board does not run {bundle.format} engines yet."
             for name, bundle in inputs.all("candidates")
-            if bundle.kind is BundleKind.ENGINE and bundle.format not in FILES
+            if bundle.kind is BundleKind.ENGINE and bundle.format not in FORMATS
         ]
         entries = tuple(_with_layers(entry, config.layers) for entry in found.report.entries)
         return _result(found.report.model_copy(update={"entries": entries}), [where, *left_out, *found.decisions], ctx)

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import UserError
+from edgekd.runtimes.engines.litert_values import dequantized, kernels, quantized
 from edgekd.runtimes.native_output import native_stderr
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
 
@@ -49,18 +50,12 @@ class LiteRtSession:
         return {name: np.concatenate([run[name] for run in runs]) for name in self._outputs}
 
     def environment(self) -> dict[str, JsonValue]:
-        operators = [str(told["op_name"]) for told in self._interpreter._get_ops_details()]
-        delegates = operators.count("DELEGATE")
         return {
             "runtime": "litert",
             "version": _version(),
-            "provider": "XNNPACK" if delegates else "built-in kernels",
             "threads": self._threads,
             "images_per_run": 1,
-            "operators": len(operators) - delegates,
-            # One part when XNNPACK runs the whole graph without a break; with more, other kernels run in between.
-            "xnnpack_parts": delegates,
-            "input_type": next(iter(self._inputs.values()))["dtype"].__name__,
+            **kernels(self._interpreter),
         }
 
     def __enter__(self) -> Self:
@@ -109,30 +104,6 @@ class LiteRt(Runtime):
 
 
 RUNTIME = LiteRt()
-
-
-def quantized(value: FloatArray, told: Mapping[str, Any]) -> np.typing.NDArray[Any]:
-    """The input as the file takes it: float32, or integers round(x / scale) + zero point, saturated.
-
-    Args:
-        value: float32.
-        told: LiteRT's description of the tensor: `dtype`, `quantization` (scale, zero point).
-    """
-    if told["dtype"] is np.float32:
-        return value
-    scale, zero = told["quantization"]
-    limits = np.iinfo(told["dtype"])
-    steps = np.rint(value / np.float32(scale)) + np.float32(zero)
-    found: np.typing.NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(told["dtype"])
-    return found
-
-
-def dequantized(value: np.typing.NDArray[Any], told: Mapping[str, Any]) -> FloatArray:
-    """The output in float32, scale (q - zero point); a copy that the caller owns."""
-    if told["dtype"] is np.float32:
-        return np.array(value, dtype=np.float32)
-    scale, zero = told["quantization"]
-    return np.asarray((value.astype(np.float32) - np.float32(zero)) * np.float32(scale), dtype=np.float32)
 
 
 def _session(

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.errors import UserError
+from edgekd.runtimes.engines.ncnn_network import NcnnError, NcnnNetwork, arithmetic
 from edgekd.runtimes.native_output import native_stderr
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds
 
@@ -44,25 +45,13 @@ class NcnnSession:
     ) -> None:
         import ncnn
 
-        self._network = ncnn.Net()
-        options = self._network.opt
-        options.use_vulkan_compute = False
-        # One where none are asked for: several wait for each other after each layer, and where another process has a
-        # core they wait long. 300 images took 10 minutes instead of 20 seconds on a busy machine with 2 cores.
-        options.num_threads = self._threads = threads or 1
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = half
-        options.use_bf16_packed = options.use_bf16_storage = False
-        self._half = half
-        with native_stderr() as said:
-            failed = self._network.load_param(str(param)) or self._network.load_model(str(weights))
-        inputs, outputs = self._network.input_names(), self._network.output_names()
-        if failed or len(inputs) != 1 or len(outputs) != 1:
-            reason = said.last or (f"it has the inputs {inputs} and outputs {outputs}, not one of each")
+        self._half, self._threads = half, threads or 1
+        try:
+            self._network = NcnnNetwork(param, weights, threads=self._threads, half=half)
+        except NcnnError as err:
             raise UserError(
-                f"ncnn {ncnn.__version__} cannot load {param} with {weights}: {reason}",
-                hint="convert the model again",
-            )
-        self._input, self._output = inputs[0], outputs[0]
+                f"ncnn {ncnn.__version__} cannot load {param} with {weights}: {err}", hint="convert the model again"
+            ) from err
         self._shapes = {names[0]: (batch if batch is not None else "N", *image)}
         self._name = names[1]
 
@@ -73,20 +62,10 @@ class NcnnSession:
     def infer(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         checked_feeds(feeds, self._shapes)
         (images,) = feeds.values()
-        return {self._name: np.stack([self._run(image) for image in images])}
-
-    def _run(self, image: FloatArray) -> FloatArray:
-        """(K,) the answer to one image (C, H, W)."""
-        import ncnn
-
-        extractor = self._network.create_extractor()
-        pixels = np.ascontiguousarray(image)  # held until the end: the matrix looks at its memory
-        if extractor.input(self._input, ncnn.Mat(pixels)):
-            raise UserError(f"ncnn does not take an image of shape {image.shape}.")
-        failed, found = extractor.extract(self._output)
-        if failed:
-            raise UserError(f"ncnn could not run the network: it gives the code {failed}.")
-        return np.array(found, dtype=np.float32)
+        try:
+            return {self._name: np.stack([self._network.answer(image) for image in images])}
+        except NcnnError as err:
+            raise UserError(f"ncnn could not run the network: {err}.") from err
 
     def environment(self) -> dict[str, JsonValue]:
         import ncnn
@@ -97,7 +76,7 @@ class NcnnSession:
             "provider": "cpu",
             "threads": self._threads,
             "images_per_run": 1,
-            "arithmetic": RUNTIME.arithmetic(half=self._half),
+            "arithmetic": arithmetic(half=self._half),
         }
 
     def __enter__(self) -> Self:
@@ -106,7 +85,7 @@ class NcnnSession:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._network = None
+        self._network.close()
 
 
 class Ncnn(Runtime):
@@ -149,12 +128,6 @@ class Ncnn(Runtime):
             threads=threads,
             batch=batch,
         )
-
-    def arithmetic(self, *, half: bool) -> str:
-        """What this CPU computes in: float16 only where that is allowed and its instructions can."""
-        import ncnn
-
-        return "float16" if half and ncnn.cpu_support_arm_asimdhp() else "float32"
 
     @lru_cache(maxsize=256)  # noqa: B019 (the one instance of the registry lives as long as the process)
     def knows(self, layer: str) -> bool:

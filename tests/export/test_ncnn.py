@@ -15,7 +15,7 @@ from edgekd.export.convert import Conversion
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
 from edgekd.export.ncnn import NcnnLayer, layers_of_param
 from edgekd.export.package import write_package
-from edgekd.runtimes.ncnn import RUNTIME
+from edgekd.runtimes.engines.ncnn_network import arithmetic
 from edgekd.runtimes.samples import random_images
 from edgekd.runtimes.session import open_bundle
 from edgekd.targets.load import load_target
@@ -113,7 +113,7 @@ def test_fp16_halves_the_weights_and_says_what_it_ran_in(
     assert whole.metrics["sqnr_db"] > halved.metrics["sqnr_db"] > 50  # type: ignore[operator]
     assert halved.bundle.tags["precision"] == "fp16"
     full = "ncnn computed in float32 on this CPU: one that computes in float16 rounds more." in halved.decisions
-    assert full is (RUNTIME.arithmetic(half=True) == "float32")
+    assert full is (arithmetic(half=True) == "float32")
 
 
 @pytest.mark.needs("ncnn")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edgekd.errors import UserError
-from edgekd.runtimes.litert import LiteRtSession, dequantized, quantized
+from edgekd.runtimes.engines.litert_values import dequantized, quantized
+from edgekd.runtimes.litert import LiteRtSession
 
 FLOAT = {"dtype": np.float32, "quantization": (0.0, 0)}
 INT8 = {"dtype": np.int8, "quantization": (0.5, 10)}

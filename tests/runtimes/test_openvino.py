@@ -11,7 +11,8 @@ import openvino
 import pytest
 
 from edgekd.errors import DeviceUnavailable
-from edgekd.runtimes.openvino import GPU, _settings, executing
+from edgekd.runtimes.engines.openvino_request import executing
+from edgekd.runtimes.openvino import GPU, _settings
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.testing.toy_graphs import toy_graph
 

@@ -29,11 +29,11 @@ from edgekd.profiling.remote.board import Board, board_from_access
 from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.link import Link
 from edgekd.profiling.remote.request import (
-    FILES,
     BoardPlan,
     Trial,
     candidate_from_bundle,
     fits,
+    require_board_format,
     unit_job_for,
     usable_runtimes,
 )
@@ -93,14 +93,11 @@ def board_bench(
         UserError: A bundle or a runtime that no board takes.
         DeviceUnavailable: The board cannot be reached, is another device than the card's, or has none of the runtimes.
     """
-    board, paths = board_from_access(access), {}
+    board = board_from_access(access)
     for name, bundle in bench.bundles.items():
-        if bundle.format not in FILES:
-            raise UserError(
-                f"The {name} is {described(bundle)}, and boards run ONNX graphs and TensorRT engines.",
-                hint="export it first",
-            )
-        paths[bundle.file(FILES[bundle.format])] = bench.store.blobs.path(bundle.file(FILES[bundle.format]))
+        require_board_format(f"The {name}", bundle)
+    candidates = {name: candidate_from_bundle(name, b, bench.store.blobs) for name, b in bench.bundles.items()}
+    paths = {digest: path for candidate in candidates.values() for digest, path in candidate.files.items()}
     known = board.hello(*paths)
     able: tuple[str, ...] = ()
     if target is not None:
@@ -109,13 +106,13 @@ def board_bench(
     trials = {
         name: Trial(
             candidate=name,
-            bundle=bundle,
-            runtime=_runtime(bundle, able, asked, board, known["runtimes"]),
+            bundle=candidate.bundle,
+            runtime=_runtime(candidate.bundle, able, asked, board, known["runtimes"]),
             threads=threads,
-            size_mib=paths[bundle.file(FILES[bundle.format])].stat().st_size / 2**20,
-            fingerprint=candidate_from_bundle(name, bundle, bench.store.blobs).fingerprint,
+            size_mib=candidate.size_mib,
+            fingerprint=candidate.fingerprint,
         )
-        for name, bundle in bench.bundles.items()
+        for name, candidate in candidates.items()
     }
     board.push({digest: path for digest, path in paths.items() if digest in known["missing"]}, reporter)
     plan = BoardPlan(seed=seed, threads=(threads,), lock_clocks=access.lock_clocks)
@@ -221,7 +218,7 @@ def _runtime(
     if own is not None and own not in ADAPTERS:
         chosen = "asked for" if asked else "what the bundle was chosen for"
         raise UserError(
-            f"{own} is {chosen}, and on a board the runtimes are {' and '.join(ADAPTERS)}.",
+            f"{own} is {chosen}, and on a board the runtimes are {', '.join(ADAPTERS)}.",
             hint=f"--runtime {next(iter(ADAPTERS))}",
         )
     wanted = BoardPlan(runtimes=(own,) if own else ())

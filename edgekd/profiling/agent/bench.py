@@ -3,10 +3,10 @@
 It leaves a pulse before each thing that it does (`pulse.py`), so that the worker which watches it knows which engine
 it was busy with when it died or stopped. Standard library of Python 3.10 only.
 
-The entries of a job's `engines`: `runtime`, `file` (digest), `kind` (`onnx` or `engine`), `inputs` (name and shape, a
-name for a free axis), `threads`, `batch`, `precision`, `fold_weights`, `fingerprint`. Beside them stand `plan`, `seed`,
-`lock_clocks`, `layers` (whether to record them), `reserve_mib`, `stall_s`, `open_s`, `limit_s` and `queue_s`; for a
-gate also `units`, see `bench_units.py`.
+The entries of a job's `engines`: `runtime`, `files` (digests, first the one that the runtime opens), `kind` (`onnx` or
+`engine`), `inputs` (name and shape, a name for a free axis), `threads`, `batch`, `precision`, `fold_weights`,
+`fingerprint`. Beside them stand `plan`, `seed`, `lock_clocks`, `layers` (whether to record them), `reserve_mib`,
+`stall_s`, `open_s`, `limit_s` and `queue_s`; for a gate also `units`, see `bench_units.py`.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _opened(
         tell(f"open {entry['label']}", 0.0)
         pulse.beat(OPENING, index)
         try:
-            engines[index] = open_engine(entry, folder.file(str(entry["file"])), folder.engines)
+            engines[index] = open_engine(entry, folder.files(entry["files"]), folder.engines)
         except AgentError as err:
             failures[str(index)] = err.message + (f" ({err.hint})" if err.hint else "")
             continue

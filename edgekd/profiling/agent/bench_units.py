@@ -46,7 +46,7 @@ def measured_in_units(
         entry = spec["engines"][int(name)]
         pulse.beat(OPENING, int(name))
         try:
-            opened[name] = open_engine(entry, folder.file(str(entry["file"])), folder.engines)
+            opened[name] = open_engine(entry, folder.files(entry["files"]), folder.engines)
         except AgentError as err:
             raise UnitFailed(name, TurnFailed(err.message + (f" ({err.hint})" if err.hint else ""))) from err
         return PulsedTimer(opened[name], int(name), pulse)

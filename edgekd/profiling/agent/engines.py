@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import random
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +22,26 @@ NOT_LOADED = "not-loaded"
 ADAPTERS = {
     "onnxruntime": "edgekd.profiling.agent.onnxruntime",
     "tensorrt": "edgekd.profiling.agent.tensorrt",
+    "openvino": "edgekd.profiling.agent.openvino",
+    "executorch": "edgekd.profiling.agent.executorch",
+    "ncnn": "edgekd.profiling.agent.ncnn",
+    "litert": "edgekd.profiling.agent.litert",
 }
 INSTALL = {
     "onnxruntime": "{python} -m pip install onnxruntime",
     "tensorrt": "sudo apt-get install python3-libnvinfer",
+    "openvino": "{python} -m pip install openvino",
+    "executorch": "{python} -m pip install executorch",
+    "ncnn": "{python} -m pip install ncnn",
+    "litert": "{python} -m pip install ai-edge-litert",
 }
-PACKAGES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"), "tensorrt": ("tensorrt",)}
+PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "litert": ("ai-edge-litert",),
+}
+"""Distributions that a runtime may come from, where they are not called as it is."""
+MODULES = {"litert": "ai_edge_litert"}
+"""What is imported, where it is not called as the runtime is."""
 
 
 class Engine(Protocol):
@@ -65,21 +80,21 @@ def availability(python: str) -> dict[str, dict[str, Any]]:
     """By runtime: `ok`, `version`, and where it is missing the command that installs it."""
     found = {}
     for name in ADAPTERS:
-        there = importlib.util.find_spec(name) is not None
+        there = importlib.util.find_spec(MODULES.get(name, name)) is not None
         found[name] = {
             "ok": there,
-            "version": _version(name) if there else None,
+            "version": version_of(name) if there else None,
             "install": "" if there else INSTALL[name].format(python=python),
         }
     return found
 
 
-def open_engine(spec: dict[str, Any], path: Path, cache: Path) -> Engine:
+def open_engine(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> Engine:
     """The engine of one entry of a job.
 
     Args:
         spec: See `bench.py`.
-        path: The model file.
+        paths: The model's files, first the one that the runtime opens.
         cache: Where built engines are kept.
 
     Raises:
@@ -90,7 +105,7 @@ def open_engine(spec: dict[str, Any], path: Path, cache: Path) -> Engine:
         raise AgentError(NO_RUNTIME, f"the agent knows no runtime {name!r}, only {', '.join(ADAPTERS)}")
     adapter = importlib.import_module(ADAPTERS[name])
     try:
-        engine: Engine = adapter.opened(spec, path, cache)
+        engine: Engine = adapter.opened(spec, paths, cache)
     except (ImportError, OSError) as err:  # OSError: the bindings are there, a native library is not
         raise AgentError(NO_RUNTIME, f"{name} does not work on the board: {err}") from err
     return engine
@@ -109,8 +124,9 @@ def input_shape(entry: dict[str, Any], batch: int) -> list[int]:
     return [size if isinstance(size, int) else batch for size in entry["shape"]]
 
 
-def _version(name: str) -> str:
-    for package in PACKAGES[name]:
+def version_of(name: str) -> str:
+    """Of a runtime that is installed, without importing it."""
+    for package in PACKAGES.get(name, (name,)):
         try:
             return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -60,6 +60,10 @@ class Folder:
         """
         return self.root / "files" / _checked(digest)
 
+    def files(self, digests: Iterable[str]) -> tuple[Path, ...]:
+        """Where several of them are or would be."""
+        return tuple(self.file(str(digest)) for digest in digests)
+
     def missing(self, digests: Iterable[str]) -> list[str]:
         """Those that have to be pushed; the others count as used now."""
         absent = []

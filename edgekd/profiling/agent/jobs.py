@@ -58,7 +58,7 @@ def submit(folder: Folder, job_id: str, spec: dict[str, Any], *, agent: Path | N
         if status is not None and (state == "done" or (state != "failed" and is_alive(job))):
             return {**status, "joined": True}
         require_space(folder.jobs, 0)
-        files = [*(engine["file"] for engine in spec["engines"]), *spec.get("files", ())]
+        files = [*(file for engine in spec["engines"] for file in engine["files"]), *spec.get("files", ())]
         absent = folder.missing(str(file) for file in files)
         if absent:
             raise AgentError(BAD_REQUEST, f"files that were not pushed: {', '.join(sorted(set(absent)))}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.engines import NOT_LOADED, input_shape, input_values
+from edgekd.profiling.agent.arrays import feeds_of, flat
+from edgekd.profiling.agent.engines import NOT_LOADED
 from edgekd.profiling.agent.wire import AgentError
 
 PROVIDER = "CPUExecutionProvider"
@@ -39,7 +40,7 @@ class OnnxRuntimeEngine:
         self._found = self._session.run(self._names, self._feeds)
 
     def outputs(self) -> list[list[float]]:
-        return [value.astype("float64").ravel().tolist() for value in self._found]
+        return flat(self._found)
 
     def device_ns(self, calls: int) -> list[int] | None:
         return None  # the processor that calls is the device
@@ -59,15 +60,16 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def opened(spec: dict[str, Any], path: Path, cache: Path) -> OnnxRuntimeEngine:
+def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> OnnxRuntimeEngine:
     """A session on an ONNX file.
 
     Raises:
         AgentError: The file does not load.
         ImportError: ONNX Runtime is not installed.
     """
-    import numpy
     import onnxruntime
+
+    (path,) = paths
 
     def session_with(options: Any) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
@@ -78,20 +80,16 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> OnnxRuntimeEngine:
         options.enable_profiling, options.profile_file_prefix = True, str(place)
         return session_with(options)
 
-    batch, began = int(spec["batch"]), time.perf_counter()
+    began = time.perf_counter()
     try:
         session = session_with(_options(spec, onnxruntime))
     except Exception as err:  # the library's exceptions have no common base below Exception
         raise AgentError(NOT_LOADED, f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {err}") from err
     load_ms = (time.perf_counter() - began) * 1e3
-    feeds = {}
-    for number, entry in enumerate(spec["inputs"]):
-        shape = input_shape(entry, batch)
-        feeds[entry["name"]] = numpy.frombuffer(input_values(shape, number), dtype=numpy.float32).reshape(shape)
     folds = bool(spec.get("fold_weights"))
     return OnnxRuntimeEngine(
         session,
-        feeds,
+        feeds_of(spec),
         {
             "runtime": "onnxruntime",
             "version": onnxruntime.__version__,

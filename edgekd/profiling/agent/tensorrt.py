@@ -49,7 +49,7 @@ class TensorRtEngine(DeviceEngine):
         return dict(self._facts)
 
 
-def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
+def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> TensorRtEngine:
     """An engine on an engine file, or built from an ONNX file; a built one is kept under what it depends on.
 
     Raises:
@@ -59,6 +59,7 @@ def opened(spec: dict[str, Any], path: Path, cache: Path) -> TensorRtEngine:
     """
     import tensorrt as trt
 
+    (path,) = paths
     cuda = Cuda()
     here = device_here(trt.__version__, cuda=cuda)
     name = f"tensorrt-{here.tensorrt}/sm_{here.compute_capability.replace('.', '')}/{here.gpu}"
@@ -118,7 +119,7 @@ def _built(trt: Any, spec: dict[str, Any], path: Path, cache: Path, here: str) -
         precision=str(spec["precision"]),
         float16_scales=bool(spec.get("float16_scales")),
     )
-    key = "\n".join([str(spec["file"]), here, json.dumps(settings.plain(), sort_keys=True)])
+    key = "\n".join([str(spec["files"][0]), here, json.dumps(settings.plain(), sort_keys=True)])
     place = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.engine"
     if place.is_file():
         os.utime(place)

@@ -73,7 +73,7 @@ class _Cluster:
     ) -> None:
         self._connection, self._ray, self._reporter = connection, connection.ray, reporter
         # In a list they are fetched by the machine that needs them, once for all of its boards.
-        self._sent = [self._ray.put([(candidate, candidate.path.read_bytes()) for candidate in candidates])]
+        self._sent = [self._ray.put([(c, {d: p.read_bytes() for d, p in c.files.items()}) for c in candidates])]
         self._plan = plan
         # The work waits for an ssh client nearly all of its time, so that it takes no core of a machine.
         self._remote = self._ray.remote(num_cpus=0, max_retries=0)(_reach)
@@ -139,10 +139,11 @@ def _reach(
         return [here], ("DeviceUnavailable", message, "install the same version on all machines")
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         candidates = []
-        for number, (candidate, content) in enumerate(ray.get(sent[0])):
-            path = Path(folder) / str(number)
-            path.write_bytes(content)
-            candidates.append(replace(candidate, path=path))
+        for candidate, contents in ray.get(sent[0]):
+            files = {digest: Path(folder) / digest for digest in contents}
+            for digest, path in files.items():
+                path.write_bytes(contents[digest])
+            candidates.append(replace(candidate, files=files))
         found = board_outcome(name, board, candidates, plan, SilentReporter())
     if isinstance(found, EdgekdError):
         return [here], (_public_class(found), found.message, found.hint)

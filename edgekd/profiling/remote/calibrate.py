@@ -52,7 +52,7 @@ class BoardCalibrator:
         plan = BoardPlan(threads=(threads,), warmup_s=0.05, duration_s=duration_s, precision=0.04, seed=seed)
 
         def measure(paths: Mapping[str, Path]) -> Medians:
-            candidates = [Candidate(name=name, bundle=_bundle(name, path), path=path) for name, path in paths.items()]
+            candidates = [_candidate(name, path) for name, path in paths.items()]
             found, _ = self.latencies(candidates, plan, reporter)
             return {
                 name: latency.p50_ms if isinstance(latency, LatencyReport) else latency
@@ -95,20 +95,21 @@ def board_calibrator(access: BoardAccess, target: Target) -> BoardCalibrator:
     board = board_from_access(access)
     known = board.hello()
     require_target(board.name, known["machine"], target)
-    runtime = runtimes_for(board, target, known["runtimes"])[0]
+    runtime = runtimes_for(board, target, known["runtimes"]).runtimes[0]
     return BoardCalibrator(
         board=board, access=access, runtime=runtime, version=str(known["runtimes"][runtime]["version"])
     )
 
 
-def _bundle(name: str, path: Path) -> ModelBundle:
-    """A designed network as a bundle; it has no preprocessing, since only time matters."""
+def _candidate(name: str, path: Path) -> Candidate:
+    """A designed network; its bundle has no preprocessing, since only time matters."""
     inputs, outputs = onnx_interface(path)
-    whole = name.endswith("int8")
-    return ModelBundle(
+    whole, digest = name.endswith("int8"), Digest(hashlib.sha256(path.read_bytes()).hexdigest())
+    bundle = ModelBundle(
         kind=BundleKind.ONNX,
         inputs=inputs,
         outputs=outputs,
-        files={"model.onnx": Digest(hashlib.sha256(path.read_bytes()).hexdigest())},
+        files={"model.onnx": digest},
         tags={"precision": "int8" if whole else "fp32", "scheme": PROBE_SCHEME if whole else ""},
     )
+    return Candidate(name=name, bundle=bundle, files={digest: path})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekd.core.events import Reporter
@@ -12,12 +13,25 @@ from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.remote.board import Board, board_from_access
 from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.profile import BoardProfile, profile_on_board
-from edgekd.profiling.remote.request import BoardPlan, Candidate, usable_runtimes
+from edgekd.profiling.remote.request import TAKES, BoardPlan, Candidate, fits, usable_runtimes
 from edgekd.targets.schema import Target
 
 
-def runtimes_for(board: Board, target: Target, offers: Mapping[str, Any]) -> tuple[str, ...]:
-    """The runtimes of a card that a board has, in the card's order.
+@dataclass(frozen=True, kw_only=True)
+class BoardOffer:
+    """What a board has of a card's runtimes.
+
+    Attributes:
+        runtimes: In the card's order; at least one.
+        absent: Those that it could have and does not, with the command that installs each.
+    """
+
+    runtimes: tuple[str, ...]
+    absent: Mapping[str, str]
+
+
+def runtimes_for(board: Board, target: Target, offers: Mapping[str, Any]) -> BoardOffer:
+    """The runtimes of a card that a board has.
 
     Args:
         board: For messages.
@@ -31,16 +45,18 @@ def runtimes_for(board: Board, target: Target, offers: Mapping[str, Any]) -> tup
     if not names:
         listed = " and ".join(support.runtime for support in target.runtimes)
         raise DeviceUnavailable(
-            f"{target.name} runs in {listed}; boards are measured in {' and '.join(ADAPTERS)}.",
+            f"{target.name} runs in {listed}; boards are measured in {', '.join(ADAPTERS)}.",
             hint="run the command on the device itself",
         )
     there = tuple(name for name in names if offers.get(name, {}).get("ok"))
-    plan = BoardPlan(runtimes=there or names[:1])
-    return tuple(usable_runtimes(board.name, board.python, board.ssh.address.command, plan, offers))
+    plan, login = BoardPlan(runtimes=there or names[:1]), board.ssh.address.command
+    usable = tuple(usable_runtimes(board.name, board.python, login, plan, offers))
+    absent = {name: f"{login} {offers[name]['install']}" for name in names if name not in usable and name in offers}
+    return BoardOffer(runtimes=usable, absent=absent)
 
 
-def require_board(access: BoardAccess, target: Target) -> tuple[str, ...]:
-    """The runtimes that the target's board has, asked before hours of work and not after them.
+def require_board(access: BoardAccess, target: Target) -> BoardOffer:
+    """What the target's board has, asked before hours of work and not after them.
 
     Raises:
         UserError: An address that cannot be one.
@@ -57,6 +73,8 @@ def profile_for_target(
 ) -> BoardProfile:
     """The latencies of candidates on the target's board, in every runtime of the card that it has.
 
+    Candidates that none of these takes are left out, and a decision says of each why.
+
     Args:
         access: How it is reached; also says whether clocks are fixed.
         target: The card.
@@ -67,9 +85,22 @@ def profile_for_target(
     Raises:
         DeviceUnavailable: As `require_board`, or the job failed there.
     """
-    runtimes = require_board(access, target)
+    offer = require_board(access, target)
     board = board_from_access(access)
-    asked = plan.model_copy(update={"runtimes": runtimes, "lock_clocks": access.lock_clocks})
-    return profile_on_board(
-        board.ssh, candidates, asked, reporter=reporter, python=board.python, name=access.name or None
+    asked = plan.model_copy(update={"runtimes": offer.runtimes, "lock_clocks": access.lock_clocks})
+    taken = [c for c in candidates if any(fits(c.bundle, runtime) for runtime in offer.runtimes)]
+    found = profile_on_board(
+        board.ssh, taken or candidates, asked, reporter=reporter, python=board.python, name=access.name or None
     )
+    left_out = [_left_out(c, offer, access.name or board.name) for c in candidates if c not in taken]
+    return replace(found, decisions=(*found.decisions, *left_out))
+
+
+def _left_out(candidate: Candidate, offer: BoardOffer, board: str) -> str:
+    """Why a candidate is not measured, in a sentence."""
+    form = candidate.bundle.format
+    command = next((command for name, command in offer.absent.items() if form in TAKES[name]), None)
+    why = f"{' and '.join(offer.runtimes)} on {board} do not run {form} files of this form"
+    if command is not None:
+        why = f"{form} is not on {board} ({command})"
+    return f"{candidate.name} is not measured: {why}."

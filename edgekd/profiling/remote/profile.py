@@ -60,11 +60,11 @@ def profile_on_board(
         DeviceUnavailable: The board cannot be reached, has no runtime, or the job failed there.
     """
     board = Board(ssh, python)
-    files = {candidate.file: candidate.path for candidate in candidates}
+    files = {digest: path for candidate in candidates for digest, path in candidate.files.items()}
     known = board.hello(*files)
     runtimes = usable_runtimes(board.name, python, ssh.address.command, plan, known["runtimes"])
     trials = trials_for(candidates, runtimes, plan)
-    wanted = {trial.file for trial in trials}
+    wanted = {file for trial in trials for file in trial.files}
     board.push({file: files[file] for file in files if file in wanted and file in known["missing"]}, reporter)
     job_id, spec = job_for(trials, plan)
     result = Link(board, reporter, patience_s, clock_s, sleep).result_of(job_id, spec)

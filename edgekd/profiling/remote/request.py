@@ -24,11 +24,20 @@ from edgekd.profiling.remote.archive import agent_archive
 from edgekd.runtimes.engines.settings import INT8_FP16
 from edgekd.runtimes.engines.settings import SCHEMES as TENSORRT_SCHEMES
 from edgekd.runtimes.fingerprint import FINGERPRINT_FILE, FingerprintError, read_fingerprint
+from edgekd.runtimes.formats import model_files
+from edgekd.runtimes.session import described
 
-FILES = {"onnx": "model.onnx", "tensorrt": "model.engine"}
-"""The file of each format that goes to a board; its agent knows the runtimes of no other format."""
-TAKES: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("onnx",), "tensorrt": ("onnx", "tensorrt")}
+TAKES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnx",),
+    "tensorrt": ("onnx", "tensorrt"),
+    "openvino": ("onnx",),
+    "executorch": ("executorch",),
+    "ncnn": ("ncnn",),
+    "litert": ("litert",),
+}
 """Formats by runtime of the board."""
+FORMATS = frozenset(name for formats in TAKES.values() for name in formats)
+"""Formats that go to a board; its agent knows the runtimes of no other."""
 RESERVE_MIB = 256
 """Memory of the board that is left free when several engines are open at once."""
 
@@ -82,16 +91,16 @@ class Trial:
         return str(self.bundle.tags.get("precision", "fp32"))
 
     @property
-    def file(self) -> Digest:
-        """Of the model."""
-        return self.bundle.file(FILES[self.bundle.format])
+    def files(self) -> tuple[Digest, ...]:
+        """Of the model, first the one that the runtime opens."""
+        return tuple(self.bundle.file(name) for name in model_files(self.bundle))
 
     def plain(self) -> dict[str, Any]:
         """As the agent reads it."""
         return {
             "label": f"{self.candidate}@{self.runtime}, {self.threads} threads",
             "runtime": self.runtime,
-            "file": self.file,
+            "files": list(self.files),
             "kind": "onnx" if self.bundle.kind is BundleKind.ONNX else "engine",
             "inputs": [{"name": spec.name, "shape": list(spec.shape)} for spec in self.bundle.inputs],
             "threads": self.threads,
@@ -105,21 +114,22 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A bundle to measure and where its model file lies.
+    """A bundle to measure.
 
     Attributes:
+        files: Of its model, and where they lie.
         fingerprint: Of a TensorRT engine, as plain data; the board loads none without. None for graphs.
     """
 
     name: str
     bundle: ModelBundle
-    path: Path
+    files: Mapping[Digest, Path]
     fingerprint: Mapping[str, Any] | None = None
 
     @property
-    def file(self) -> Digest:
-        """Of the model."""
-        return self.bundle.file(FILES[self.bundle.format])
+    def size_mib(self) -> float:
+        """Of its files together."""
+        return sum(path.stat().st_size for path in self.files.values()) / 2**20
 
 
 def candidate_from_bundle(name: str, bundle: ModelBundle, blobs: Blobs) -> Candidate:
@@ -127,21 +137,34 @@ def candidate_from_bundle(name: str, bundle: ModelBundle, blobs: Blobs) -> Candi
 
     Args:
         name: In reports.
-        bundle: Of a format in `FILES`.
+        bundle: Of a format in `FORMATS`.
         blobs: Finds its files.
 
     Raises:
         UserError: An engine without a fingerprint, or with one that cannot be read.
     """
     fingerprint = None
-    if bundle.kind is BundleKind.ENGINE:
+    if bundle.format == "tensorrt":
         try:
             fingerprint = read_fingerprint(blobs.path(bundle.file(FINGERPRINT_FILE))).plain()
         except FingerprintError as err:
             raise UserError(f"{name}: {err}.", hint="build the engine again with edgekd build") from err
-    return Candidate(
-        name=name, bundle=bundle, path=blobs.path(bundle.file(FILES[bundle.format])), fingerprint=fingerprint
-    )
+    files = {bundle.file(file): blobs.path(bundle.file(file)) for file in model_files(bundle)}
+    return Candidate(name=name, bundle=bundle, files=files, fingerprint=fingerprint)
+
+
+def require_board_format(name: str, bundle: ModelBundle) -> None:
+    """Refuses a bundle that no board takes.
+
+    Raises:
+        UserError: A module, or an engine of a format that is not in `FORMATS`.
+    """
+    if bundle.format not in FORMATS:
+        raise UserError(
+            f"{name} is {described(bundle)}, and boards run ONNX graphs and engines of "
+            f"{', '.join(sorted(FORMATS - {'onnx'}))}.",
+            hint="export it first",
+        )
 
 
 def usable_runtimes(board: str, python: str, login: str, plan: BoardPlan, offers: Mapping[str, Any]) -> list[str]:
@@ -161,7 +184,7 @@ def usable_runtimes(board: str, python: str, login: str, plan: BoardPlan, offers
     unknown = [name for name in plan.runtimes if name not in ADAPTERS]
     if unknown:
         raise UserError(
-            f"On a board the runtimes are {' and '.join(ADAPTERS)}, not {', '.join(unknown)}.",
+            f"On a board the runtimes are {', '.join(ADAPTERS)}, and not {', '.join(unknown)}.",
             hint="leave --runtime out to measure with all that the board has",
         )
     wanted = plan.runtimes or tuple(ADAPTERS)
@@ -171,7 +194,7 @@ def usable_runtimes(board: str, python: str, login: str, plan: BoardPlan, offers
         first = (missing or list(wanted))[0]
         install = str(offers.get(first, {}).get("install", ""))
         raise DeviceUnavailable(
-            f"{board}: {' and '.join(missing or wanted)} cannot be used there: not installed for {python}.",
+            f"{board}: {' or '.join(missing or wanted)} cannot be used there: not installed for {python}.",
             hint=f"{login} {install}" if install else None,
         )
     return usable
@@ -189,7 +212,7 @@ def trials_for(candidates: Sequence[Candidate], runtimes: Sequence[str], plan: B
             bundle=candidate.bundle,
             runtime=runtime,
             threads=threads,
-            size_mib=candidate.path.stat().st_size / 2**20,
+            size_mib=candidate.size_mib,
             fingerprint=candidate.fingerprint,
         )
         for threads in plan.threads

@@ -125,14 +125,14 @@ def test_bundles_that_no_board_runs_are_refused_before_anything_is_measured(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = use(noisy(1.0), monkeypatch)
-    openvino = bench.package("openvino", 1.0, seed=1, runtime="openvino")
-    with pytest.raises(UserError, match="openvino is what the bundle was chosen for") as caught:
-        gate(GateRequest(target=openvino, board=BOARD))
+    web = bench.package("web", 1.0, seed=1, runtime="ort-web-node")
+    with pytest.raises(UserError, match="ort-web-node is what the bundle was chosen for") as caught:
+        gate(GateRequest(target=web, board=BOARD))
     assert caught.value.hint == "--runtime onnxruntime"
     with pytest.raises(DeviceUnavailable, match="tensorrt cannot be used there"):
-        gate(GateRequest(target=openvino, runtime="tensorrt", board=BOARD))
+        gate(GateRequest(target=web, runtime="tensorrt", board=BOARD))
     assert board.specs == []
-    assert gate(GateRequest(target=openvino, runtime="onnxruntime", board=BOARD)).device == DEVICE
+    assert gate(GateRequest(target=web, runtime="onnxruntime", board=BOARD)).device == DEVICE
 
 
 def test_a_bundle_that_was_made_for_another_device_is_not_judged_on_this_one(

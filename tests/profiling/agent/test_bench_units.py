@@ -59,7 +59,7 @@ def measured(
         return opened[-1]
 
     monkeypatch.setattr(bench_units, "open_engine", open_engine)
-    engines = [{"label": label, "runtime": runtime, "kind": kind, "file": "0" * 64} for label in "ab"]
+    engines = [{"label": label, "runtime": runtime, "kind": kind, "files": ["0" * 64]} for label in "ab"]
     spec = {"engines": engines, "seed": 1, "units": {"seconds": 0.5, "most": 100, "plan": PLAN}}
     pulse = Pulse(folder / PULSE_FILE)
     try:

@@ -77,7 +77,7 @@ def test_the_model_of_a_job_that_waits_is_never_removed(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.receive(DIGEST, len(CONTENT), io.BytesIO(CONTENT))
     (folder.jobs / "job1").mkdir(parents=True)
-    write_json(folder.jobs / "job1" / "spec.json", {"engines": [{"file": DIGEST}]})
+    write_json(folder.jobs / "job1" / "spec.json", {"engines": [{"files": [DIGEST]}]})
     folder.tidy(folder.file(DIGEST).stat().st_mtime + 2 * KEPT_S)
     assert folder.missing([DIGEST]) == []
 

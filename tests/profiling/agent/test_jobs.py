@@ -47,7 +47,7 @@ class Bench:
             {
                 "label": model,
                 "runtime": "onnxruntime",
-                "file": self.push(model),
+                "files": [self.push(model)],
                 "kind": "onnx",
                 "inputs": [{"name": "images", "shape": ["N", 3]}],
                 "threads": 1,
@@ -274,7 +274,7 @@ def test_a_cancelled_job_is_gone(bench: Bench) -> None:
 
 def test_a_job_over_files_that_were_not_pushed_is_refused(bench: Bench) -> None:
     spec = bench.spec(["fine"])
-    bench.folder.file(spec["engines"][0]["file"]).unlink()
+    bench.folder.file(spec["engines"][0]["files"][0]).unlink()
     with pytest.raises(AgentError, match="were not pushed"):
         submit(bench.folder, "job1", spec, agent=bench.agent)
 

@@ -74,7 +74,7 @@ class OldBoard:
         digest = hashlib.sha256(model).hexdigest()
         assert self.asked("receive", digest, str(len(model)), data=model)[0] == 0
         engine = {
-            "label": "fine", "runtime": "onnxruntime", "file": digest, "kind": "onnx", "threads": 1, "batch": 1,
+            "label": "fine", "runtime": "onnxruntime", "files": [digest], "kind": "onnx", "threads": 1, "batch": 1,
             "inputs": [{"name": "images", "shape": ["N", 3]}], "precision": "fp32", "fold_weights": False,
             "fingerprint": None,
         }  # fmt: skip

@@ -224,7 +224,7 @@ def bindings(monkeypatch: pytest.MonkeyPatch) -> Bindings:
 def spec(**changes: Any) -> dict[str, Any]:
     inputs = [{"name": "images", "shape": ["N", 3]}]
     return {
-        "runtime": "tensorrt", "file": "0" * 64, "kind": "onnx", "inputs": inputs, "threads": 1, "batch": 1,
+        "runtime": "tensorrt", "files": ["0" * 64], "kind": "onnx", "inputs": inputs, "threads": 1, "batch": 1,
         "precision": "int8", "fingerprint": None, **changes,
     }  # fmt: skip
 
@@ -242,7 +242,7 @@ def test_a_graph_is_built_once_run_and_its_outputs_come_back(
     from edgekd.profiling.agent.engines import input_values
 
     for _ in range(2):
-        engine = open_engine(spec(), model, tmp_path / "engines")
+        engine = open_engine(spec(), (model,), tmp_path / "engines")
         engine.run()
         expected = array("f", [value + 1 for value in input_values([1, 3], 0)])
         assert engine.outputs() == [pytest.approx(expected.tolist())]
@@ -257,7 +257,7 @@ def test_a_graph_is_built_once_run_and_its_outputs_come_back(
 def test_the_time_on_the_device_lies_between_two_events_and_leaves_the_copies_out(
     device: None, bindings: Bindings, model: Path, tmp_path: Path
 ) -> None:
-    engine = open_engine(spec(), model, tmp_path / "engines")
+    engine = open_engine(spec(), (model,), tmp_path / "engines")
     found = engine.device_ns(3)
     assert found is not None
     assert found == [pytest.approx(250_000 + 1000 * call, abs=2) for call in range(3)]
@@ -266,7 +266,7 @@ def test_the_time_on_the_device_lies_between_two_events_and_leaves_the_copies_ou
 def test_layers_are_what_the_inspector_says_with_the_times_that_the_profiler_hears(
     device: None, bindings: Bindings, model: Path, tmp_path: Path
 ) -> None:
-    engine = open_engine(spec(), model, tmp_path / "engines")
+    engine = open_engine(spec(), (model,), tmp_path / "engines")
     assert bindings.config.profiling_verbosity == "detailed"
     found = engine.layers(3)
     assert found is not None
@@ -281,7 +281,7 @@ def test_half_precision_tensors_are_packed_and_unpacked(
     from edgekd.profiling.agent.engines import input_values
 
     bindings.kind = "HALF"
-    engine = open_engine(spec(), model, tmp_path)
+    engine = open_engine(spec(), (model,), tmp_path)
     engine.run()
     assert engine.outputs() == [pytest.approx(input_values([1, 3], 0).tolist(), rel=1e-3)]
 
@@ -310,13 +310,13 @@ def test_an_engine_that_does_not_fit_is_refused_with_the_reason(
 ) -> None:
     bindings.kind = kind
     with pytest.raises(AgentError, match=message):
-        open_engine(spec(**changes), model, tmp_path)
+        open_engine(spec(**changes), (model,), tmp_path)
 
 
 def test_an_engine_of_our_own_for_this_board_is_loaded(
     device: None, bindings: Bindings, model: Path, tmp_path: Path
 ) -> None:
-    engine = open_engine(spec(kind="engine", fingerprint=FINGERPRINT), model, tmp_path)
+    engine = open_engine(spec(kind="engine", fingerprint=FINGERPRINT), (model,), tmp_path)
     engine.run()
     assert len(engine.outputs()[0]) == 3
     assert bindings.built == 0
@@ -330,10 +330,10 @@ def test_a_damaged_engine_and_a_graph_that_does_not_parse_are_told_apart(
     with pytest.raises(
         AgentError, match=r"on the board TensorRT 10\.3\.0 cannot read the engine: damaged, or of another version"
     ):
-        open_engine(spec(kind="engine", fingerprint=own), model, tmp_path)
+        open_engine(spec(kind="engine", fingerprint=own), (model,), tmp_path)
     bindings.parses = False
     with pytest.raises(AgentError, match="cannot take node 3: no such operator"):
-        open_engine(spec(), model, tmp_path)
+        open_engine(spec(), (model,), tmp_path)
 
 
 def test_a_cuda_call_that_fails_names_itself_and_the_reason(device: None) -> None:
@@ -347,12 +347,12 @@ def test_a_board_without_cuda_is_a_runtime_that_does_not_work(
     monkeypatch.setattr(cuda_module, "_NAMES", ("libnowhere.so",))
     monkeypatch.setattr(cuda_module.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(AgentError, match=r"tensorrt does not work on the board: the CUDA runtime library"):
-        open_engine(spec(), model, tmp_path)
+        open_engine(spec(), (model,), tmp_path)
 
 
 def test_an_unknown_runtime_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="knows no runtime 'tvm', only onnxruntime, tensorrt"):
-        open_engine(spec(runtime="tvm"), model, tmp_path)
+        open_engine(spec(runtime="tvm"), (model,), tmp_path)
 
 
 def test_what_is_missing_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgekd.core.blobs import FolderBlobs
-from edgekd.core.bundle import ModelBundle
-from edgekd.profiling.remote.request import Candidate
+from edgekd.core.bundle import BundleKind, ModelBundle
+from edgekd.core.digest import Digest
+from edgekd.profiling.remote.request import Candidate, candidate_from_bundle
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from tests.profiling.remote.loopback import LoopbackBoard, start_board
 
@@ -31,6 +32,17 @@ def candidates(tmp_path: Path) -> list[Candidate]:
     return [candidate(tmp_path, name, seed) for seed, name in enumerate(("small", "other"))]
 
 
+def engine(folder: Path, name: str, form: str, files: tuple[str, ...]) -> Candidate:
+    """An engine of a format, its files of any bytes."""
+    made, blobs, found = candidate(folder, name), FolderBlobs(folder / "blobs"), dict[str, Digest]()
+    for file in files:
+        path = folder / "scratch" / file
+        path.write_text(f"{name}: {file}")
+        found[file] = blobs.add(path)
+    changed = {"kind": BundleKind.ENGINE, "files": found, "tags": {"format": form, "precision": "fp32"}}
+    return candidate_from_bundle(name, made.bundle.model_copy(update=changed), blobs)
+
+
 def candidate(folder: Path, name: str, seed: int = 0, *, content: bytes | None = None) -> Candidate:
     """A toy graph, or a file of other bytes in its place."""
     blobs = FolderBlobs(folder / "blobs")
@@ -40,4 +52,4 @@ def candidate(folder: Path, name: str, seed: int = 0, *, content: bytes | None =
         path = folder / "scratch" / "damaged.onnx"
         path.write_bytes(content)
         bundle = bundle.model_copy(update={"files": {"model.onnx": blobs.add(path)}})
-    return Candidate(name=name, bundle=bundle, path=blobs.path(bundle.file("model.onnx")))
+    return candidate_from_bundle(name, bundle, blobs)

@@ -47,6 +47,6 @@ def test_an_emulated_aarch64_board_computes_what_this_machine_computes(
     assert isinstance(latency.environment["machine"], dict)
     assert latency.environment["machine"]["architecture"] == "aarch64"
     images = np.frombuffer(input_values([1, 3, 8, 8], 0), dtype=np.float32).reshape(1, 3, 8, 8)
-    (here,) = onnxruntime.InferenceSession(str(made.path)).run(None, {"images": images})
+    (here,) = onnxruntime.InferenceSession(str(next(iter(made.files.values())))).run(None, {"images": images})
     (there,) = found.outputs["toy@onnxruntime, 1 threads"]
     np.testing.assert_allclose(np.asarray(there).reshape(here.shape), here, rtol=1e-4, atol=1e-5)

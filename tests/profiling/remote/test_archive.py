@@ -11,7 +11,15 @@ from edgekd.profiling.remote.archive import agent_archive, agent_sources
 
 OLDEST = (3, 10)
 BESIDE_A_RUNTIME = {
-    "onnxruntime": {"onnxruntime", "numpy"},
+    "arrays": {"numpy"},
+    "onnxruntime": {"onnxruntime"},
+    "openvino": {"openvino"},
+    "openvino_request": {"openvino"},
+    "executorch": {"executorch", "torch"},
+    "ncnn": {"ncnn"},
+    "ncnn_network": {"ncnn", "numpy"},
+    "litert": {"ai_edge_litert"},
+    "litert_values": {"numpy"},
     "tensorrt": {"tensorrt"},
     "tensorrt_api": {"tensorrt"},
     "tensorrt_run": {"tensorrt"},

@@ -10,27 +10,32 @@ from typing import Any
 
 import pytest
 
+from edgekd.core.events import RecordingReporter
 from edgekd.core.report import ProfileReport
 from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable
+from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.remote import for_target
-from edgekd.profiling.remote.for_target import require_board
+from edgekd.profiling.remote.for_target import profile_for_target, require_board
+from edgekd.profiling.remote.profile import BoardProfile
 from edgekd.profiling.remote.request import BoardPlan, Candidate
 from edgekd.profiling.stage import ProfileConfig, ProfileStage
 from edgekd.targets.load import load_target
+from edgekd.targets.schema import RuntimeSupport
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from edgekd.testing.toys import toy_bundle
 from tests.gate.results import entry
 from tests.profiling.cards import card
+from tests.profiling.remote.conftest import candidate, engine
 
 ACCESS = BoardAccess(address="ssh://toy", lock_clocks=True, name="orin-1")
 MACHINE = {"cpu_model": "Toy", "board_model": None, "architecture": "aarch64"}
 
 
 def toy(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> None:
-    offers = {n: {"ok": n in runtimes, "version": "1", "install": f"get {n}"} for n in ("onnxruntime", "tensorrt")}
+    offers = {n: {"ok": n in runtimes, "version": "1", "install": f"get {n}"} for n in ADAPTERS}
     board = SimpleNamespace(
         name="ssh://toy",
         python="python3",
@@ -42,14 +47,14 @@ def toy(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> None:
 
 def test_a_board_offers_the_runtimes_of_the_card_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     toy(monkeypatch, "onnxruntime", "tensorrt")
-    assert require_board(ACCESS, card(here=False)) == ("onnxruntime",)
+    assert require_board(ACCESS, card(here=False)).runtimes == ("onnxruntime",)
 
 
 @pytest.mark.parametrize(
     ("runtime", "there", "message"),
     [
         ("onnxruntime", "tensorrt", "onnxruntime cannot be used there: not installed for python3"),
-        ("openvino", "onnxruntime", "toy-board runs in openvino; boards are measured in onnxruntime and tensorrt"),
+        ("torch", "onnxruntime", "toy-board runs in torch; boards are measured in onnxruntime, .*litert"),
     ],
 )
 def test_a_board_without_a_runtime_of_the_card_is_refused(
@@ -66,6 +71,36 @@ def test_a_board_that_is_not_the_target_is_refused_before_the_work(monkeypatch: 
         require_board(ACCESS, load_target("raspberry-pi-5"))
 
 
+def test_engines_of_a_runtime_that_the_board_lacks_are_left_out_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy(monkeypatch, "onnxruntime", "ncnn")
+    both = (RuntimeSupport(runtime="onnxruntime", precisions=("fp32",)),
+            RuntimeSupport(runtime="ncnn", precisions=("fp32",)),
+            RuntimeSupport(runtime="litert", precisions=("fp32",)))  # fmt: skip
+    target = card(here=False).model_copy(update={"runtimes": both})
+    offer = require_board(ACCESS, target)
+    assert (offer.runtimes, offer.absent) == (("onnxruntime", "ncnn"), {"litert": "ssh toy get litert"})
+    sent: list[tuple[str, int]] = []
+
+    def profile(ssh: object, candidates: Sequence[Candidate], plan: BoardPlan, **more: Any) -> Any:
+        sent.extend((c.name, len(c.files)) for c in candidates)
+        report = ProfileReport(device="toy", measured=True, threads=(1,), entries=(entry("graph", 1.0),), board="b")
+        return BoardProfile(report=report, decisions=("measured",), outputs={})
+
+    monkeypatch.setattr(for_target, "profile_on_board", profile)
+    made = [
+        candidate(tmp_path, "graph"),
+        engine(tmp_path, "small", "ncnn", ("model.param", "model.bin")),
+        engine(tmp_path, "other", "litert", ("model.tflite",)),
+    ]
+    found = profile_for_target(ACCESS, target, made, BoardPlan(), RecordingReporter())
+    assert sent == [("graph", 1), ("small", 2)]
+    assert found.decisions == (
+        "measured", "other is not measured: litert is not on orin-1 (ssh toy get litert).",
+    )  # fmt: skip
+
+
 def test_the_profile_node_sends_graphs_and_leaves_modules_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy(monkeypatch, "onnxruntime", "tensorrt")
     ctx = make_context(tmp_path, seed=3, resources={"target": card(here=False)})
@@ -77,7 +112,7 @@ def test_the_profile_node_sends_graphs_and_leaves_modules_here(tmp_path: Path, m
         report = ProfileReport(
             device="toy", measured=True, threads=(2,), entries=(entry("graph", 1.0),), board=more["name"]
         )
-        return SimpleNamespace(report=report, decisions=("clocks were fixed",))
+        return BoardProfile(report=report, decisions=("clocks were fixed",), outputs={})
 
     monkeypatch.setattr(for_target, "profile_on_board", profile)
     inputs = make_inputs(

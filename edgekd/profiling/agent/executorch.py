@@ -1,0 +1,92 @@
+"""ExecuTorch on the board's CPU, as `edgekd/runtimes/executorch.py` runs it: one engine, two places.
+
+The library has one pool of threads for the process, and programs hold a pointer to it. A process of the agent measures
+at one number of threads, so the pool is set before the first program and never again. Standard library of Python 3.10,
+and inside functions ExecuTorch with the PyTorch that it brings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekd.profiling.agent.arrays import flat, one_image
+from edgekd.profiling.agent.engines import NOT_LOADED, version_of
+from edgekd.profiling.agent.wire import AgentError
+from edgekd.runtimes.native_output import native_stderr
+
+BACKEND = "XnnpackBackend"
+
+
+class ExecuTorchEngine:
+    """A program's `forward` method and its image; see `Engine` for the contract."""
+
+    def __init__(self, program: Any, method: Any, images: Any, facts: dict[str, Any]) -> None:
+        self._program, self._method, self._images, self._facts = program, method, images, facts
+        self._found: list[Any] = []
+
+    def run(self) -> None:
+        import torch
+
+        # The memory of an output may be the program's own.
+        self._found = [out.numpy().copy() for out in self._method.execute([torch.from_numpy(self._images)])]
+
+    def outputs(self) -> list[list[float]]:
+        return flat(self._found)
+
+    def device_ns(self, calls: int) -> list[int] | None:
+        return None  # the processor that calls is the device
+
+    def layers(self, calls: int) -> dict[str, Any] | None:
+        return None  # its trace is read with the tools that a board need not have
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self._facts)
+
+    def close(self) -> None:
+        self._method = self._program = None
+
+
+def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> ExecuTorchEngine:
+    """An engine on a `.pte` program.
+
+    Raises:
+        AgentError: It does not load, or takes something else than one image.
+        ImportError: ExecuTorch is not installed.
+    """
+    with native_stderr():  # it narrates what processor it found
+        from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime
+
+    images, version, (path,), threads = one_image(spec), version_of("executorch"), paths, int(spec["threads"])
+    library, failure = Runtime.get(), ""
+    began = time.perf_counter()
+    with native_stderr() as said:
+        if portable_lib._threadpool_get_thread_count() != threads:
+            portable_lib._unsafe_reset_threadpool(threads)
+        try:
+            program = library.load_program(path)
+            method = program.load_method("forward")
+        except (RuntimeError, KeyError) as err:
+            failure = str(err)
+    if failure:
+        raise AgentError(NOT_LOADED, f"ExecuTorch {version} cannot load the model: {said.last or failure}")
+    load_ms = (time.perf_counter() - began) * 1e3
+    sizes = tuple(method.metadata.input_tensor_meta(0).sizes())
+    if method.metadata.num_inputs() != 1 or sizes != images.shape:
+        raise AgentError(NOT_LOADED, f"the program takes {sizes}, and its bundle says {images.shape}")
+    return ExecuTorchEngine(
+        program,
+        method,
+        images,
+        {
+            "runtime": "executorch",
+            "version": version,
+            "provider": BACKEND if library.backend_registry.is_available(BACKEND) else "portable",
+            "threads": threads,
+            "images_per_run": 1,
+            "load_ms": load_ms,
+        },
+    )

@@ -1,0 +1,73 @@
+"""ncnn on the board's CPU, with the settings of `edgekd/runtimes/ncnn.py`: one engine, two places.
+
+Standard library of Python 3.10, and inside functions ncnn with the NumPy that it brings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekd.profiling.agent.arrays import flat, one_image
+from edgekd.profiling.agent.engines import NOT_LOADED
+from edgekd.profiling.agent.wire import AgentError
+from edgekd.runtimes.engines.ncnn_network import NcnnError, NcnnNetwork, arithmetic
+
+
+class NcnnEngine:
+    """A network and its image; see `Engine` for the contract."""
+
+    def __init__(self, network: NcnnNetwork, image: Any, facts: dict[str, Any]) -> None:
+        self._network, self._image, self._facts = network, image, facts
+        self._found: Any = None
+
+    def run(self) -> None:
+        self._found = self._network.answer(self._image)
+
+    def outputs(self) -> list[list[float]]:
+        return flat([self._found])
+
+    def device_ns(self, calls: int) -> list[int] | None:
+        return None  # the processor that calls is the device
+
+    def layers(self, calls: int) -> dict[str, Any] | None:
+        return None  # the library does not tell
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self._facts)
+
+    def close(self) -> None:
+        self._network.close()
+
+
+def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> NcnnEngine:
+    """An engine on a `.param` and a `.bin` file.
+
+    Raises:
+        AgentError: They do not load.
+        ImportError: ncnn is not installed.
+    """
+    import ncnn
+
+    (image,) = one_image(spec)
+    param, weights = paths
+    half, began = spec["precision"] == "fp16", time.perf_counter()
+    try:
+        network = NcnnNetwork(param, weights, threads=int(spec["threads"]), half=half)
+    except NcnnError as err:
+        raise AgentError(NOT_LOADED, f"ncnn {ncnn.__version__} cannot load the model: {err}") from err
+    return NcnnEngine(
+        network,
+        image,
+        {
+            "runtime": "ncnn",
+            "version": ncnn.__version__,
+            "provider": "cpu",
+            "threads": spec["threads"],
+            "images_per_run": 1,
+            "arithmetic": arithmetic(half=half),
+            "load_ms": (time.perf_counter() - began) * 1e3,
+        },
+    )

@@ -1,0 +1,80 @@
+"""OpenVINO on the board's CPU, with the settings of `edgekd/runtimes/openvino.py`: one engine, two places.
+
+Standard library of Python 3.10, and inside functions OpenVINO with the NumPy that it brings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekd.profiling.agent.arrays import feeds_of, flat
+from edgekd.profiling.agent.engines import NOT_LOADED, version_of
+from edgekd.profiling.agent.wire import AgentError
+from edgekd.runtimes.engines.openvino_request import bound, cpu_settings, executing, run_bound
+
+DEVICE = "CPU"
+
+
+class OpenVinoEngine:
+    """A request with its own memory, and what it is fed; see `Engine` for the contract."""
+
+    def __init__(self, compiled: Any, feeds: dict[str, Any], facts: dict[str, Any]) -> None:
+        self._compiled, self._feeds, self._facts = compiled, feeds, facts
+        self._request = compiled.create_infer_request()
+        self._memory = bound(compiled, self._request)
+        self._found: list[Any] = []
+
+    def run(self) -> None:
+        self._found = run_bound(self._request, self._memory, self._feeds, len(self._compiled.outputs))
+
+    def outputs(self) -> list[list[float]]:
+        return flat(self._found)
+
+    def device_ns(self, calls: int) -> list[int] | None:
+        return None  # the processor that calls is the device
+
+    def layers(self, calls: int) -> dict[str, Any] | None:
+        return None  # its counters would need the graph compiled a second time; not brought home yet
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self._facts)
+
+    def close(self) -> None:
+        self._request = self._compiled = None
+
+
+def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> OpenVinoEngine:
+    """An engine on an ONNX file, its free axes fixed to the batch.
+
+    Raises:
+        AgentError: It does not load.
+        ImportError: OpenVINO is not installed.
+    """
+    import openvino
+
+    feeds, version, (path,) = feeds_of(spec), version_of("openvino"), paths
+    began = time.perf_counter()
+    try:
+        core = openvino.Core()
+        model = core.read_model(path)
+        model.reshape({name: list(value.shape) for name, value in feeds.items()})
+        compiled = core.compile_model(model, DEVICE, cpu_settings(int(spec["threads"])))
+    except RuntimeError as err:
+        raise AgentError(NOT_LOADED, f"OpenVINO {version} cannot load the model: {err}") from err
+    load_ms = (time.perf_counter() - began) * 1e3
+    return OpenVinoEngine(
+        compiled,
+        feeds,
+        {
+            "runtime": "openvino",
+            "version": version,
+            "provider": ",".join(executing(compiled)),
+            "threads": spec["threads"],
+            "performance_hint": "LATENCY",
+            "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+            "load_ms": load_ms,
+        },
+    )
