@@ -7,7 +7,8 @@ ResNet-56 teaches a ResNet-20 (same family) and a small inverted residual networ
 schedule, learning rate and augmentation are the same for all rows; each objective has its own default arguments and
 weights, none is tuned. The last epoch is judged on test images that no decision has seen. Two rows are controls:
 `no-kd` trains on the labels alone, and `kd-random-teacher` distils from a ResNet-56 that was never trained, whose gain
-over `no-kd` should be none. Each finished training is a line in `--work`: a run that was killed goes on there.
+over `no-kd` should be none. `--objectives` takes sums too, as the command line does; one is among the rows. Each
+finished training is a line in `--work`: a run that was killed goes on there.
 
 With `--leading N` every row has the first seed, and the best N of each pair, `no-kd` and `kd` have the others too. The
 seed that chose the leaders flatters them, so their mean over the other seeds (`top1_unchosen`) stands beside.
@@ -45,12 +46,16 @@ from edgekd.nn.save import bundle_from_module
 from edgekd.pipeline.prepare import prepare, resources_of
 from edgekd.pipeline.request import Request
 from edgekd.pipeline.stages import STAGES
+from edgekd.pipeline.training import loss_of
 from edgekd.tasks.classification import agreement, top1
 from edgekd.train.evaluate_torch import module_logits
-from edgekd.train.objective import OBJECTIVES, TAPPED
+from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
+from edgekd.train.terms import terms_from_text
 
 AUGMENT = {"pad_px": 4, "flip": True, "crop_scale_min": 1.0}
 NO_KD, RANDOM_TEACHER = "no-kd", "kd-random-teacher"
+SUMS = ("kd+fitnet",)
+"""Answers and feature maps together, each with its own default weight."""
 QUICK = (NO_KD, "kd", "soft", "pskd", "ofa", "reviewkd", RANDOM_TEACHER)
 STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet20": ("module:models:CifarResNet", {"depth": 20}),
@@ -136,25 +141,25 @@ class Bench:
             "lr": arguments.lr,
             "augment": AUGMENT,
             "grad_clip": 5.0,
-            "objective": "kd" if objective == RANDOM_TEACHER else objective,
         }
         ports: dict[str, tuple[str, ...]] = {"student": ("@student",)}
         if objective == NO_KD:
             config["objective"] = None
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
+        config |= loss_of(terms_from_text("kd" if objective == RANDOM_TEACHER else objective))
         config["teacher_views"] = arguments.views
         if objective == RANDOM_TEACHER:
             # Beside the labels, not instead of them: with the weights of `kd` it would be noise alone.
             config |= {"supervised_weight": 1.0, "distill_weight": 1.0}
             ports["teacher"] = ("@random",)
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
-        kind = OBJECTIVES.get(objective)
-        if not kind.needs_teacher:
+        kinds = kinds_of(objective)
+        if not any(kind.needs_teacher for kind in kinds):
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         ports["teacher"] = ("@teacher",)
-        if kind.trains_teacher:
+        if any(kind.trains_teacher for kind in kinds):
             config |= {"teacher_views": 0, "augment": {**AUGMENT, "views": arguments.views}}
-        if kind.trains_teacher or kind.needs_of_teacher & TAPPED:
+        if looks_inside(objective):
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         asked = {"views": arguments.views, "augment": AUGMENT}
         ports["answers"] = ("answers",)
@@ -270,10 +275,18 @@ def _entry(rows: list[dict[str, Any]], objective: str) -> dict[str, Any]:
         "top1_unchosen": statistics.fmean(top1[1:]) if len(top1) > 1 else None,
         "agreement": statistics.fmean(row["agreement"] for row in rows),
         "seconds": statistics.fmean(row["seconds"] for row in rows),
-        "inside": objective in OBJECTIVES
-        and OBJECTIVES.get(objective).needs_teacher
-        and bool(OBJECTIVES.get(objective).trains_teacher or OBJECTIVES.get(objective).needs_of_teacher & TAPPED),
+        "inside": looks_inside(objective),
     }
+
+
+def kinds_of(objective: str) -> list[type[Objective[Any]]]:
+    """The objectives of a row: several for a sum, none for the controls."""
+    return [] if objective in (NO_KD, RANDOM_TEACHER) else [OBJECTIVES.get(t.name) for t in terms_from_text(objective)]
+
+
+def looks_inside(objective: str) -> bool:
+    """Whether the teacher runs along, because its stored answers do not tell enough."""
+    return any(k.needs_teacher and (k.trains_teacher or bool(k.needs_of_teacher & TAPPED)) for k in kinds_of(objective))
 
 
 def _key(row: dict[str, Any]) -> Key:
@@ -296,7 +309,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with cifar10/ and weights/")
     parser.add_argument("--work", type=Path, default=Path("out/objectives_table"), help="rows and store, kept")
     parser.add_argument("--out", type=Path, help="JSON result; benchmarks/results/objectives_table.json if not --quick")
-    parser.add_argument("--objectives", nargs="+", choices=[NO_KD, *OBJECTIVES, RANDOM_TEACHER], metavar="NAME")
+    parser.add_argument("--objectives", nargs="+", metavar="NAME", help="names, sums of them, or controls")
     parser.add_argument("--students", nargs="+", choices=list(STUDENTS), default=list(STUDENTS))
     parser.add_argument("--images", type=int, default=10_000, help="training images")
     parser.add_argument("--held-out", type=int, default=10_000, help="test images")
@@ -314,8 +327,10 @@ def _arguments() -> argparse.Namespace:
         arguments.images, arguments.held_out, arguments.epochs, arguments.views = 128, 100, 2, 1
         arguments.seeds = 1
     arguments.objectives = arguments.objectives or (
-        list(QUICK) if arguments.quick else [NO_KD, *OBJECTIVES, RANDOM_TEACHER]
+        list(QUICK) if arguments.quick else [NO_KD, *OBJECTIVES, *SUMS, RANDOM_TEACHER]
     )
+    for name in arguments.objectives:
+        kinds_of(name)  # a name that there is none of is refused before the first training
     folder = arguments.work if arguments.quick else Path("benchmarks/results")
     arguments.out = arguments.out or folder / "objectives_table.json"
     return arguments
