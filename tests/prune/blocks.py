@@ -13,7 +13,7 @@ from edgekd.core.cost import OpCost
 from edgekd.nn.channels.analysis import Analysis, analyse
 from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.nn.channels.widths import Corrections, Stairs, WidthLatency
-from edgekd.profiling.table.effective import Calibrated, calibrated
+from edgekd.profiling.table.effective import Calibrated, Series, calibrated
 from edgekd.profiling.table.kinds import Kind, kinds_of
 from edgekd.targets.latency import LatencyModel
 from edgekd.targets.latency_table import LatencyTable, Timed
@@ -106,10 +106,10 @@ class Planted:
     def calibrated(self, multiple: int = 8, only: Callable[[int], bool] = lambda kept: True) -> Calibrated:
         self.followed.correct(Corrections())
         times = [
-            (kind, {kept: self.time(kind.groups, kept) for kept in kind.kept if only(kept)})
+            (kind, {kept: Series(self.time(kind.groups, kept)) for kept in kind.kept if only(kept)})
             for kind in self.kinds(multiple)
         ]
-        return calibrated(self.followed, self.time(), times)
+        return calibrated(self.followed, Series(self.time()), times)
 
     def table(self, multiple: int = 8, only: Callable[[int], bool] = lambda kept: True) -> LatencyTable:
         found = self.calibrated(multiple, only)

@@ -12,6 +12,7 @@ from edgekd.core.events import Reporter
 from edgekd.core.report import LatencyReport
 from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable, EdgekdError
+from edgekd.profiling.compare import CONFIDENCE, ratios_precise
 from edgekd.profiling.isolated import Engine, Extras, measure_isolated
 from edgekd.profiling.measure import MeasurePlan
 from edgekd.profiling.remote.calibrate import board_calibrator
@@ -31,7 +32,8 @@ class Manner:
     Attributes:
         threads: CPU threads.
         duration_s: Of each engine, at most.
-        interval: Stop early when the 95 % interval of every median is narrower than this fraction of it.
+        interval: Stop early when the 95 % interval of every engine's ratio to the first one is narrower than this; on a
+            board, when that of every median is narrower than this fraction of it.
         seed: Of the order.
         reporter: Told of progress.
     """
@@ -97,6 +99,7 @@ def _here(target: Target, precision: Precision, wanted: str | None, manner: Mann
             MeasurePlan(duration_s=manner.duration_s, precision=manner.interval),
             seed=manner.seed,
             extras=Extras(energy_s=0.1),
+            enough=ratios_precise(next(iter(engines)), manner.interval, CONFIDENCE),
             on_round=lambda done: manner.reporter.progress(task, round(99 * done), 100),
         )
         manner.reporter.progress(task, 100, 100)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from edgekd.core.rounds import Interval, median_interval
 from edgekd.nn.channels.widths import Corrections, WidthLatency
 from edgekd.profiling.table.kinds import Kind
 from edgekd.targets.latency_table import Timed, TimedKind, TimedWidth
@@ -30,6 +31,28 @@ class Calibrated:
     fixed_ms: float
 
 
+@dataclass(frozen=True)
+class Series:
+    """What one engine took.
+
+    Attributes:
+        time: The median of all its runs.
+        rounds: The median in each round; engines of one run share their rounds. Empty where only the time is known.
+    """
+
+    time: Timed
+    rounds: tuple[float, ...] = ()
+
+    def beside(self, other: Series) -> Interval | None:
+        """The ratio of this engine's time to another one's within rounds; None where they had no rounds in common.
+
+        What slowed a whole round cancels, so this tells apart what two medians do not.
+        """
+        if not self.rounds or len(self.rounds) != len(other.rounds):
+            return None
+        return median_interval([mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=True)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Rung:
     """One width of a kind: its time, and what is left of it when differences within the noise are taken for none."""
@@ -39,7 +62,7 @@ class _Rung:
     level_ms: float
 
 
-def calibrated(latency: WidthLatency, whole: Timed, times: Sequence[tuple[Kind, Mapping[int, Timed]]]) -> Calibrated:
+def calibrated(latency: WidthLatency, whole: Series, times: Sequence[tuple[Kind, Mapping[int, Series]]]) -> Calibrated:
     """The corrections under which the model predicts every time, up to the noise of it.
 
     The model's prices are multiplied first, per operation, by the least factor with which it can save all that was
@@ -48,14 +71,14 @@ def calibrated(latency: WidthLatency, whole: Timed, times: Sequence[tuple[Kind, 
 
     Args:
         latency: Of the whole network by the model; left with the corrections but for their stairs.
-        whole: Time of the whole network.
+        whole: Of the whole network.
         times: Of each kind by units kept, of one engine in which all groups of the kind are so narrow.
     """
-    ladders = [(kind, _rungs(whole, timed)) for kind, timed in times if timed]
-    otherwise = whole.p50_ms / latency.now_ms
-    scales = _scales(latency, whole, ladders, otherwise)
+    ladders, whole_ms = [(kind, _rungs(whole, timed)) for kind, timed in times if timed], whole.time.p50_ms
+    otherwise = whole_ms / latency.now_ms
+    scales = _scales(latency, whole_ms, ladders, otherwise)
     latency.correct(Corrections(scales=scales, otherwise=otherwise))
-    fixed_ms = whole.p50_ms - latency.now_ms
+    fixed_ms = whole_ms - latency.now_ms
     latency.correct(Corrections(scales=scales, otherwise=otherwise, fixed_ms=fixed_ms))
     kinds = []
     for kind, rungs in ladders:
@@ -64,7 +87,7 @@ def calibrated(latency: WidthLatency, whole: Timed, times: Sequence[tuple[Kind, 
             TimedWidth(
                 kept=rung.kept,
                 time=rung.time,
-                effective=_effective(taken_ms, kind.units, whole.p50_ms - rung.level_ms),
+                effective=_effective(taken_ms, kind.units, whole_ms - rung.level_ms),
             )
             for rung in rungs
         )
@@ -72,52 +95,58 @@ def calibrated(latency: WidthLatency, whole: Timed, times: Sequence[tuple[Kind, 
     return Calibrated(kinds=tuple(kinds), scales=scales, otherwise=otherwise, fixed_ms=fixed_ms)
 
 
-def levels(whole: Timed, narrower: Sequence[Timed]) -> list[float]:
-    """The time that each width is taken to have: its own, unless it cannot be told apart from that of a wider one.
+def levels(whole: Series, narrower: Sequence[Series]) -> list[float]:
+    """The milliseconds that each width is taken to have: its own, unless it cannot be told apart from a wider one.
 
-    Then it is that one's, and the slowest of several: a step that is not seen to be faster counts as not faster. A rise
-    beyond the noise stays a rise.
+    Then they are that one's, and the slowest one's of several: a step that is not seen to be faster counts as not
+    faster. A rise beyond the noise stays a rise. A width's own are the whole one's times the ratio within rounds.
 
     Args:
-        whole: Time of the whole width.
-        narrower: Times of narrower and narrower widths.
+        whole: Of the whole width.
+        narrower: Of narrower and narrower widths.
     """
-    distinct, found = [whole], []
-    for time in narrower:
-        alike = [level.p50_ms for level in distinct if not apart(level, time)]
+    distinct, found = [(whole, whole.time.p50_ms)], []
+    for series in narrower:
+        ratio = series.beside(whole)
+        own_ms = series.time.p50_ms if ratio is None else whole.time.p50_ms * ratio.middle
+        alike = [level_ms for level, level_ms in distinct if not apart(level, series)]
         if not alike:
-            distinct.append(time)
-        found.append(max(alike, default=time.p50_ms))
+            distinct.append((series, own_ms))
+        found.append(max(alike, default=own_ms))
     return found
 
 
-def apart(one: Timed, other: Timed) -> bool:
-    """Whether the 95 % interval of the difference of two medians leaves zero out.
+def apart(one: Series, other: Series) -> bool:
+    """Whether one of two engines is faster: the 95 % interval of their ratio within rounds leaves one out.
 
-    The distances from each median to the ends of its interval add up as squares (Zou and Donner 2008, Statistics in
-    Medicine 27:1693, MOVER).
+    Engines without rounds in common are compared by their medians, whose difference must leave zero out: the distances
+    from each median to the ends of its interval add up as squares (Zou and Donner 2008, Statistics in Medicine 27:1693,
+    MOVER).
     """
-    slow, fast = (one, other) if one.p50_ms >= other.p50_ms else (other, one)
+    ratio = one.beside(other)
+    if ratio is not None:
+        return ratio.enough and not ratio.low <= 1 <= ratio.high
+    slow, fast = sorted((one.time, other.time), key=lambda time: -time.p50_ms)
     return slow.p50_ms - fast.p50_ms > math.hypot(slow.p50_ms - slow.low_ms, fast.high_ms - fast.p50_ms)
 
 
-def _rungs(whole: Timed, timed: Mapping[int, Timed]) -> tuple[_Rung, ...]:
+def _rungs(whole: Series, timed: Mapping[int, Series]) -> tuple[_Rung, ...]:
     ordered = sorted(timed.items(), reverse=True)
-    found = levels(whole, [time for _, time in ordered])
+    found = levels(whole, [series for _, series in ordered])
     return tuple(
-        _Rung(kept=kept, time=time, level_ms=level) for (kept, time), level in zip(ordered, found, strict=True)
+        _Rung(kept=kept, time=series.time, level_ms=level) for (kept, series), level in zip(ordered, found, strict=True)
     )
 
 
 def _scales(
-    latency: WidthLatency, whole: Timed, ladders: Sequence[tuple[Kind, Sequence[_Rung]]], otherwise: float
+    latency: WidthLatency, whole_ms: float, ladders: Sequence[tuple[Kind, Sequence[_Rung]]], otherwise: float
 ) -> dict[str, float]:
     """By operation that some kind changes."""
     scales: dict[str, float] = {}
     for kind, rungs in ladders:
         taken_ms = latency.together(kind.groups)
         predicted = [(rung, taken_ms(kind.units) - taken_ms(rung.kept)) for rung in rungs]
-        needed = [(whole.p50_ms - rung.level_ms) / saved for rung, saved in predicted if saved > 0]
+        needed = [(whole_ms - rung.level_ms) / saved for rung, saved in predicted if saved > 0]
         for name in latency.touched(kind.groups):
             scales[name] = max(scales.get(name, 0.0), *needed, 0.0)
     # What never got faster has no factor of its own; its effective width is the whole one whatever it is.

@@ -13,6 +13,7 @@ from edgekd.core.blobs import FolderBlobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.report import LatencyReport
 from edgekd.core.report_io import bundle_from_report, report_from_bundle
+from edgekd.core.rounds import round_medians
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
 from edgekd.core.text import counted, ms
 from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError, UserError
@@ -21,7 +22,7 @@ from edgekd.nn.channels.analysis import analyse
 from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.nn.channels.widths import Corrections, WidthLatency
 from edgekd.profiling.table.device import Device, Latencies, Manner, device_for
-from edgekd.profiling.table.effective import calibrated
+from edgekd.profiling.table.effective import Series, calibrated
 from edgekd.profiling.table.engines import Workshop
 from edgekd.profiling.table.kinds import Kind, kinds_of, within
 from edgekd.targets.latency import LatencyModel, latency_model_from_target
@@ -45,7 +46,8 @@ class LatencyTableConfig(StageConfig):
         widths: Of each kind of groups, at most.
         engines: In all, at most; kinds that can save much time come first, and those left out keep the prediction.
         duration_s: Timed running of each engine, at most.
-        interval: Stop early when the 95 % interval of each median is narrower than this fraction of it.
+        interval: Stop early when the 95 % interval of each engine's ratio to the whole one is narrower than this; on a
+            board, when that of each median is narrower than this fraction of it.
     """
 
     precision: Precision = "fp32"
@@ -78,6 +80,7 @@ class LatencyTableStage(Stage[LatencyTableConfig]):
     """
 
     name = "latency-table"
+    version = 2
     Config = LatencyTableConfig
     ports: ClassVar = {"model": port(BundleKind.TORCH), "latency_model": port(BundleKind.REPORT, optional=True)}
     produces = BundleKind.REPORT
@@ -116,7 +119,7 @@ class LatencyTableStage(Stage[LatencyTableConfig]):
         whole = found[WHOLE]
         if not isinstance(whole, LatencyReport):
             raise whole
-        result = calibrated(latency, _time(whole), _by_kind(kinds, cuts, found))
+        result = calibrated(latency, _series(whole), _by_kind(kinds, cuts, found))
         if not result.kinds:
             raise BuildFailed(f"No width of any group could be timed. {_failures(cuts, found)[0]}")
         table = LatencyTable(
@@ -124,7 +127,7 @@ class LatencyTableStage(Stage[LatencyTableConfig]):
             runtime=device.runtime,
             precision=config.precision,
             threads=config.threads,
-            whole=_time(whole),
+            whole=_series(whole).time,
             kinds=result.kinds,
             left_out=tuple(group.name for kind in left_out for group in kind.groups),
             model=model,
@@ -211,17 +214,18 @@ def _timed(device: Device, workshop: Workshop, cuts: Sequence[_Cut], ctx: Contex
     return {**failures, **found}, said
 
 
-def _time(report: LatencyReport) -> Timed:
-    return Timed(p50_ms=report.p50_ms, low_ms=report.median_low_ms, high_ms=report.median_high_ms)
+def _series(report: LatencyReport) -> Series:
+    time = Timed(p50_ms=report.p50_ms, low_ms=report.median_low_ms, high_ms=report.median_high_ms)
+    return Series(time, tuple(round_medians(report.rounds_ns)))
 
 
-def _by_kind(kinds: Sequence[Kind], cuts: Sequence[_Cut], found: Latencies) -> list[tuple[Kind, Mapping[int, Timed]]]:
+def _by_kind(kinds: Sequence[Kind], cuts: Sequence[_Cut], found: Latencies) -> list[tuple[Kind, Mapping[int, Series]]]:
     """The times of each kind by units kept."""
-    times: dict[int, dict[int, Timed]] = {id(kind): {} for kind in kinds}
+    times: dict[int, dict[int, Series]] = {id(kind): {} for kind in kinds}
     for cut in cuts:
         latency = found[cut.name]
         if isinstance(latency, LatencyReport):
-            times[id(cut.kind)][cut.kept] = _time(latency)
+            times[id(cut.kind)][cut.kept] = _series(latency)
     return [(kind, times[id(kind)]) for kind in kinds]
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from edgekd.nn.channels.widths import Corrections, WidthLatency
-from edgekd.profiling.table.effective import apart, levels
+from edgekd.profiling.table.effective import Series, apart, levels
 from edgekd.prune.table import corrections_from_table
 from edgekd.targets.latency_table import LatencyTable, Timed
 from tests.prune.blocks import SHAPE, Planted, edges_of, model_price
 
 
-def timed(p50: float, noise: float = 0.01) -> Timed:
-    return Timed(p50_ms=p50, low_ms=p50 * (1 - noise), high_ms=p50 * (1 + noise))
+def timed(p50: float, noise: float = 0.01) -> Series:
+    return Series(Timed(p50_ms=p50, low_ms=p50 * (1 - noise), high_ms=p50 * (1 + noise)))
+
+
+def in_rounds(p50: float, seed: int, rounds: int = 60) -> Series:
+    """An engine on a machine that gets slower and faster by a third, and every engine of a round with it."""
+    weather, own = np.random.default_rng(0).uniform(0.8, 1.2, rounds), np.random.default_rng(seed)
+    times = p50 * weather * own.normal(1, 0.005, rounds)
+    low, high = np.quantile(times, (0.4, 0.6))
+    middle = float(np.median(times))
+    return Series(Timed(p50_ms=middle, low_ms=float(low), high_ms=float(high)), tuple(times.tolist()))
 
 
 def followed(device: Planted, table: LatencyTable) -> WidthLatency:
@@ -109,6 +119,26 @@ def test_a_real_rise_stays_and_is_no_yardstick_for_what_follows() -> None:
 
 def test_a_rise_within_the_noise_is_smoothed() -> None:
     assert levels(timed(1.0), [timed(0.8), timed(0.805)]) == [0.8, 0.8]
+
+
+def test_engines_that_took_turns_are_told_apart_where_their_medians_are_not() -> None:
+    """Two percent, where the median of each is known to ten: what slowed a round slowed both."""
+    whole, narrower, narrowest = in_rounds(1.0, 1), in_rounds(0.98, 2), in_rounds(0.98, 3)
+    assert narrower.time.high_ms > whole.time.low_ms
+    assert not apart(Series(whole.time), Series(narrower.time))
+    assert apart(whole, narrower)
+    assert not apart(narrower, narrowest)
+    first, second = levels(whole, [narrower, narrowest])
+    assert first == second == pytest.approx(0.98 * whole.time.p50_ms, rel=0.002)
+
+
+def test_too_few_rounds_tell_nothing_apart() -> None:
+    assert not apart(in_rounds(1.0, 1, rounds=4), in_rounds(0.5, 2, rounds=4))
+
+
+def test_engines_of_different_runs_are_compared_by_their_medians() -> None:
+    assert not apart(in_rounds(1.0, 1, rounds=60), in_rounds(0.98, 2, rounds=40))
+    assert apart(in_rounds(1.0, 1, rounds=60), in_rounds(0.5, 2, rounds=40))
 
 
 @pytest.mark.parametrize(("other", "expected"), [(0.99, False), (0.987, False), (0.985, True)])
