@@ -197,7 +197,7 @@ def slowdown(row: Row, rows: Sequence[Row]) -> str | None:
     if mine is None or twin is None or theirs is None or ratio is None or surely_faster(mine, theirs):
         return None
     name = row.candidate.precision.upper()
-    told = why_from_layers(row.layers, twin.layers)
+    told = why_from_layers(row.layers, twin.layers, int8=row.candidate.precision == INT8)
     if ratio < 1:
         return (
             f"{name} is not surely faster than FP32 in {row.runtime} ({significant(ratio, 2)} times its time): {told}"

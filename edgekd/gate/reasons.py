@@ -20,17 +20,18 @@ _NOT_CONVOLUTION = "convert"
 _PRODUCTS = ("gemm", "matmul", "matrixmultiply", "fullyconnected")
 
 
-def why_from_layers(low: LayerReport | None, full: LayerReport | None) -> str:
+def why_from_layers(low: LayerReport | None, full: LayerReport | None, *, int8: bool) -> str:
     """What makes the low-precision engine lose time, as clauses; the next best thing to say where nothing shows.
 
     Args:
         low: Of the INT8 or FP16 engine; None where its runtime tells nothing.
         full: Of the FP32 twin in the same runtime at the same thread count.
+        int8: Whether its layers were meant to compute in int8; FP16 layers count as float.
     """
     if low is None or not low.kinds:
         return "its runtime tells no times of layers, so the reason is not known"
     clauses = [
-        *_in_float(low, full),
+        *(_in_float(low) if int8 else ()),
         *_conversions(low, full),
         *_islands(low),
         *_elsewhere(low, full),
@@ -39,15 +40,15 @@ def why_from_layers(low: LayerReport | None, full: LayerReport | None) -> str:
     return ", ".join(clauses) or "the times of its layers show no single reason"
 
 
-def _in_float(low: LayerReport, full: LayerReport | None) -> list[str]:
-    """Heavy layers that stayed in float, where others went to int8 or the whole graph was meant to."""
+def _in_float(low: LayerReport) -> list[str]:
+    """Heavy layers that stayed in float."""
     said = []
     for family in (CONVOLUTIONS, PRODUCTS):
         kinds = _of_family(low, family)
         total = sum(kind.count for kind in kinds)
         stayed = [kind for kind in kinds if kind.arithmetic == "float"]
         count, spent_ms = sum(kind.count for kind in stayed), sum(kind.total_ms for kind in stayed)
-        if count and _is_int8(low):
+        if count:
             said.append(f"{count} of {total} {family} run in float ({_share(spent_ms, low)} of the time)")
     return said
 
@@ -109,10 +110,6 @@ def family_of(op: str) -> str | None:
     if "conv" in lowered and _NOT_CONVOLUTION not in lowered:
         return CONVOLUTIONS
     return PRODUCTS if any(name in lowered for name in _PRODUCTS) else None
-
-
-def _is_int8(report: LayerReport) -> bool:
-    return any(kind.arithmetic == "int8" for kind in report.kinds) or bool(report.fell_back)
 
 
 def _share(spent_ms: float, report: LayerReport) -> str:

@@ -35,7 +35,7 @@ SLOW = told(
 
 
 def test_the_sentence_counts_layers_in_float_conversions_and_islands_and_compares_the_work_itself() -> None:
-    assert why_from_layers(SLOW, FULL) == (
+    assert why_from_layers(SLOW, FULL, int8=True) == (
         "1 of 4 convolutions run in float (10% of the time), "
         "3 conversions between types or layouts (2 QuantizeLinear, 1 DequantizeLinear) take 30% of the time, in FP32 "
         "0%, 2 float layers stand between int8 ones, its convolutions take 1.5 times as long as those of FP32"
@@ -44,25 +44,32 @@ def test_the_sentence_counts_layers_in_float_conversions_and_islands_and_compare
 
 def test_an_engine_whose_every_layer_gained_has_no_single_reason() -> None:
     fast = told(*(layer(f"conv{i}", "QLinearConv", "int8", 1.0) for i in range(4)))
-    assert why_from_layers(fast, None) == "the times of its layers show no single reason"
-    assert "0.50 times as long" in why_from_layers(fast, FULL)
+    assert why_from_layers(fast, None, int8=True) == "the times of its layers show no single reason"
+    assert "0.50 times as long" in why_from_layers(fast, FULL, int8=True)
 
 
 def test_conversions_that_take_no_time_are_not_named() -> None:
     low = told(layer("q", "QuantizeLinear", "conversion", 0.001), layer("a", "QLinearConv", "int8", 3.0))
-    assert "QuantizeLinear" not in why_from_layers(low, None)
+    assert "QuantizeLinear" not in why_from_layers(low, None, int8=True)
 
 
 def test_a_runtime_that_tells_no_layers_is_not_guessed_about() -> None:
-    assert why_from_layers(None, FULL) == "its runtime tells no times of layers, so the reason is not known"
+    assert why_from_layers(None, FULL, int8=True) == "its runtime tells no times of layers, so the reason is not known"
 
 
 def test_layers_on_another_provider_are_a_reason_unless_the_twin_has_them_too() -> None:
     parts = (layer("a", "QLinearConv", "int8", 3.0), layer("b", "QLinearConv", "int8", 3.0))
     low = told(*parts, layer("s", "Softmax", "float", 3.0, "Other"))
-    assert "1 on Other instead of CPU" in why_from_layers(low, None)
+    assert "1 on Other instead of CPU" in why_from_layers(low, None, int8=True)
     twin = told(*(layer(f"c{i}", "Conv", "float", 3.0) for i in range(2)), layer("s", "Softmax", "float", 3.0, "Other"))
-    assert "Other" not in why_from_layers(low, twin)
+    assert "Other" not in why_from_layers(low, twin, int8=True)
+
+
+def test_layers_of_an_fp16_engine_are_not_called_float_because_one_ran_elsewhere() -> None:
+    parts = (layer("a", "Conv", "float", 3.0), layer("s", "Softmax", "float", 3.0, "Other"))
+    said = why_from_layers(told(*parts, quantized=False), None, int8=False)
+    assert "run in float" not in said
+    assert "1 on Other instead of CPU" in said
 
 
 def test_families_are_recognised_in_every_runtimes_words() -> None:
