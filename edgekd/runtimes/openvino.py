@@ -7,8 +7,7 @@ device really runs is asked of the compiled model. CPU and AUTO have run in our 
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +19,12 @@ from edgekd.core.blobs import Blobs
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.layers import HEAVY, Arithmetic, LayerReport, LayerTime, layer_report
 from edgekd.errors import DeviceUnavailable, UserError
-from edgekd.runtimes.engines.openvino_request import bound, cpu_settings, executing, run_bound
+from edgekd.runtimes.engines.openvino_request import COUNTING, bound, counters_of, cpu_settings, executing, run_bound
 from edgekd.runtimes.refused import refusal
 from edgekd.runtimes.session import Availability, FloatArray, Runtime, checked_feeds, computes_in_int8
 
 Device = Literal["CPU", "GPU", "NPU", "AUTO"]
-WARM_CALLS = 3
-"""Calls before those whose layers are recorded."""
+COUNTERS = "OpenVINO performance counters"
 CONVERSIONS = frozenset({"Reorder", "Convert", "FakeQuantize", "Transpose"})
 
 
@@ -58,9 +56,9 @@ class OpenVinoSession:
             raise UserError(f"OpenVINO could not run the graph: {err}") from err
         return dict(zip(self._outputs, values, strict=True))
 
-    def counters(self) -> list[Any]:
-        """The layers' times of the last call, of a model that was compiled to count them."""
-        return list(self._request.profiling_info)
+    def counters(self, feeds: Mapping[str, FloatArray], calls: int) -> list[dict[str, Any]]:
+        """What `counters_of` tells, of a model that was compiled to count."""
+        return counters_of(self._request, lambda: self.infer(feeds), calls)
 
     def compiled_graph(self) -> list[Any]:
         """The nodes that the model was compiled to, in the order they run."""
@@ -135,31 +133,13 @@ class OpenVino(Runtime):
         batch: int | None = None,
         calls: int = 20,
     ) -> LayerReport:
-        times: dict[str, list[float]] = {}
         path = blobs.path(bundle.file(self.model_file))
         with self._opened(path, threads=threads, batch=batch, counting=True) as session:
             device = ",".join(executing(session._compiled))
-            for _ in range(WARM_CALLS):
-                session.infer(feeds)
-            for _ in range(calls):
-                session.infer(feeds)
-                counters = [counter for counter in session.counters() if counter.status.name == "EXECUTED"]
-                for counter in counters:
-                    times.setdefault(counter.node_name, []).append(counter.real_time.total_seconds() * 1000)
-        layers = [
-            LayerTime(
-                name=counter.node_name,
-                op=counter.node_type,
-                provider=device,
-                arithmetic=arithmetic(counter.node_type, counter.exec_type),
-                kernel=counter.exec_type,
-                median_ms=statistics.median(times[counter.node_name]),
-            )
-            for counter in counters
-        ]
+            counters = session.counters(feeds, calls)
         return layer_report(
-            layers,
-            source="OpenVINO performance counters",
+            layers_from_counters(counters, device),
+            source=COUNTERS,
             calls=calls,
             provider=device,
             quantized=computes_in_int8(bundle),
@@ -215,6 +195,18 @@ def executed_layers(path: Path) -> tuple[ExecutedLayer, ...]:
     return tuple(layers)
 
 
+def layers_from_counters(counters: Sequence[Mapping[str, Any]], device: str) -> list[LayerTime]:
+    """The layers of a compiled model.
+
+    Args:
+        counters: See `edgekd.runtimes.engines.openvino_request.counters_of`.
+        device: That ran them.
+    """
+    return [
+        LayerTime(provider=device, arithmetic=arithmetic(told["op"], told["kernel"]), **dict(told)) for told in counters
+    ]
+
+
 def arithmetic(op: str, kernel: str) -> Arithmetic:
     """What a layer computed in: kernels end in their type, `brgconv_avx512_I8` for example."""
     if op in CONVERSIONS:
@@ -244,7 +236,7 @@ def _compiled(path: Path, device: Device, threads: int | None, batch: int | None
 
     settings = _settings(device, threads)
     if counting:
-        settings["PERF_COUNT"] = True
+        settings |= COUNTING
     core = openvino.Core()
     try:
         model = core.read_model(path)

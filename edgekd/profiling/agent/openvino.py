@@ -6,14 +6,14 @@ Standard library of Python 3.10, and inside functions OpenVINO with the NumPy th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekd.profiling.agent.arrays import feeds_of, flat
 from edgekd.profiling.agent.engines import NOT_LOADED, version_of
 from edgekd.profiling.agent.wire import AgentError
-from edgekd.runtimes.engines.openvino_request import bound, cpu_settings, executing, run_bound
+from edgekd.runtimes.engines.openvino_request import COUNTING, bound, counters_of, cpu_settings, executing, run_bound
 
 DEVICE = "CPU"
 
@@ -21,8 +21,10 @@ DEVICE = "CPU"
 class OpenVinoEngine:
     """A request with its own memory, and what it is fed; see `Engine` for the contract."""
 
-    def __init__(self, compiled: Any, feeds: dict[str, Any], facts: dict[str, Any]) -> None:
-        self._compiled, self._feeds, self._facts = compiled, feeds, facts
+    def __init__(
+        self, compiled: Any, feeds: dict[str, Any], facts: dict[str, Any], counting: Callable[[], Any]
+    ) -> None:
+        self._compiled, self._feeds, self._facts, self._counting = compiled, feeds, facts, counting
         self._request = compiled.create_infer_request()
         self._memory = bound(compiled, self._request)
         self._found: list[Any] = []
@@ -37,7 +39,8 @@ class OpenVinoEngine:
         return None  # the processor that calls is the device
 
     def layers(self, calls: int) -> dict[str, Any] | None:
-        return None  # its counters would need the graph compiled a second time; not brought home yet
+        request = self._counting().create_infer_request()
+        return {"counters": counters_of(request, lambda: request.infer(self._feeds), calls), "calls": calls}
 
     def facts(self) -> dict[str, Any]:
         return dict(self._facts)
@@ -61,7 +64,8 @@ def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> OpenVino
         core = openvino.Core()
         model = core.read_model(path)
         model.reshape({name: list(value.shape) for name, value in feeds.items()})
-        compiled = core.compile_model(model, DEVICE, cpu_settings(int(spec["threads"])))
+        settings = cpu_settings(int(spec["threads"]))
+        compiled = core.compile_model(model, DEVICE, settings)
     except RuntimeError as err:
         raise AgentError(NOT_LOADED, f"OpenVINO {version} cannot load the model: {err}") from err
     load_ms = (time.perf_counter() - began) * 1e3
@@ -77,4 +81,5 @@ def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> OpenVino
             "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
             "load_ms": load_ms,
         },
+        lambda: core.compile_model(model, DEVICE, {**settings, **COUNTING}),
     )

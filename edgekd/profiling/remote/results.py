@@ -18,6 +18,7 @@ from edgekd.profiling.environment import fingerprint
 from edgekd.profiling.measure import device_time, latency_report
 from edgekd.profiling.remote.request import BoardPlan, Trial
 from edgekd.runtimes.onnxruntime_layers import layers_from_events
+from edgekd.runtimes.openvino import COUNTERS, layers_from_counters
 from edgekd.runtimes.session import computes_in_int8
 from edgekd.runtimes.tensorrt_layers import layers_from_information
 
@@ -100,6 +101,8 @@ def _layers(trial: Trial, found: Mapping[str, Any]) -> LayerReport | None:
     if "events" in told:
         layers = layers_from_events(told["events"], int(told["calls"]))
         source = "ONNX Runtime profile"
+    elif "counters" in told:
+        layers, source = layers_from_counters(told["counters"], provider), COUNTERS
     else:
         layers = layers_from_information(told["information"], told["times_ms"], provider)
         source = "TensorRT's inspector and profiler"

@@ -1,11 +1,18 @@
-"""How OpenVINO compiles a model for the CPU, and memory that stays with a request; here and on a board.
+"""How OpenVINO compiles a model for the CPU, memory that stays with a request, times of layers; here and on a board.
 
 Standard library of Python 3.10, and OpenVINO inside functions.
 """
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
 from typing import Any
+
+WARM_CALLS = 3
+"""Calls before those whose layers are recorded."""
+COUNTING = {"PERF_COUNT": True}
+"""What a model is compiled with beside its settings, so that its requests count."""
 
 
 def cpu_settings(threads: int | None) -> dict[str, Any]:
@@ -42,6 +49,33 @@ def run_bound(request: Any, memory: dict[str, Any], feeds: Any, count: int) -> l
         place[...] = feeds[name]
     request.infer()
     return [request.get_output_tensor(index).data.copy() for index in range(count)]
+
+
+def counters_of(request: Any, call: Callable[[], Any], calls: int) -> list[dict[str, Any]]:
+    """The layers in the order they run: `name`, `op`, `kernel`, and `median_ms` over so many calls.
+
+    Args:
+        request: Of a model that was compiled with `COUNTING`.
+        call: One inference.
+        calls: That are counted, after a few that are not.
+    """
+    times: dict[str, list[float]] = {}
+    counters: list[Any] = []
+    for number in range(WARM_CALLS + calls):
+        call()
+        if number >= WARM_CALLS:
+            counters = [counter for counter in request.profiling_info if counter.status.name == "EXECUTED"]
+            for counter in counters:
+                times.setdefault(counter.node_name, []).append(counter.real_time.total_seconds() * 1000)
+    return [
+        {
+            "name": counter.node_name,
+            "op": counter.node_type,
+            "kernel": counter.exec_type,
+            "median_ms": statistics.median(times[counter.node_name]),
+        }
+        for counter in counters
+    ]
 
 
 def executing(compiled: Any) -> list[str]:

@@ -18,6 +18,7 @@ from edgekd.profiling.agent import engines
 from edgekd.profiling.agent.arrays import feeds_of
 from edgekd.profiling.agent.engines import Engine, availability, open_engine
 from edgekd.profiling.agent.wire import AgentError
+from edgekd.runtimes.openvino import layers_from_counters
 from edgekd.runtimes.session import open_bundle
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 
@@ -53,7 +54,6 @@ def ran(engine: Engine) -> list[list[float]]:
     engine.run()
     assert engine.facts().keys() >= FACTS
     assert engine.device_ns(2) is None
-    assert engine.layers(2) is None
     found = engine.outputs()
     assert all(isinstance(value, float) for values in found for value in values)
     engine.close()
@@ -111,6 +111,7 @@ def test_ncnn_is_given_both_files_and_the_settings_that_are_timed_here_too(
     paths[0].write_text("network")
     engine = open_engine(spec("ncnn", precision="fp16"), paths, tmp_path)
     (net,) = Net.made
+    assert engine.layers(2) is None
     assert net.files == [str(path) for path in paths]
     assert (net.opt.num_threads, net.opt.use_vulkan_compute, net.opt.use_fp16_arithmetic) == (2, False, True)
     assert engine.facts()["arithmetic"] == "float32"  # this CPU cannot do it, whatever was allowed
@@ -244,6 +245,11 @@ def test_openvino_computes_what_the_session_of_this_machine_does(tmp_path: Path)
     given = spec("openvino", kind="onnx", inputs=[{"name": i.name, "shape": list(i.shape)} for i in bundle.inputs])
     engine = open_engine(given, (path,), tmp_path)
     assert (engine.facts()["provider"], engine.facts()["inference_precision"]) == ("CPU", "f32")
+    told = engine.layers(4)
+    assert told is not None
+    layers = layers_from_counters(told["counters"], "CPU")
+    assert "Convolution" in {layer.op for layer in layers}
+    assert all(layer.median_ms >= 0 for layer in layers)
     with open_bundle(bundle, blobs, "openvino", threads=2, batch=1) as session:
         (expected,) = session.infer(feeds_of(given)).values()
     np.testing.assert_allclose(ran(engine), [expected.reshape(-1)], rtol=1e-6)
