@@ -4,7 +4,7 @@
 
 Every ratio of multiply-accumulates is reached in several ways: edgekd's order by l2 and by kd, its steps along the
 predicted latency and along a table of engines that are timed first (both may keep more than the ratio, where less would
-not be faster), and Torch-Pruning's own pruner (group magnitude, by its defaults). Each network recovers under one short
+not be faster), and Torch-Pruning's own pruner (group magnitude, by its defaults and with `round_to=8`). Each network recovers under one short
 distillation, is exported and evaluated on test images that no decision has seen, and all engines are measured by turns
 in one run. The table is timed in the card's first runtime alone. A cut of Torch-Pruning that does not run is listed
 with its error. A run that was killed goes on.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import tempfile
 import time
@@ -53,7 +54,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "latency-kd": {"importance": "kd", "follow": "latency"},
     "measured-kd": {"importance": "kd", "follow": "measured"},
 }
-PEER = "torch-pruning"
+PEERS = {"torch-pruning": 1, "torch-pruning-8": 8}
+"""Torch-Pruning's `round_to`: its default, and the widths that ours end at."""
 PEER_STEPS = 40
 
 
@@ -100,8 +102,8 @@ def _graph(arguments: argparse.Namespace, peers: tuple[str, ...], target: Target
     draft.add("answers", "teach", shared, {"teacher": engine})
     engines = [engine]
     for ratio in arguments.ratios:
-        peer = _named(PEER, ratio)
-        pruned = {peer: f"@cut-of-{peer}"} if f"cut-of-{peer}" in peers else {}
+        names = [_named(peer, ratio) for peer in PEERS]
+        pruned = {name: f"@cut-of-{name}" for name in names if f"cut-of-{name}" in peers}
         for way, config in WAYS.items():
             name = _named(way, ratio)
             cut = {"macs_keep": ratio, "channel_multiple": target.channel_multiple, **config}
@@ -137,11 +139,11 @@ def _peer_bundles(
 ) -> tuple[dict[str, ModelBundle], dict[str, str]]:
     """Torch-Pruning's networks by name, and the error of each that cannot be used."""
     bundles, failures = {}, {}
-    for ratio in ratios:
-        name = _named(PEER, ratio)
+    for ratio, (peer, round_to) in itertools.product(ratios, PEERS.items()):
+        name = _named(peer, ratio)
         module = module_from_bundle(teacher, store.blobs)
         try:
-            pruned = _cut_by_peer(copy.deepcopy(module), ratio)
+            pruned = _cut_by_peer(copy.deepcopy(module), ratio, round_to)
             recipe = teacher.model.with_edit(resize_edit(module, pruned))
             with tempfile.TemporaryDirectory() as scratch:
                 bundles[f"cut-of-{name}"] = bundle_from_module(
@@ -152,7 +154,7 @@ def _peer_bundles(
     return bundles, failures
 
 
-def _cut_by_peer(module: nn.Module, ratio: float) -> nn.Module:
+def _cut_by_peer(module: nn.Module, ratio: float, round_to: int) -> nn.Module:
     """The network after as many small steps of Torch-Pruning's magnitude pruner as it takes to reach the ratio."""
     import torch_pruning
 
@@ -167,7 +169,7 @@ def _cut_by_peer(module: nn.Module, ratio: float) -> nn.Module:
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             iterative_steps=PEER_STEPS,
             pruning_ratio=0.9,
-            round_to=1,
+            round_to=round_to,
             ignored_layers=[last],
         )
         for _ in range(PEER_STEPS):
