@@ -4,10 +4,11 @@
 
 Every ratio of multiply-accumulates is reached in several ways: edgekd's order by l2 and by kd, its steps along the
 predicted latency and along a table of engines that are timed first (both may keep more than the ratio, where less would
-not be faster), and Torch-Pruning's own pruner (group magnitude, by its defaults and with `round_to=8`). Each network recovers under one short
-distillation, is exported and evaluated on test images that no decision has seen, and all engines are measured by turns
-in one run. The table is timed in the card's first runtime alone. A cut of Torch-Pruning that does not run is listed
-with its error. A run that was killed goes on.
+not be faster), and Torch-Pruning's own pruner (group magnitude), by its defaults and with `round_to=8`, whose steps may
+lead below the ratio. Each network recovers under one short distillation, is exported and evaluated on test images that
+no decision has seen, and all engines are measured by turns in one run. The table is timed in the card's first runtime
+alone. A cut of Torch-Pruning that does not run is listed with its error. A run that was killed goes on.
+`draw_pruning.py` draws the result.
 """
 
 from __future__ import annotations
