@@ -18,7 +18,7 @@ from edgekd.profiling.remote.board import Board, board_from_access
 from edgekd.profiling.remote.for_target import runtimes_for
 from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.profile import profile_on_board
-from edgekd.profiling.remote.request import BoardPlan, Candidate
+from edgekd.profiling.remote.request import TAKES, BoardPlan, Candidate
 from edgekd.runtimes.onnx_file import onnx_interface
 from edgekd.targets.schema import Target
 
@@ -85,7 +85,8 @@ def board_calibrator(access: BoardAccess, target: Target) -> BoardCalibrator:
 
     Raises:
         UserError: A card that stands for many processors, this machine's among them.
-        DeviceUnavailable: The board cannot be reached, is another device, or has none of the card's runtimes.
+        DeviceUnavailable: The board cannot be reached, is another device, or has none of the card's runtimes that run
+            ONNX graphs.
     """
     if target.measured_here and target.kind == "cpu" and target.presence.model is None:
         raise UserError(
@@ -95,7 +96,15 @@ def board_calibrator(access: BoardAccess, target: Target) -> BoardCalibrator:
     board = board_from_access(access)
     known = board.hello()
     require_target(board.name, known["machine"], target)
-    runtime = runtimes_for(board, target, known["runtimes"]).runtimes[0]
+    offer = runtimes_for(board, target, known["runtimes"])
+    runtime = next((name for name in offer.runtimes if "onnx" in TAKES[name]), None)
+    if runtime is None:
+        first = next((command for name, command in offer.absent.items() if "onnx" in TAKES[name]), None)
+        raise DeviceUnavailable(
+            f"{board.name} has {' and '.join(offer.runtimes)}; networks are timed there as ONNX graphs, which these do "
+            "not run.",
+            hint=first,
+        )
     return BoardCalibrator(
         board=board, access=access, runtime=runtime, version=str(known["runtimes"][runtime]["version"])
     )

@@ -16,6 +16,7 @@ from edgekd.core.events import RecordingReporter
 from edgekd.core.report import CandidateLatency, ProfileReport
 from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable, UserError
+from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.predict.nets import probe_nets
 from edgekd.profiling.remote.calibrate import BoardCalibrator, board_calibrator
 from edgekd.profiling.remote.identity import require_target
@@ -32,10 +33,7 @@ ACCESS = BoardAccess(address="ssh://toy")
 
 
 def toy(monkeypatch: pytest.MonkeyPatch, machine: dict[str, str], *runtimes: str) -> None:
-    offers = {
-        name: {"ok": name in runtimes, "version": "9.9", "install": f"install {name}"}
-        for name in ("onnxruntime", "tensorrt")
-    }
+    offers = {name: {"ok": name in runtimes, "version": "9.9", "install": f"install {name}"} for name in ADAPTERS}
     board = SimpleNamespace(
         name="toy",
         python="python3",
@@ -60,6 +58,15 @@ def test_a_board_without_the_runtimes_of_the_card_is_refused_with_the_command_th
     with pytest.raises(DeviceUnavailable, match="tensorrt cannot be used there") as caught:
         board_calibrator(ACCESS, load_target("jetson-orin-nano"))
     assert caught.value.hint == "ssh toy install tensorrt"
+
+
+def test_a_board_that_runs_no_graphs_is_refused_with_the_command_that_installs_what_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    toy(monkeypatch, PI, "executorch", "ncnn")
+    with pytest.raises(DeviceUnavailable, match="toy has executorch and ncnn; networks are timed there as ONNX") as err:
+        board_calibrator(ACCESS, load_target("raspberry-pi-5"))
+    assert err.value.hint == "ssh toy install onnxruntime"
 
 
 def test_a_card_that_describes_this_machine_takes_no_numbers_of_a_board() -> None:
