@@ -13,6 +13,7 @@ from edgekd.cli.device import board_from_flags, one_board_options
 from edgekd.cli.options import SectionedCommand, section
 from edgekd.cli.work import live
 from edgekd.core.schema import suggest
+from edgekd.core.text import counted
 from edgekd.errors import DeviceUnavailable, UserError
 from edgekd.targets.calibration import save_calibration
 from edgekd.targets.load import HOST, known_targets, load_target
@@ -86,8 +87,9 @@ def _calibrate(target: Target, threads: int, duration_s: float, output_format: s
         return 0
     error = calibration.model.relative_error
     click.echo(
-        f"{target.name} is calibrated by {calibration.networks} networks timed in {calibration.runtime} with {threads} "
-        f"threads; median error {'unknown' if error is None else f'{error:.0%}'} on networks left out of the fit."
+        f"{target.name} is calibrated by {calibration.networks} networks timed in {calibration.runtime} with "
+        f"{counted(threads, 'thread')}; median error {'unknown' if error is None else f'{error:.0%}'} on networks left "
+        "out of the fit."
     )
     click.echo(f"Kept in {path}; later runs predict with it.")
     return 0

@@ -95,6 +95,7 @@ class LatencyReport(Schema):
         samples_ms: The timed values in order, thinned evenly to at most 2,000.
         environment: Clocks, governor, load, versions, affinity, before and after.
         rounds_packed: Every timed value in nanoseconds by round, as `edgekd.core.packing` writes them.
+        turns: Names the engines that took turns with this one; empty in reports of earlier versions.
         inconclusive: Why the numbers answer less than was asked (an interval too wide, a clock that moved), a sentence;
             None when they do.
         load_ms: From the model's file to a session that is ready, the library already imported; taken once.
@@ -128,6 +129,7 @@ class LatencyReport(Schema):
     samples_ms: tuple[float, ...] = ()
     environment: dict[str, JsonValue] = Field(default_factory=dict)
     rounds_packed: str = ""
+    turns: str = ""
     inconclusive: str | None = None
     load_ms: float | None = None
     memory_peak_mib: float | None = None
@@ -139,6 +141,10 @@ class LatencyReport(Schema):
     def rounds_ns(self) -> list[list[int]]:
         """Every timed value in nanoseconds, by round; engines of one run share their rounds. Empty in old reports."""
         return unpacked(self.rounds_packed)
+
+    def took_turns_with(self, other: LatencyReport) -> bool:
+        """Whether rounds of the two are the same rounds, so that a ratio may be taken in each."""
+        return self.turns == other.turns and len(self.rounds_ns) == len(other.rounds_ns) > 0
 
     @property
     def median_width(self) -> float:

@@ -135,9 +135,8 @@ def surely_faster(one: LatencyReport, other: LatencyReport) -> bool:
     Engines that took turns in the same rounds are compared by their ratio in each round, from which cancels what slowed
     the whole round; others by whether the intervals of their medians lie apart.
     """
-    mine, theirs = one.rounds_ns, other.rounds_ns
-    if len(mine) == len(theirs) >= FEWEST_ROUNDS:
-        return ratio_interval(mine, theirs).high < 1
+    if one.took_turns_with(other) and len(one.rounds_ns) >= FEWEST_ROUNDS:
+        return ratio_interval(one.rounds_ns, other.rounds_ns).high < 1
     return one.median_high_ms < other.median_low_ms
 
 
@@ -219,9 +218,8 @@ def ratio_to_twin(row: Row, rows: Sequence[Row]) -> float | None:
     one, other = _measured(row), None if twin is None else _measured(twin)
     if one is None or other is None:
         return None
-    mine, theirs = one.rounds_ns, other.rounds_ns
-    if len(mine) == len(theirs) >= FEWEST_ROUNDS:
-        return ratio_interval(mine, theirs).middle
+    if one.took_turns_with(other) and len(one.rounds_ns) >= FEWEST_ROUNDS:
+        return ratio_interval(one.rounds_ns, other.rounds_ns).middle
     return one.p50_ms / other.p50_ms
 
 

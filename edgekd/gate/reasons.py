@@ -26,7 +26,7 @@ def why_from_layers(low: LayerReport | None, full: LayerReport | None, *, int8: 
     Args:
         low: Of the INT8 or FP16 engine; None where its runtime tells nothing.
         full: Of the FP32 twin in the same runtime at the same thread count.
-        int8: Whether its layers were meant to compute in int8; FP16 layers count as float.
+        int8: Whether its weights are int8, so that layers in float are worth telling; FP16 layers count as float.
     """
     if low is None or not low.kinds:
         return "its runtime tells no times of layers, so the reason is not known"

@@ -26,7 +26,7 @@ UNTRIED = (
 )
 NEEDED = frozenset({"onnxruntime", "openvino", "torch"})
 """Runtimes that come with edgekd; the others are extras and addons."""
-ON_BOARDS = "run and timed on this machine only, not on boards, whose agent has ONNX Runtime and TensorRT"
+ON_BOARDS = "run on x86-64 only, here and by the agent of boards over ssh; on no ARM board"
 
 
 class Finding(Schema):

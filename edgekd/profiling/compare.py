@@ -119,11 +119,10 @@ def _ratio(
     name, runtime = contender.candidate, contender.engine.runtime
     if isinstance(outcome, EdgekdError):
         return Ratio(candidate=name, runtime=runtime, sentence=f"{contender.label} was not compared: {outcome.message}")
-    mine, theirs = outcome.rounds_ns, reference.rounds_ns
-    if len(mine) != len(theirs):
+    if not outcome.took_turns_with(reference):
         text = f"{contender.label} was measured in another group than {first.label}, for want of memory: no ratio."
         return Ratio(candidate=name, runtime=runtime, sentence=text, latency=outcome)
-    found = ratio_interval(mine, theirs, confidence, seed=seed)
+    found = ratio_interval(outcome.rounds_ns, reference.rounds_ns, confidence, seed=seed)
     answer = answer_from_interval(found.low, found.high)
     return Ratio(
         candidate=name,
@@ -132,7 +131,7 @@ def _ratio(
         low=found.low,
         high=found.high,
         confidence=confidence,
-        rounds=len(mine),
+        rounds=len(outcome.rounds_ns),
         answer=answer,
         sentence=sentence(contender.label, first.label, found.middle, found.low, found.high, answer),
         latency=outcome,

@@ -24,7 +24,7 @@ from edgekd.profiling.agent import facts
 from edgekd.profiling.agent.energy import meter_here
 from edgekd.profiling.agent.loop import Enough, Sampling, sample
 from edgekd.profiling.environment import machine, state, warnings_from_states
-from edgekd.profiling.measure import MeasurePlan, latency_report
+from edgekd.profiling.measure import MeasurePlan, latency_report, new_turns
 from edgekd.profiling.process import LIMIT_S, WorkerLost, WorkerProcess, WorkerTimer
 
 RESERVE_MIB = 512
@@ -202,6 +202,7 @@ def _measure_group(
     sampling = sample(timers, plan.loop, seed=seed, enough=enough, on_round=look)
     took_s, after = time.perf_counter() - began, state()
     context: dict[str, JsonValue] = {"machine": machine(), "before": before, "after": after}
+    turns = new_turns()
     heat, moved = facts.throttled(before, after), facts.floating(watch)
     found.notes += [text for text in warnings_from_states(before, after, took_s) if text not in found.notes]
     for name, failure in sampling.failures.items():
@@ -214,6 +215,7 @@ def _measure_group(
             )
             continue
         report = _report(opened[name], sampling, name, plan, context, moved)
+        report = report.model_copy(update={"turns": turns})
         found.outcomes[name] = _with_extras(name, report, opened[name], extras, found)
 
 

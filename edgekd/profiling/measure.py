@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,6 +188,11 @@ def latency_report(
         inconclusive=why_inconclusive(found, asked, len(samples.rounds_ns)),
         mlperf=MlPerf(single_stream_p90_ms=p90) if batch == 1 else None,
     )
+
+
+def new_turns() -> str:
+    """A name for engines that take turns with each other, unlike any other; see `LatencyReport.turns`."""
+    return uuid.uuid4().hex
 
 
 def device_time(rounds_ns: list[list[int]]) -> DeviceTime:

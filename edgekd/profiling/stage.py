@@ -173,7 +173,7 @@ class ProfileStage(Stage[ProfileConfig]):
         found = profile_for_target(access, target, candidates, plan, ctx.reporter)
         where = f"Latencies were measured on {found.report.board}; accuracies were counted on this machine."
         left_out = [
-            f"{name} is not measured: the agent on a board does not run {bundle.format} engines yet."
+            f"{name} is not measured: the agent on a board does not run {bundle.format} engines."
             for name, bundle in inputs.all("candidates")
             if bundle.kind is BundleKind.ENGINE and bundle.format not in FORMATS
         ]

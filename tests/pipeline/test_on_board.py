@@ -11,6 +11,7 @@ import pytest
 
 from edgekd.cli.app import exit_code_of
 from edgekd.core.stage import BoardAccess
+from edgekd.profiling.remote.for_target import BoardOffer
 from edgekd.targets.schema import Target
 from tests.pipeline.world import ARCH, World
 from tests.profiling.remote.loopback import LoopbackBoard, start_board
@@ -55,9 +56,9 @@ def test_a_run_measures_on_its_board_and_keeps_everything_when_the_board_goes_of
     host_key = known.read_text()
     with monkeypatch.context() as patch:
         # It answers before the work, and no longer after it.
-        def there(access: BoardAccess, target: Target) -> tuple[str, ...]:
+        def there(access: BoardAccess, target: Target) -> BoardOffer:
             known.write_text("")
-            return ("onnxruntime",)
+            return BoardOffer(runtimes=("onnxruntime",), absent={})
 
         patch.setattr("edgekd.pipeline.execute.require_board", there)
         assert exit_code_of(command(world, "--max-latency-ms", "1000")) == 3

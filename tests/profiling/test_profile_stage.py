@@ -208,11 +208,11 @@ def test_a_board_s_profile_says_which_engines_its_agent_does_not_run(
     monkeypatch.setattr("edgekd.profiling.stage.profile_for_target", answer)
     ctx = make_context(tmp_path, resources={"target": card(here=False)})
     ctx = replace(ctx, execution=Execution(board=BoardAccess(address="ssh://pi")))
-    engine = ModelBundle(kind=BundleKind.ENGINE, tags={"format": "ncnn"})
+    engine = ModelBundle(kind=BundleKind.ENGINE, tags={"format": "edgetpu"})
     inputs = make_inputs(candidates=[("graph", onnx_bundle(ctx)), ("engine", engine)])
     result = run_stage(ProfileStage(ProfileConfig()), inputs, ctx)
     assert sent == ["graph"]
-    assert "engine is not measured: the agent on a board does not run ncnn engines yet." in result.decisions
+    assert "engine is not measured: the agent on a board does not run edgetpu engines." in result.decisions
 
 
 def _written(ctx: Context) -> Path:

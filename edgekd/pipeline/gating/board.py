@@ -17,7 +17,7 @@ from edgekd.core.events import Reporter
 from edgekd.core.packing import unpacked
 from edgekd.core.report import LatencyReport
 from edgekd.core.stage import BoardAccess
-from edgekd.errors import Inconclusive, UserError
+from edgekd.errors import DeviceUnavailable, Inconclusive, UserError
 from edgekd.gate.questions import Unit
 from edgekd.pipeline.gating.units import PLAN, unit_from_samples
 from edgekd.pipeline.single import Workbench
@@ -33,6 +33,7 @@ from edgekd.profiling.remote.request import (
     Trial,
     candidate_from_bundle,
     fits,
+    lacking,
     require_board_format,
     unit_job_for,
     usable_runtimes,
@@ -227,6 +228,12 @@ def _runtime(
     for name in ordered:
         if fits(bundle, name):
             return name
+    absent = lacking(bundle, offers, login, able or tuple(ADAPTERS))
+    if absent is not None:
+        raise DeviceUnavailable(
+            f"{board.name}: {absent[0]} is not installed for {board.python}, and {described(bundle)} needs it.",
+            hint=absent[1],
+        )
     raise UserError(
         f"{' and '.join(ordered)} on the board do not run {described(bundle)} of this form.",
         hint="export to ONNX first; quantized graphs must have the form that the runtime reads",

@@ -19,6 +19,8 @@ from edgekd.profiling.agent.wire import AgentError
 
 NO_RUNTIME = "no-runtime"
 NOT_LOADED = "not-loaded"
+AGAIN = "convert the model again with the version of its runtime that the board has, or install the other one there"
+"""What to do about a file that does not load: formats of engines change between versions."""
 ADAPTERS = {
     "onnxruntime": "edgekd.profiling.agent.onnxruntime",
     "tensorrt": "edgekd.profiling.agent.tensorrt",
@@ -68,8 +70,8 @@ class Engine(Protocol):
     def facts(self) -> dict[str, Any]:
         """What really runs: `runtime`, `version`, `provider`, `threads` and the settings that affect latency.
 
-        `load_ms` is the time from the model's file to an engine that is ready: the library was imported before, the
-        inputs are made after, and building an engine from a graph is not in it.
+        `load_ms` is the time from the model's file to an engine that is ready: importing the library, making the inputs
+        and building an engine from a graph are not in it.
         """
 
     def close(self) -> None:

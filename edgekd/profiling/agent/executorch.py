@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.profiling.agent.arrays import flat, one_image
-from edgekd.profiling.agent.engines import NOT_LOADED, version_of
+from edgekd.profiling.agent.engines import AGAIN, NOT_LOADED, version_of
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.native_output import native_stderr
 
 BACKEND = "XnnpackBackend"
+FLOAT = 6
+"""float32, as a program's metadata numbers it."""
 
 
 class ExecuTorchEngine:
@@ -72,11 +74,12 @@ def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> ExecuTor
         except (RuntimeError, KeyError) as err:
             failure = str(err)
     if failure:
-        raise AgentError(NOT_LOADED, f"ExecuTorch {version} cannot load the model: {said.last or failure}")
+        raise AgentError(NOT_LOADED, f"ExecuTorch {version} cannot load the model: {said.last or failure}", AGAIN)
     load_ms = (time.perf_counter() - began) * 1e3
-    sizes = tuple(method.metadata.input_tensor_meta(0).sizes())
-    if method.metadata.num_inputs() != 1 or sizes != images.shape:
-        raise AgentError(NOT_LOADED, f"the program takes {sizes}, and its bundle says {images.shape}")
+    taken = [method.metadata.input_tensor_meta(index) for index in range(method.metadata.num_inputs())]
+    if [(tuple(entry.sizes()), entry.dtype()) for entry in taken] != [(images.shape, FLOAT)]:
+        found = ", ".join(str(tuple(entry.sizes())) for entry in taken)
+        raise AgentError(NOT_LOADED, f"the program takes {found}, and its bundle says {images.shape} in float32", AGAIN)
     return ExecuTorchEngine(
         program,
         method,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.profiling.agent.arrays import flat, one_image
-from edgekd.profiling.agent.engines import NOT_LOADED, version_of
+from edgekd.profiling.agent.engines import AGAIN, NOT_LOADED, version_of
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.engines.litert_values import dequantized, kernels, quantized
 from edgekd.runtimes.native_output import native_stderr
@@ -65,7 +65,7 @@ def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> LiteRtEn
         except (ValueError, RuntimeError) as err:
             failure = str(err)
     if failure:
-        raise AgentError(NOT_LOADED, f"LiteRT {version} cannot load the model: {failure or said.last}")
+        raise AgentError(NOT_LOADED, f"LiteRT {version} cannot load the model: {failure or said.last}", AGAIN)
     load_ms = (time.perf_counter() - began) * 1e3
     return LiteRtEngine(
         interpreter,

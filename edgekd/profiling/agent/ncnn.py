@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.profiling.agent.arrays import flat, one_image
-from edgekd.profiling.agent.engines import NOT_LOADED
+from edgekd.profiling.agent.engines import AGAIN, NOT_LOADED
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.engines.ncnn_network import NcnnError, NcnnNetwork, arithmetic
 
@@ -57,7 +57,7 @@ def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> NcnnEngi
     try:
         network = NcnnNetwork(param, weights, threads=int(spec["threads"]), half=half)
     except NcnnError as err:
-        raise AgentError(NOT_LOADED, f"ncnn {ncnn.__version__} cannot load the model: {err}") from err
+        raise AgentError(NOT_LOADED, f"ncnn {ncnn.__version__} cannot load the model: {err}", AGAIN) from err
     return NcnnEngine(
         network,
         image,

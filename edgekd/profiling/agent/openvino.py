@@ -42,11 +42,16 @@ class OpenVinoEngine:
         request = self._counting().create_infer_request()
         return {"counters": counters_of(request, lambda: request.infer(self._feeds), calls), "calls": calls}
 
+    def tell(self, facts: dict[str, Any]) -> None:
+        """Takes the facts over: how long loading took is known when the engine is ready."""
+        self._facts = facts
+
     def facts(self) -> dict[str, Any]:
         return dict(self._facts)
 
     def close(self) -> None:
         self._request = self._compiled = None
+        self._memory.clear()
 
 
 def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> OpenVinoEngine:
@@ -59,27 +64,29 @@ def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> OpenVino
     import openvino
 
     feeds, version, (path,) = feeds_of(spec), version_of("openvino"), paths
-    began = time.perf_counter()
-    try:
+    settings = cpu_settings(int(spec["threads"]))
+
+    def compiled_with(settings: dict[str, Any]) -> Any:
         core = openvino.Core()
         model = core.read_model(path)
         model.reshape({name: list(value.shape) for name, value in feeds.items()})
-        settings = cpu_settings(int(spec["threads"]))
-        compiled = core.compile_model(model, DEVICE, settings)
+        return core.compile_model(model, DEVICE, settings)
+
+    began = time.perf_counter()
+    try:
+        compiled = compiled_with(settings)
+        engine = OpenVinoEngine(compiled, feeds, {}, lambda: compiled_with({**settings, **COUNTING}))
     except RuntimeError as err:
         raise AgentError(NOT_LOADED, f"OpenVINO {version} cannot load the model: {err}") from err
-    load_ms = (time.perf_counter() - began) * 1e3
-    return OpenVinoEngine(
-        compiled,
-        feeds,
+    engine.tell(
         {
             "runtime": "openvino",
             "version": version,
             "provider": ",".join(executing(compiled)),
-            "threads": spec["threads"],
-            "performance_hint": "LATENCY",
+            "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
+            "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")).split(".")[-1],
             "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
-            "load_ms": load_ms,
-        },
-        lambda: core.compile_model(model, DEVICE, {**settings, **COUNTING}),
+            "load_ms": (time.perf_counter() - began) * 1e3,
+        }
     )
+    return engine

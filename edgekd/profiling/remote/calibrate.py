@@ -31,7 +31,7 @@ class BoardCalibrator:
     """A board that is the target, and the runtime that its latency model will speak of.
 
     Attributes:
-        runtime: The first of the card's runtimes that the board has.
+        runtime: The first of the card's that the board has and that runs ONNX graphs.
         version: Of that runtime, there.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from edgekd.core.events import Reporter
@@ -13,7 +13,7 @@ from edgekd.profiling.agent.engines import ADAPTERS
 from edgekd.profiling.remote.board import Board, board_from_access
 from edgekd.profiling.remote.identity import require_target
 from edgekd.profiling.remote.profile import BoardProfile, profile_on_board
-from edgekd.profiling.remote.request import TAKES, BoardPlan, Candidate, fits, usable_runtimes
+from edgekd.profiling.remote.request import BoardPlan, Candidate, usable_runtimes
 from edgekd.targets.schema import Target
 
 
@@ -73,8 +73,6 @@ def profile_for_target(
 ) -> BoardProfile:
     """The latencies of candidates on the target's board, in every runtime of the card that it has.
 
-    Candidates that none of these takes are left out, and a decision says of each why.
-
     Args:
         access: How it is reached; also says whether clocks are fixed.
         target: The card.
@@ -88,19 +86,12 @@ def profile_for_target(
     offer = require_board(access, target)
     board = board_from_access(access)
     asked = plan.model_copy(update={"runtimes": offer.runtimes, "lock_clocks": access.lock_clocks})
-    taken = [c for c in candidates if any(fits(c.bundle, runtime) for runtime in offer.runtimes)]
-    found = profile_on_board(
-        board.ssh, taken or candidates, asked, reporter=reporter, python=board.python, name=access.name or None
+    return profile_on_board(
+        board.ssh,
+        candidates,
+        asked,
+        reporter=reporter,
+        python=board.python,
+        name=access.name or None,
+        among=(*offer.runtimes, *offer.absent),
     )
-    left_out = [_left_out(c, offer, access.name or board.name) for c in candidates if c not in taken]
-    return replace(found, decisions=(*found.decisions, *left_out))
-
-
-def _left_out(candidate: Candidate, offer: BoardOffer, board: str) -> str:
-    """Why a candidate is not measured, in a sentence."""
-    form = candidate.bundle.format
-    command = next((command for name, command in offer.absent.items() if form in TAKES[name]), None)
-    why = f"{' and '.join(offer.runtimes)} on {board} do not run {form} files of this form"
-    if command is not None:
-        why = f"{form} is not on {board} ({command})"
-    return f"{candidate.name} is not measured: {why}."

@@ -284,5 +284,18 @@ def fits(bundle: ModelBundle, runtime: str) -> bool:
     return runtime != "tensorrt" or bundle.kind is BundleKind.ENGINE or _scheme(bundle) in TENSORRT_SCHEMES
 
 
+def lacking(bundle: ModelBundle, offers: Mapping[str, Any], login: str, among: Sequence[str]) -> tuple[str, str] | None:
+    """The runtime that would take the bundle if the board had it, and the command that installs it.
+
+    Args:
+        bundle: That no runtime there takes.
+        offers: What the agent found: `ok` and `install` by name.
+        login: The command that logs in there.
+        among: Runtimes that count, the first that fits first.
+    """
+    able = (name for name in among if name in TAKES and not offers.get(name, {}).get("ok") and fits(bundle, name))
+    return next(((name, f"{login} {offers[name]['install']}") for name in able if name in offers), None)
+
+
 def _scheme(bundle: ModelBundle) -> str:
     return str(bundle.tags.get("scheme", ""))

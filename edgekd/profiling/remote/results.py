@@ -15,7 +15,7 @@ from edgekd.errors import DeviceUnavailable, Inconclusive
 from edgekd.profiling.agent.facts import throttled, warnings_from_states
 from edgekd.profiling.agent.loop import Samples
 from edgekd.profiling.environment import fingerprint
-from edgekd.profiling.measure import device_time, latency_report
+from edgekd.profiling.measure import device_time, latency_report, new_turns
 from edgekd.profiling.remote.request import BoardPlan, Trial
 from edgekd.runtimes.onnxruntime_layers import layers_from_events
 from edgekd.runtimes.openvino import COUNTERS, layers_from_counters
@@ -36,6 +36,7 @@ def report_from_result(
     """
     entries, said = [], [f"On {board}: {sentence}." for sentence in result["clocks"]]
     runs = result["runs"]
+    turns = [new_turns() for _ in runs]
     if len(runs) > result["groups"]:
         said.append(
             f"The memory of {board} did not suffice for all engines at once: they were measured in {len(runs)} runs, "
@@ -49,7 +50,11 @@ def report_from_result(
             "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(result["finished_s"])),
             **{key: run.get(key) for key in ("before", "after")},
         }
-        entries.append(_entry(trial, found, run, context, plan.precision))
+        entry = _entry(trial, found, run, context, plan.precision)
+        if entry.latency is not None:
+            took = entry.latency.model_copy(update={"turns": turns[found["run"]]})
+            entry = entry.model_copy(update={"latency": took})
+        entries.append(entry)
         said += [f"{trial.candidate} in {trial.runtime}: {why}" for why in found.get("failed", ())]
     for run in runs:
         said += [text for text in _circumstances(run) if text not in said]

@@ -12,6 +12,7 @@ from edgekd.core.events import Reporter
 from edgekd.core.report import LatencyReport
 from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable, EdgekdError
+from edgekd.profiling.agent.loop import Enough, all_precise
 from edgekd.profiling.compare import CONFIDENCE, ratios_precise
 from edgekd.profiling.isolated import Engine, Extras, measure_isolated
 from edgekd.profiling.measure import MeasurePlan
@@ -99,13 +100,20 @@ def _here(target: Target, precision: Precision, wanted: str | None, manner: Mann
             MeasurePlan(duration_s=manner.duration_s, precision=manner.interval),
             seed=manner.seed,
             extras=Extras(energy_s=0.1),
-            enough=ratios_precise(next(iter(engines)), manner.interval, CONFIDENCE),
+            enough=precise_beside(next(iter(engines)), manner.interval),
             on_round=lambda done: manner.reporter.progress(task, round(99 * done), 100),
         )
         manner.reporter.progress(task, 100, 100)
         return found.outcomes, tuple(found.notes)
 
     return Device(runtime=runtime, time=time)
+
+
+def precise_beside(first: str, interval: float) -> Enough:
+    """Whether the ratio of every engine to the first is known, or its median where that one takes no turns with them,
+    for want of memory."""
+    ratios, medians = ratios_precise(first, interval, CONFIDENCE), all_precise(interval)
+    return lambda samples: (ratios if first in samples else medians)(samples)
 
 
 def _first_here(target: Target, precision: Precision) -> str:
@@ -127,4 +135,9 @@ def _require_precision(target: Target, runtime: str, precision: Precision) -> No
         known = ", ".join(f"{entry.runtime} ({', '.join(entry.precisions)})" for entry in target.runtimes)
         raise DeviceUnavailable(
             f"{target.name} does not run {precision.upper()} in {runtime}.", hint=f"its card has {known}"
+        )
+    if BundleKind.ONNX not in RUNTIMES.get(runtime).accepts:
+        raise DeviceUnavailable(
+            f"Engines are timed as ONNX graphs, and {runtime} runs none.",
+            hint="name another runtime of the card, or none for the first that runs them",
         )

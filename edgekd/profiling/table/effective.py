@@ -37,18 +37,20 @@ class Series:
 
     Attributes:
         time: The median of all its runs.
-        rounds: The median in each round; engines of one run share their rounds. Empty where only the time is known.
+        rounds: The median in each round; empty where only the time is known.
+        turns: Names the engines that it took turns with, which are those that it shares its rounds with.
     """
 
     time: Timed
     rounds: tuple[float, ...] = ()
+    turns: str = ""
 
     def beside(self, other: Series) -> Interval | None:
         """The ratio of this engine's time to another one's within rounds; None where they had no rounds in common.
 
         What slowed a whole round cancels, so this tells apart what two medians do not.
         """
-        if not self.rounds or len(self.rounds) != len(other.rounds):
+        if not self.rounds or self.turns != other.turns or len(self.rounds) != len(other.rounds):
             return None
         return median_interval([mine / theirs for mine, theirs in zip(self.rounds, other.rounds, strict=True)])
 

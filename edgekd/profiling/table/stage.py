@@ -216,7 +216,7 @@ def _timed(device: Device, workshop: Workshop, cuts: Sequence[_Cut], ctx: Contex
 
 def _series(report: LatencyReport) -> Series:
     time = Timed(p50_ms=report.p50_ms, low_ms=report.median_low_ms, high_ms=report.median_high_ms)
-    return Series(time, tuple(round_medians(report.rounds_ns)))
+    return Series(time, tuple(round_medians(report.rounds_ns)), report.turns)
 
 
 def _by_kind(kinds: Sequence[Kind], cuts: Sequence[_Cut], found: Latencies) -> list[tuple[Kind, Mapping[int, Series]]]:

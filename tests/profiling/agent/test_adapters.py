@@ -180,7 +180,7 @@ class Program:
     def load_method(self, name: str) -> Any:
         if name != "forward":
             raise KeyError(name)
-        meta = SimpleNamespace(sizes=lambda: list(self.sizes))
+        meta = SimpleNamespace(sizes=lambda: list(self.sizes), dtype=lambda: 6)
         metadata = SimpleNamespace(num_inputs=lambda: 1, input_tensor_meta=lambda index: meta)
         return SimpleNamespace(metadata=metadata, execute=lambda inputs: [2 * inputs[0]])
 
@@ -219,7 +219,9 @@ def test_executorch_sets_its_threads_once_and_refuses_a_program_for_other_images
     assert pool.set_to == [2]  # under a loaded program it would crash
     np.testing.assert_allclose(ran(engine), [2 * feeds_of(spec("executorch"))["images"].reshape(-1)], rtol=1e-6)
     monkeypatch.setattr(Program, "sizes", (1, 3, 224, 224))
-    with pytest.raises(AgentError, match=r"the program takes \(1, 3, 224, 224\), and its bundle says \(1, 3, 2, 2\)"):
+    with pytest.raises(
+        AgentError, match=r"the program takes \(1, 3, 224, 224\), and its bundle says \(1, 3, 2, 2\) in float32"
+    ):
         open_engine(spec("executorch"), (path,), tmp_path)
     path.write_text("no program")
     with pytest.raises(AgentError, match="cannot load the model: program identifier 'xx' is wrong"):
@@ -253,6 +255,7 @@ def test_openvino_computes_what_the_session_of_this_machine_does(tmp_path: Path)
     with open_bundle(bundle, blobs, "openvino", threads=2, batch=1) as session:
         (expected,) = session.infer(feeds_of(given)).values()
     np.testing.assert_allclose(ran(engine), [expected.reshape(-1)], rtol=1e-6)
+    assert not engine._memory  # type: ignore[attr-defined]  # arrays that it was fed through go with the model
     path.chmod(0o644)
     path.write_bytes(b"no graph")
     with pytest.raises(AgentError, match=r"OpenVINO [\d.]+ cannot load the model"):

@@ -272,9 +272,11 @@ def test_a_cancelled_job_is_gone(bench: Bench) -> None:
         state_of(bench.folder, "job1")
 
 
-def test_a_job_over_files_that_were_not_pushed_is_refused(bench: Bench) -> None:
+@pytest.mark.parametrize("absent", [0, 1])
+def test_a_job_over_files_that_were_not_pushed_is_refused(bench: Bench, absent: int) -> None:
     spec = bench.spec(["fine"])
-    bench.folder.file(spec["engines"][0]["files"][0]).unlink()
+    spec["engines"][0]["files"].append(bench.push("weights"))
+    bench.folder.file(spec["engines"][0]["files"][absent]).unlink()
     with pytest.raises(AgentError, match="were not pushed"):
         submit(bench.folder, "job1", spec, agent=bench.agent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,15 +12,17 @@ from typing import Any
 
 import pytest
 
+import edgekd
 from edgekd.cli.app import exit_code_of
 from edgekd.core.events import RecordingReporter
 from edgekd.errors import DeviceUnavailable, EdgekdError, UserError
+from edgekd.profiling.remote import boards_ray
 from edgekd.profiling.remote.boards_ray import _public_class, check_cluster, profile_on_cluster
 from edgekd.profiling.remote.failures import ConnectionFailed
-from edgekd.profiling.remote.lab import Lab
+from edgekd.profiling.remote.lab import Lab, LabBoard
 from edgekd.profiling.remote.profile import BoardProfile
 from edgekd.profiling.remote.request import BoardPlan, Candidate
-from tests.profiling.remote.conftest import candidate
+from tests.profiling.remote.conftest import candidate, engine
 from tests.profiling.remote.loopback import LoopbackBoard, start_board
 
 ROOT = Path(__file__).parents[3]
@@ -58,6 +61,30 @@ def test_workers_are_for_a_lab(tmp_path: Path, capsys: pytest.CaptureFixture[str
 )
 def test_an_error_travels_as_the_nearest_public_class(err: EdgekdError, name: str) -> None:
     assert _public_class(err) == name
+
+
+def test_all_files_of_an_engine_are_there_on_the_machine_that_reaches_the_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(tmp_path, "small", "ncnn", ("model.param", "model.bin"))
+    contents = {digest: path.read_bytes() for digest, path in made.files.items()}
+    seen: dict[str, bytes] = {}
+
+    def outcome(name: str, board: LabBoard, candidates: list[Candidate], *_: Any) -> UserError:
+        (found,) = candidates
+        assert list(found.files) == list(made.files)  # the one that is opened comes first
+        assert not set(found.files.values()) & set(made.files.values())
+        seen.update({digest: path.read_bytes() for digest, path in found.files.items()})
+        return UserError("seen")
+
+    monkeypatch.setattr(boards_ray, "board_outcome", outcome)
+    util = SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(util=util, get=lambda value: value))
+    said, (kind, message, _) = boards_ray._reach(
+        edgekd.__version__, "pi", LabBoard(address="ssh://pi"), [[(made, contents)]], QUICK
+    )
+    assert (said, kind, message) == (["pi: reached from 10.0.0.1"], "UserError", "seen")
+    assert seen == contents
 
 
 class Lost(Exception):

@@ -28,7 +28,6 @@ from edgekd.testing.toy_graphs import toy_onnx_bundle
 from edgekd.testing.toys import toy_bundle
 from tests.gate.results import entry
 from tests.profiling.cards import card
-from tests.profiling.remote.conftest import candidate, engine
 
 ACCESS = BoardAccess(address="ssh://toy", lock_clocks=True, name="orin-1")
 MACHINE = {"cpu_model": "Toy", "board_model": None, "architecture": "aarch64"}
@@ -71,34 +70,22 @@ def test_a_board_that_is_not_the_target_is_refused_before_the_work(monkeypatch: 
         require_board(ACCESS, load_target("raspberry-pi-5"))
 
 
-def test_engines_of_a_runtime_that_the_board_lacks_are_left_out_with_what_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_of_a_card_the_board_lacks_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     toy(monkeypatch, "onnxruntime", "ncnn")
-    both = (RuntimeSupport(runtime="onnxruntime", precisions=("fp32",)),
-            RuntimeSupport(runtime="ncnn", precisions=("fp32",)),
-            RuntimeSupport(runtime="litert", precisions=("fp32",)))  # fmt: skip
-    target = card(here=False).model_copy(update={"runtimes": both})
+    names = ("onnxruntime", "ncnn", "litert")
+    supports = tuple(RuntimeSupport(runtime=name, precisions=("fp32",)) for name in names)
+    target = card(here=False).model_copy(update={"runtimes": supports})
     offer = require_board(ACCESS, target)
     assert (offer.runtimes, offer.absent) == (("onnxruntime", "ncnn"), {"litert": "ssh toy get litert"})
-    sent: list[tuple[str, int]] = []
+    among: list[Sequence[str]] = []
 
     def profile(ssh: object, candidates: Sequence[Candidate], plan: BoardPlan, **more: Any) -> Any:
-        sent.extend((c.name, len(c.files)) for c in candidates)
-        report = ProfileReport(device="toy", measured=True, threads=(1,), entries=(entry("graph", 1.0),), board="b")
-        return BoardProfile(report=report, decisions=("measured",), outputs={})
+        among.append(more["among"])
+        assert plan.runtimes == ("onnxruntime", "ncnn")
 
     monkeypatch.setattr(for_target, "profile_on_board", profile)
-    made = [
-        candidate(tmp_path, "graph"),
-        engine(tmp_path, "small", "ncnn", ("model.param", "model.bin")),
-        engine(tmp_path, "other", "litert", ("model.tflite",)),
-    ]
-    found = profile_for_target(ACCESS, target, made, BoardPlan(), RecordingReporter())
-    assert sent == [("graph", 1), ("small", 2)]
-    assert found.decisions == (
-        "measured", "other is not measured: litert is not on orin-1 (ssh toy get litert).",
-    )  # fmt: skip
+    profile_for_target(ACCESS, target, [], BoardPlan(), RecordingReporter())
+    assert among == [names]  # TensorRT reads graphs too, and is not on the card
 
 
 def test_the_profile_node_sends_graphs_and_leaves_modules_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

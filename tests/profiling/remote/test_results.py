@@ -82,6 +82,33 @@ def test_both_regions_and_the_layers_come_home_under_their_names(trials: list[Tr
     assert second.layers is None
 
 
+def test_openvino_tells_layers_by_its_counters(trials: list[Trial]) -> None:
+    told = {
+        "counters": [
+            {"name": "conv", "op": "Convolution", "kernel": "brgconv_avx512_I8", "median_ms": 0.5},
+            {"name": "fc", "op": "FullyConnected", "kernel": "brgemm_avx512_f32", "median_ms": 0.3},
+        ],
+        "calls": 20,
+    }
+    found = result([entry(layers=told), entry()], [run(), run()])
+    report, _ = report_from_result(found, trials, board="nuc", plan=BoardPlan(threads=(1, 2)))
+    layers = report.entries[0].layers
+    assert layers is not None
+    assert (layers.source, layers.calls, layers.total_ms) == ("OpenVINO performance counters", 20, 0.8)
+    assert [layer.arithmetic for layer in layers.layers] == ["int8", "float"]
+
+
+def test_only_engines_of_one_run_took_turns(trials: list[Trial]) -> None:
+    apart = result([entry(), entry()], [run(), run()])
+    together = {**apart, "entries": [{**found, "run": 0} for found in apart["entries"]], "runs": [run()]}
+    for found, expected in ((apart, False), (together, True)):
+        report, _ = report_from_result(found, trials, board="pi", plan=BoardPlan(threads=(1, 2)))
+        first, second = (entry.latency for entry in report.entries)
+        assert first is not None
+        assert second is not None
+        assert first.took_turns_with(second) is expected
+
+
 def test_a_board_that_throttled_gives_no_measurement(trials: list[Trial]) -> None:
     hot = {**CALM, "throttle_counts": {"cpu0/core": 4}}
     report, _ = report_from_result(

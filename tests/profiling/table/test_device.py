@@ -14,9 +14,11 @@ from edgekd.core.events import SilentReporter
 from edgekd.core.report import CandidateLatency, ProfileReport
 from edgekd.core.stage import BoardAccess
 from edgekd.errors import DeviceUnavailable
+from edgekd.profiling.agent.loop import Samples
 from edgekd.profiling.remote.calibrate import BoardCalibrator
 from edgekd.profiling.remote.request import BoardPlan, Candidate
 from edgekd.profiling.table.device import Manner, device_for
+from edgekd.targets.schema import RuntimeSupport
 from edgekd.testing.toy_graphs import toy_onnx_bundle
 from tests.gate.results import latency
 from tests.profiling.cards import card
@@ -47,6 +49,38 @@ def test_a_runtime_that_the_card_does_not_have_is_refused_with_those_it_has(monk
         with pytest.raises(DeviceUnavailable, match="toy-board does not run FP32 in openvino") as caught:
             device_for(card(here=True), access, "fp32", "openvino", MANNER)
         assert "onnxruntime (fp32, fp16)" in str(caught.value.hint)
+
+
+def test_a_runtime_that_reads_no_graphs_is_refused_before_anything_is_built() -> None:
+    runtimes = (RuntimeSupport(runtime="ncnn", precisions=("fp32",)),)
+    target = card(here=True).model_copy(update={"runtimes": runtimes})
+    with pytest.raises(DeviceUnavailable, match="Engines are timed as ONNX graphs, and ncnn runs none"):
+        device_for(target, None, "fp32", "ncnn", MANNER)
+
+
+def test_measuring_goes_on_until_every_ratio_to_the_first_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine gets slower and faster by a third; what is asked for is the ratio, where there is one."""
+    weather = [1_000_000 + 150_000 * (index * 7919 % 5) for index in range(40)]
+    rounds = Samples(rounds_ns=[[value] * 3 for value in weather])
+    steady = Samples(rounds_ns=[[1_000_000 + index % 3] * 3 for index in range(40)])
+    asked: list[Any] = []
+
+    def measure(engines: Any, blobs: Any, plan: Any, *, enough: Any, **_: Any) -> Any:
+        asked.append(enough)
+        return SimpleNamespace(outcomes={}, notes=[])
+
+    monkeypatch.setattr("edgekd.profiling.table.device.measure_isolated", measure)
+    (tmp_path / "scratch").mkdir()
+    blobs = FolderBlobs(tmp_path / "blobs")
+    bundle = toy_onnx_bundle(blobs, tmp_path / "scratch")
+    device_for(card(here=True), None, "fp32", None, MANNER).time({"whole": bundle, "kind0-8": bundle}, blobs)
+    (enough,) = asked
+    assert enough({"whole": rounds, "kind0-8": rounds})
+    assert not enough({"whole": steady, "kind0-8": rounds})
+    assert not enough({"kind0-8": rounds})  # another group, for want of memory: its medians are all there is
+    assert enough({"kind0-8": steady})
 
 
 def test_a_board_times_the_engines_by_turns_in_its_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
