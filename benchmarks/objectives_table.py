@@ -10,7 +10,7 @@ weights, none is tuned. The last epoch is judged on test images that no decision
 over `no-kd` should be none. `--objectives` takes sums too, as the command line does; one is among the rows. Each
 finished training is a line in `--work`: a run that was killed goes on there.
 
-With `--leading N` every row has the first seed, and the best N of each pair, `no-kd` and `kd` have the others too. The
+With `--leading N` every row has the first seed, and the best N of each pair, `kd` and the controls have the others too. The
 seed that chose the leaders flatters them, so their mean over the other seeds (`top1_unchosen`) stands beside.
 
 `seconds` are those of training alone. Objectives that read logits share the teacher's stored answers; those that look
@@ -54,6 +54,8 @@ from edgekd.train.terms import terms_from_text
 
 AUGMENT = {"pad_px": 4, "flip": True, "crop_scale_min": 1.0}
 NO_KD, RANDOM_TEACHER = "no-kd", "kd-random-teacher"
+COMPARED = (NO_KD, RANDOM_TEACHER, "kd")
+"""What all others are compared with: these have every seed."""
 SUMS = ("kd+fitnet",)
 """Answers and feature maps together, each with its own default weight."""
 QUICK = (NO_KD, "kd", "soft", "pskd", "ofa", "reviewkd", RANDOM_TEACHER)
@@ -223,8 +225,8 @@ def train_rows(bench: Bench, arguments: argparse.Namespace) -> list[dict[str, An
 
 
 def _leading(done: dict[Key, dict[str, Any]], keys: list[Key], count: int) -> set[Key]:
-    """The best `count` of each pair, and the two that they are compared with."""
-    chosen = {key for key in keys if key[1] in (NO_KD, "kd")}
+    """The best `count` of each pair, and what they are compared with."""
+    chosen = {key for key in keys if key[1] in COMPARED}
     for pair in {key[0] for key in keys}:
         chosen |= set(sorted((key for key in keys if key[0] == pair), key=lambda key: -done[key]["top1"])[:count])
     return chosen
