@@ -10,7 +10,7 @@ weights, none is tuned. The last epoch is judged on test images that no decision
 over `no-kd` should be none. `--objectives` takes sums too, as the command line does; one is among the rows. Each
 finished training is a line in `--work`: a run that was killed goes on there.
 
-With `--leading N` every row has the first seed, and the best N of each pair, `kd` and the controls have the others too. The
+With `--leading N` every row has the first seed; the best N of each pair, `kd` and the controls have the others too. The
 seed that chose the leaders flatters them, so their mean over the other seeds (`top1_unchosen`) stands beside.
 
 `seconds` are those of training alone. Objectives that read logits share the teacher's stored answers; those that look
