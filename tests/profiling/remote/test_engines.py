@@ -33,6 +33,9 @@ def engine_for(runtime: str, precision: str, ctx: Context) -> ModelBundle:
     """A toy network in the format of a runtime."""
     if runtime not in CONVERTERS:
         return toy_onnx_bundle(ctx.blobs, ctx.scratch)
+    found = CONVERTERS.get(runtime).availability()
+    if not found.ok:
+        pytest.skip(f"needs the converter for {runtime}: {found.reason} ({found.install})")
     takes = CONVERTERS.get(runtime).takes
     source = (toy_bundle if takes is BundleKind.TORCH else toy_onnx_bundle)(ctx.blobs, ctx.scratch)
     samples = bundle_from_samples(
