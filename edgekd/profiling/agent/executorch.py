@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.arrays import flat, one_image
+from edgekd.profiling.agent.cpu import CpuEngine, one_image
 from edgekd.profiling.agent.engines import AGAIN, NOT_LOADED, version_of
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.native_output import native_stderr
@@ -22,30 +22,18 @@ FLOAT = 6
 """float32, as a program's metadata numbers it."""
 
 
-class ExecuTorchEngine:
-    """A program's `forward` method and its image; see `Engine` for the contract."""
+class ExecuTorchEngine(CpuEngine):
+    """A program's `forward` method and its image. Its trace is read with tools that a board need not have."""
 
     def __init__(self, program: Any, method: Any, images: Any, facts: dict[str, Any]) -> None:
-        self._program, self._method, self._images, self._facts = program, method, images, facts
-        self._found: list[Any] = []
+        super().__init__(facts)
+        self._program, self._method, self._images = program, method, images
 
     def run(self) -> None:
         import torch
 
         # The memory of an output may be the program's own.
         self._found = [out.numpy().copy() for out in self._method.execute([torch.from_numpy(self._images)])]
-
-    def outputs(self) -> list[list[float]]:
-        return flat(self._found)
-
-    def device_ns(self, calls: int) -> list[int] | None:
-        return None  # the processor that calls is the device
-
-    def layers(self, calls: int) -> dict[str, Any] | None:
-        return None  # its trace is read with the tools that a board need not have
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self._facts)
 
     def close(self) -> None:
         self._method = self._program = None

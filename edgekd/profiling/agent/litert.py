@@ -10,38 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.arrays import flat, one_image
+from edgekd.profiling.agent.cpu import CpuEngine, one_image
 from edgekd.profiling.agent.engines import AGAIN, NOT_LOADED, version_of
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.engines.litert_values import dequantized, kernels, quantized
 from edgekd.runtimes.native_output import native_stderr
 
 
-class LiteRtEngine:
-    """An interpreter and its image; see `Engine` for the contract. Rounding input and logits is part of a run."""
+class LiteRtEngine(CpuEngine):
+    """An interpreter and its image. Rounding input and logits is part of a run; the bindings tell of no layers."""
 
     def __init__(self, interpreter: Any, images: Any, facts: dict[str, Any]) -> None:
-        self._interpreter, self._images, self._facts = interpreter, images, facts
+        super().__init__(facts)
+        self._interpreter, self._images = interpreter, images
         (self._input,) = interpreter.get_input_details()
         self._outputs = interpreter.get_output_details()
-        self._found: list[Any] = []
 
     def run(self) -> None:
         self._interpreter.set_tensor(self._input["index"], quantized(self._images, self._input))
         self._interpreter.invoke()
         self._found = [dequantized(self._interpreter.get_tensor(told["index"]), told) for told in self._outputs]
-
-    def outputs(self) -> list[list[float]]:
-        return flat(self._found)
-
-    def device_ns(self, calls: int) -> list[int] | None:
-        return None  # the processor that calls is the device
-
-    def layers(self, calls: int) -> dict[str, Any] | None:
-        return None  # the Python bindings do not tell
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self._facts)
 
     def close(self) -> None:
         self._interpreter = None

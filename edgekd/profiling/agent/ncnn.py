@@ -10,33 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.arrays import flat, one_image
+from edgekd.profiling.agent.cpu import CpuEngine, one_image
 from edgekd.profiling.agent.engines import AGAIN, NOT_LOADED
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.engines.ncnn_network import NcnnError, NcnnNetwork, arithmetic
 
 
-class NcnnEngine:
-    """A network and its image; see `Engine` for the contract."""
+class NcnnEngine(CpuEngine):
+    """A network and its image. Times of layers the library does not tell."""
 
     def __init__(self, network: NcnnNetwork, image: Any, facts: dict[str, Any]) -> None:
-        self._network, self._image, self._facts = network, image, facts
-        self._found: Any = None
+        super().__init__(facts)
+        self._network, self._image = network, image
 
     def run(self) -> None:
-        self._found = self._network.answer(self._image)
-
-    def outputs(self) -> list[list[float]]:
-        return flat([self._found])
-
-    def device_ns(self, calls: int) -> list[int] | None:
-        return None  # the processor that calls is the device
-
-    def layers(self, calls: int) -> dict[str, Any] | None:
-        return None  # the library does not tell
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self._facts)
+        self._found = [self._network.answer(self._image)]
 
     def close(self) -> None:
         self._network.close()

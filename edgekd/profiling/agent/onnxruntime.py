@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.arrays import feeds_of, flat
+from edgekd.profiling.agent.cpu import CpuEngine, feeds_of
 from edgekd.profiling.agent.engines import NOT_LOADED
 from edgekd.profiling.agent.wire import AgentError
 
@@ -23,27 +23,20 @@ WARM_CALLS = 3
 """Calls before those whose layers are recorded: the first ones grow the memory arena."""
 
 
-class OnnxRuntimeEngine:
-    """A session and what it is fed; see `Engine` for the contract."""
+class OnnxRuntimeEngine(CpuEngine):
+    """A session and what it is fed."""
 
     def __init__(
         self, session: Any, feeds: dict[str, Any], facts: dict[str, Any], traced: Callable[[Path], Any]
     ) -> None:
+        super().__init__(facts)
         self._session = session
         self._traced = traced
         self._feeds = feeds
-        self._facts = facts
         self._names = [entry.name for entry in session.get_outputs()]
-        self._found: list[Any] = []
 
     def run(self) -> None:
         self._found = self._session.run(self._names, self._feeds)
-
-    def outputs(self) -> list[list[float]]:
-        return flat(self._found)
-
-    def device_ns(self, calls: int) -> list[int] | None:
-        return None  # the processor that calls is the device
 
     def layers(self, calls: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
@@ -52,9 +45,6 @@ class OnnxRuntimeEngine:
                 session.run(self._names, self._feeds)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         return {"events": [_brief(event) for event in events if _tells(event)], "calls": calls}
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self._facts)
 
     def close(self) -> None:
         self._session = None

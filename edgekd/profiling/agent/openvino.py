@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekd.profiling.agent.arrays import feeds_of, flat
+from edgekd.profiling.agent.cpu import CpuEngine, feeds_of
 from edgekd.profiling.agent.engines import NOT_LOADED, version_of
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.engines.openvino_request import COUNTING, bound, counters_of, cpu_settings, executing, run_bound
@@ -18,25 +18,23 @@ from edgekd.runtimes.engines.openvino_request import COUNTING, bound, counters_o
 DEVICE = "CPU"
 
 
-class OpenVinoEngine:
-    """A request with its own memory, and what it is fed; see `Engine` for the contract."""
+class OpenVinoEngine(CpuEngine):
+    """A request with its own memory, and what it is fed.
 
-    def __init__(
-        self, compiled: Any, feeds: dict[str, Any], facts: dict[str, Any], counting: Callable[[], Any]
-    ) -> None:
-        self._compiled, self._feeds, self._facts, self._counting = compiled, feeds, facts, counting
+    Args:
+        compiled: The model.
+        feeds: By input name.
+        counting: Compiles it again, so that it counts the times of its layers.
+    """
+
+    def __init__(self, compiled: Any, feeds: dict[str, Any], counting: Callable[[], Any]) -> None:
+        super().__init__({})
+        self._compiled, self._feeds, self._counting = compiled, feeds, counting
         self._request = compiled.create_infer_request()
         self._memory = bound(compiled, self._request)
-        self._found: list[Any] = []
 
     def run(self) -> None:
         self._found = run_bound(self._request, self._memory, self._feeds, len(self._compiled.outputs))
-
-    def outputs(self) -> list[list[float]]:
-        return flat(self._found)
-
-    def device_ns(self, calls: int) -> list[int] | None:
-        return None  # the processor that calls is the device
 
     def layers(self, calls: int) -> dict[str, Any] | None:
         request = self._counting().create_infer_request()
@@ -45,9 +43,6 @@ class OpenVinoEngine:
     def tell(self, facts: dict[str, Any]) -> None:
         """Takes the facts over: how long loading took is known when the engine is ready."""
         self._facts = facts
-
-    def facts(self) -> dict[str, Any]:
-        return dict(self._facts)
 
     def close(self) -> None:
         self._request = self._compiled = None
@@ -75,7 +70,7 @@ def opened(spec: dict[str, Any], paths: Sequence[Path], cache: Path) -> OpenVino
     began = time.perf_counter()
     try:
         compiled = compiled_with(settings)
-        engine = OpenVinoEngine(compiled, feeds, {}, lambda: compiled_with({**settings, **COUNTING}))
+        engine = OpenVinoEngine(compiled, feeds, lambda: compiled_with({**settings, **COUNTING}))
     except RuntimeError as err:
         raise AgentError(NOT_LOADED, f"OpenVINO {version} cannot load the model: {err}") from err
     engine.tell(

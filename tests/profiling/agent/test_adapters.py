@@ -15,7 +15,7 @@ import pytest
 
 from edgekd.core.blobs import FolderBlobs
 from edgekd.profiling.agent import engines
-from edgekd.profiling.agent.arrays import feeds_of
+from edgekd.profiling.agent.cpu import feeds_of
 from edgekd.profiling.agent.engines import Engine, availability, open_engine
 from edgekd.profiling.agent.wire import AgentError
 from edgekd.runtimes.openvino import layers_from_counters

@@ -13,7 +13,7 @@ import edgekd.profiling.agent as agent
 
 FOLDER = Path(agent.__file__).parent
 ADAPTERS = {
-    "arrays.py": ("numpy",),
+    "cpu.py": ("numpy",),
     "onnxruntime.py": ("onnxruntime",),
     "openvino.py": ("openvino",),
     "openvino_request.py": ("openvino",),
@@ -75,7 +75,7 @@ def test_the_agent_imports_the_standard_library_of_python_3_10_and_itself(path: 
     ("source", "name"),
     [
         ("import psutil", "facts.py"),
-        ("import numpy", "arrays.py"),
+        ("import numpy", "cpu.py"),
         ("def f():\n    import numpy", "tensorrt.py"),
         ("def f():\n    import torch", "tensorrt.py"),
         ("from edgekd.errors import UserError", "loop.py"),
@@ -90,7 +90,7 @@ def test_the_check_can_fail(source: str, name: str) -> None:
 
 
 def test_the_check_lets_a_runtime_into_a_function_of_its_adapter() -> None:
-    assert violations("def f():\n    import numpy", "arrays.py") == []
+    assert violations("def f():\n    import numpy", "cpu.py") == []
 
 
 def test_newer_syntax_is_refused() -> None:

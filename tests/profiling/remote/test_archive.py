@@ -11,7 +11,7 @@ from edgekd.profiling.remote.archive import agent_archive, agent_sources
 
 OLDEST = (3, 10)
 BESIDE_A_RUNTIME = {
-    "arrays": {"numpy"},
+    "cpu": {"numpy"},
     "onnxruntime": {"onnxruntime"},
     "openvino": {"openvino"},
     "openvino_request": {"openvino"},

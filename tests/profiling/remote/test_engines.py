@@ -12,7 +12,7 @@ from edgekd.core.events import RecordingReporter
 from edgekd.core.stage import Context
 from edgekd.export.convert import CONVERTERS
 from edgekd.export.convert_stage import ConvertConfig, ConvertStage
-from edgekd.profiling.agent.arrays import feeds_of
+from edgekd.profiling.agent.cpu import feeds_of
 from edgekd.profiling.remote.address import Address
 from edgekd.profiling.remote.profile import profile_on_board
 from edgekd.profiling.remote.request import BoardPlan, Trial, candidate_from_bundle

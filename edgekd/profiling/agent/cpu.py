@@ -1,12 +1,35 @@
-"""NumPy arrays for the runtimes that take them. Standard library of Python 3.10, and NumPy inside functions."""
+"""What engines on the board's CPU have in common. Standard library of Python 3.10, and NumPy inside functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from edgekd.profiling.agent.engines import input_shape, input_values
 from edgekd.profiling.agent.wire import BAD_REQUEST, AgentError
+
+
+class CpuEngine:
+    """An engine on the processor that calls it; see `Engine` for the contract. A subclass runs and closes it.
+
+    Args:
+        facts: What `facts` tells.
+    """
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self._facts = facts
+        self._found: list[Any] = []
+
+    def outputs(self) -> list[list[float]]:
+        return [value.astype("float64").ravel().tolist() for value in self._found]
+
+    def device_ns(self, calls: int) -> list[int] | None:
+        return None  # the processor that calls is the device
+
+    def layers(self, calls: int) -> dict[str, Any] | None:
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self._facts)
 
 
 def feeds_of(spec: dict[str, Any]) -> dict[str, Any]:
@@ -30,8 +53,3 @@ def one_image(spec: dict[str, Any]) -> Any:
     if others or len(images) != 1:
         raise AgentError(BAD_REQUEST, f"{spec['runtime']} takes one image a run here, not {spec['inputs']}")
     return images
-
-
-def flat(outputs: Iterable[Any]) -> list[list[float]]:
-    """The values of each array."""
-    return [value.astype("float64").ravel().tolist() for value in outputs]
