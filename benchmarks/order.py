@@ -49,12 +49,19 @@ ORDERS: dict[str, tuple[str, tuple[Step, ...]]] = {
     "student-prune-distil": (STUDENT, (("prune", 1.0), ("distil", 1.0))),
     "student-distil-prune-distil": (STUDENT, (("distil", 2 / 3), ("prune", 1.0), ("distil", 1 / 3))),
     "student-joint": (STUDENT, (("distil", 2 / 3), ("prune", 1.0), ("joint", 1 / 3))),
+    "student-prune-brief": (STUDENT, (("prune", 1.0), ("distil", 2 / 3))),
+    "student-whole": (STUDENT, (("distil", 1.0),)),
+    "student-whole-brief": (STUDENT, (("distil", 2 / 3),)),
     "teacher-distil-prune": (TEACHER, (("distil", 1.0), ("prune", 1.0))),
     "teacher-prune-distil": (TEACHER, (("prune", 1.0), ("distil", 1.0))),
     "teacher-rounds": (TEACHER, (("prune", 1 / 2), ("distil", 1 / 3), ("prune", 1 / 2), ("distil", 2 / 3))),
     "teacher-joint": (TEACHER, (("prune", 1.0), ("distil", 2 / 3), ("joint", 1 / 3))),
 }
-"""All of them are quantized after training at the end."""
+"""All of them are quantized after training at the end.
+
+`student-whole` is not cut. The `brief` ones train for two thirds: a chain that keeps both a whole student and a cut one
+pays for `student-distil-prune-distil` in all, or for two brief ones, which is a third more.
+"""
 
 
 def main() -> None:
@@ -75,8 +82,9 @@ def main() -> None:
                 reporter=reporter,
             )
             given = {"teacher": situation.teacher, "student": _student(situation.teacher, store, seed)}
-            report = Runner(STAGES, store).run(_graph(arguments, situation.target.channel_multiple), given, settings)
-            runs.append(_rows(report, store, seed))
+            graph, steps = _graph(arguments, situation.target.channel_multiple)
+            report = Runner(STAGES, store).run(graph, given, settings)
+            runs.append(_rows(report, store, seed, steps))
     summary = {
         "benchmark": "order",
         "machine": machine(),
@@ -87,7 +95,7 @@ def main() -> None:
             for key in ("images", "judged_images", "epochs", "views", "keep", "seeds", "importance")
         },
         "seconds": time.monotonic() - began,
-        "orders": {name: [list(step) for step in steps] for name, (_, steps) in ORDERS.items()},
+        "orders": {name: [list(step) for step in ORDERS[name][1]] for name in arguments.orders},
         "rows": [row for rows in runs for row in rows],
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,20 +116,24 @@ def _student(teacher: ModelBundle, store: LocalStore, seed: int) -> ModelBundle:
         return bundle_from_module(module, recipe=recipe, blobs=store.blobs, scratch=Path(scratch))
 
 
-def _graph(arguments: argparse.Namespace, multiple: int) -> Graph:
+def _graph(arguments: argparse.Namespace, multiple: int) -> tuple[Graph, dict[str, list[str]]]:
+    """The graph, and the nodes of each order's steps."""
     draft = Draft()
     draft.add("calibration", "calibration", {}, {"model": TEACHER})
     shared = _training(arguments, epochs=1, fresh=False)
     asked = {"views": shared["teacher_views"], "augment": shared["augment"]}
     draft.add("answers", "teach", asked, {"teacher": draft.add("teacher-fp32", "export", {}, {"model": TEACHER})})
-    engines, made = [], dict[tuple[Any, ...], str]()
-    for name, (start, steps) in ORDERS.items():
+    engines, made, chains = [], dict[tuple[Any, ...], str](), dict[str, list[str]]()
+    for name in arguments.orders:
+        start, steps = ORDERS[name]
         node, told, trained = start, (start,), start == TEACHER
+        chains[name] = []
         for number, (what, share) in enumerate(steps):
             told = (*told, (what, share))
             if told not in made:  # two orders may begin alike
                 made[told] = _step(draft, arguments, f"{name}-{number}-{what}", node, what, share, trained, multiple)
             node, trained = made[told], trained or what != "prune"
+            chains[name].append(node)
         full = draft.add(f"{name}-fp32", "export", {}, {"model": node, "samples": "calibration"})
         config = {"scheme": "ort-u8s8"}
         engines += [full, draft.add(f"{name}-int8", "quantize", config, {"model": full, "calibration": "calibration"})]
@@ -131,7 +143,7 @@ def _graph(arguments: argparse.Namespace, multiple: int) -> Graph:
     measured = {"runtimes": ["onnxruntime"], "threads": [1], "duration_s": arguments.duration_s}
     draft.add("profile", "profile", measured, {"candidates": engines})
     inputs = {"teacher": BundleKind.TORCH, "student": BundleKind.TORCH}
-    return Graph(inputs=inputs, nodes=tuple(draft.nodes))
+    return Graph(inputs=inputs, nodes=tuple(draft.nodes)), chains
 
 
 def _step(
@@ -166,7 +178,7 @@ def _training(arguments: argparse.Namespace, *, epochs: int, fresh: bool) -> dic
     )  # fmt: skip
 
 
-def _rows(report: RunReport, store: LocalStore, seed: int) -> list[dict[str, Any]]:
+def _rows(report: RunReport, store: LocalStore, seed: int, steps: dict[str, list[str]]) -> list[dict[str, Any]]:
     def read(node: str, kind: type[Any]) -> Any:
         return schema_from_json(store.blobs.path(report.bundle(node).file(REPORT_FILE)), kind, node)
 
@@ -185,9 +197,9 @@ def _rows(report: RunReport, store: LocalStore, seed: int) -> list[dict[str, Any
             "top1_int8": accuracy(f"{name}-int8"),
             "p50_ms_fp32": times.get(f"{name}-fp32"),
             "p50_ms_int8": times.get(f"{name}-int8"),
-            "seconds": sum(node.seconds for node in report.nodes if node.name.startswith(f"{name}-")),
+            "seconds": sum(report.node(step).seconds for step in nodes),
         }
-        for name in ORDERS
+        for name, nodes in steps.items()
     ]
 
 
@@ -209,6 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with cifar10/ and weights/")
     parser.add_argument("--work", type=Path, default=Path("out/order"), help="store, kept between runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/order.json"))
+    parser.add_argument("--orders", nargs="+", choices=list(ORDERS), default=list(ORDERS), help="all unless given")
     parser.add_argument("--images", type=int, default=10_000, help="training images")
     parser.add_argument("--judged-images", type=int, default=10_000, help="on which accuracies are taken")
     parser.add_argument("--epochs", type=int, default=9, help="of distillation, over all steps of an order")

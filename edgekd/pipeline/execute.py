@@ -117,7 +117,7 @@ class Run:
         return Outcome(report=report, verdict=delivery.verdict, delivery=delivery)
 
     def _finished(self) -> RunReport:
-        """The run of the whole graph, or of what is left of it where a converter could not make its engine."""
+        """The run of the whole graph, or of what is left of it where an engine could not be made."""
         rebuild = self.workspace.rebuild
         while True:
             graph = self.recipe.graph

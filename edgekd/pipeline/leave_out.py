@@ -1,7 +1,8 @@
-"""Goes on without an engine that its converter cannot make, instead of ending a run that has others.
+"""Goes on without an engine that cannot be made, instead of ending a run that has others.
 
-An operator that one runtime lacks shows only when it is converted, which may be hours into a run. Everything that was
-finished before is in the store, so the run without the engine takes up where the failure stopped it.
+An operator that one runtime lacks, or a graph that loses itself in 8 bits, shows only when it is converted or quantized,
+which may be hours into a run. Everything that was finished before is in the store, so the run without the engine takes
+up where the failure stopped it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from edgekd.pipeline.results import CONVERT
 from edgekd.pipeline.stages import STAGES
 
 
+SPARED = frozenset({CONVERT, "fp16", "int8-fp16", "qat", "quantize", "sensitivity"})
+"""Stages that make an engine's twin from a graph or network that is a candidate itself, or prepare one."""
+
+
 def spared(graph: Graph, failure: BuildFailed) -> str | None:
-    """The node that a run can go on without: a conversion that failed; None where it was another stage."""
-    return next((node.name for node in graph.nodes if node.name == failure.node and node.stage == CONVERT), None)
+    """The node that a run can go on without: one of `SPARED` that failed; None where it was another stage."""
+    return next((node.name for node in graph.nodes if node.name == failure.node and node.stage in SPARED), None)
 
 
 def without(graph: Graph, name: str) -> Graph:

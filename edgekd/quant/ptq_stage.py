@@ -159,7 +159,9 @@ class QuantizeStage(Stage[QuantizeConfig]):
         if share < LEAST_SHARE and not (asked and share > 0):
             raise BuildFailed(
                 f"Only {share:.0%} of the graph's weights are INT8 after quantization with {self.config.scheme}.",
-                hint="the model consists of operators that this scheme does not quantize; use another scheme",
+                hint="fewer layers in float (revert, exclude)"
+                if asked
+                else "the model consists of operators that this scheme does not quantize; use another scheme",
             )
 
     @property
@@ -190,6 +192,12 @@ class QuantizeStage(Stage[QuantizeConfig]):
         config, floats = self.config, self.config.exclude
         order: tuple[str, ...] = ()  # of the layers that are in INT8 still
         ranked = False
+        if config.revert >= len(known) - len(floats) > 0:
+            raise BuildFailed(
+                f"{config.revert} layers are to stay in float, and the graph has {len(known) - len(floats)} that "
+                "INT8 could take: it would be FP32.",
+                hint="lower revert (compress: --mixed)",
+            )
         if config.revert:
             order, ranked = _order(builder, config, inputs, ctx, known), True
             floats, order = (*floats, *order[: config.revert]), order[config.revert :]
