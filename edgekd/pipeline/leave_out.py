@@ -1,6 +1,6 @@
 """Goes on without an engine that cannot be made, instead of ending a run that has others.
 
-An operator that one runtime lacks, or a graph that loses itself in 8 bits, shows only when it is converted or quantized,
+An operator that one runtime lacks, or a graph that 8 bits do not suit, shows only when it is converted or quantized,
 which may be hours into a run. Everything that was finished before is in the store, so the run without the engine takes
 up where the failure stopped it.
 """
@@ -14,9 +14,8 @@ from edgekd.errors import BuildFailed
 from edgekd.pipeline.results import CONVERT
 from edgekd.pipeline.stages import STAGES
 
-
-SPARED = frozenset({CONVERT, "fp16", "int8-fp16", "qat", "quantize", "sensitivity"})
-"""Stages that make an engine's twin from a graph or network that is a candidate itself, or prepare one."""
+SPARED = frozenset({CONVERT, "fp16", "int8-fp16", "latency-table", "prune", "qat", "quantize", "sensitivity"})
+"""Stages that make a smaller twin of a graph or network that is a candidate itself, or prepare one."""
 
 
 def spared(graph: Graph, failure: BuildFailed) -> str | None:

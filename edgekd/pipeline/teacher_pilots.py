@@ -33,6 +33,7 @@ from edgekd.pipeline.training import epochs_for, train_config
 from edgekd.search.teachers.assistant import Assistant
 from edgekd.tasks.classification import predictions
 from edgekd.train.evaluate_torch import module_logits
+from edgekd.train.reconcile import reconciled
 
 BoolArray = npt.NDArray[np.bool_]
 LABELS_ALONE = "labels alone"
@@ -88,8 +89,8 @@ class Pilots:
 
     def correct(self, bundle: ModelBundle) -> BoolArray:
         """(N,) bool: whether a model is right on each image of the `select` split."""
-        module = module_from_bundle(bundle, self.store.blobs)
-        split = self.dataset.select
+        recipe, split = self.recipe(bundle), self.dataset.select
+        module = reconciled(module_from_bundle(bundle, self.store.blobs), bundle.model, recipe)
         right: BoolArray = (
             predictions(module_logits(module, split, bundle.model.preprocessing, self.execution)) == split.labels
         )

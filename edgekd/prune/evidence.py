@@ -17,6 +17,7 @@ from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Evidence, Need, importances_without, needs_of
 from edgekd.train.engine import resolve_device, torch_settings
 from edgekd.train.memory_format import placed
+from edgekd.train.reconcile import check_same_classes, reconciled
 
 
 def check_evidence(config: PruneConfig, inputs: Inputs, ctx: Context) -> None:
@@ -47,12 +48,7 @@ def check_evidence(config: PruneConfig, inputs: Inputs, ctx: Context) -> None:
             f"{model.model.preprocessing.plain()}, teacher {teacher.model.preprocessing.plain()}.",
             hint="connect the teacher that the model was distilled from",
         )
-    if teacher.outputs != model.outputs:
-        raise UserError(
-            f"The pruned network and its teacher must have the same classes: the model gives {model.outputs[0].shape}, "
-            f"the teacher {teacher.outputs[0].shape}.",
-            hint="connect the teacher that the model was distilled from",
-        )
+    check_same_classes(model, teacher)
 
 
 @contextmanager
@@ -74,7 +70,9 @@ def gathered(
         seed=ctx.seed,
     )
     bundle = inputs.maybe("teacher")
-    teacher = module_from_bundle(bundle, ctx.blobs) if bundle is not None and Need.TEACHER in needs else None
+    teacher: nn.Module | None = None
+    if bundle is not None and Need.TEACHER in needs:
+        teacher = reconciled(module_from_bundle(bundle, ctx.blobs), bundle.model, inputs.one("model").model)
     device = torch.device(resolve_device(ctx.execution.device))
     with torch_settings(ctx.execution, ctx.seed), ExitStack() as places:
         for network in (module, teacher):

@@ -35,6 +35,7 @@ from edgekd.train.fit import FitReport, distil_
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective, Signal
 from edgekd.train.pool import POOL_PORT, adds_unlabelled, training_data
+from edgekd.train.reconcile import check_same_classes, reconciled
 from edgekd.train.student import teacher_metrics
 from edgekd.train.teachers import check_teacher_may_learn
 from edgekd.train.weighing import Weighing
@@ -113,6 +114,8 @@ class QatStage(Stage[QatConfig]):
         for objective in objectives:
             _check_usable(objective)
         check_teacher_may_learn(inputs, objectives)
+        if teacher is not None:
+            check_same_classes(model, teacher)
         if teacher is not None and teacher.model.preprocessing != model.model.preprocessing:
             raise UserError(
                 "Student and teacher must see the same tensor, but their preprocessing differs: student "
@@ -211,9 +214,12 @@ def _teacher(inputs: Inputs, ctx: Context) -> nn.Module | None:
     teacher = inputs.maybe("teacher")
     if teacher is None:
         return None
+    module: nn.Module
     if teacher.kind is BundleKind.TORCH:
-        return module_from_bundle(teacher, ctx.blobs)
-    return OnnxModule(graph_from_file(ctx.path(teacher, MODEL_FILE))).requires_grad_(False)
+        module = module_from_bundle(teacher, ctx.blobs)
+    else:
+        module = OnnxModule(graph_from_file(ctx.path(teacher, MODEL_FILE))).requires_grad_(False)
+    return reconciled(module, teacher.model, inputs.one("model").model)
 
 
 def _answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgekd.errors import UserError
 from edgekd.nn.mode import evaluating
 from edgekd.nn.shapes import example_images
-from edgekd.train.reconcile import Renormalised
+from edgekd.train.reconcile import Reconciled
 from edgekd.train.signal import TAPPED, Signal, Signals, SignalSpec
 from edgekd.train.signals import SignalSource
 
@@ -119,7 +119,7 @@ def teacher_source(
     """Where the signals of one teacher or of a group come from.
 
     Args:
-        teacher: A network, a `Renormalised` one or a `TeacherGroup` of such.
+        teacher: A network, a `Reconciled` one or a `TeacherGroup` of such.
         needs: Signals that objectives read.
         input_shape: (C, H, W) of the student's images.
         keep_members: Whether an objective reads the members of a group.
@@ -135,6 +135,6 @@ def teacher_source(
 
 
 def _single(module: nn.Module, needs: frozenset[Signal], input_shape: tuple[int, int, int]) -> SignalSource:
-    if isinstance(module, Renormalised):
-        return SignalSource(module.module, needs, input_shape, pixels=module.pixels)
+    if isinstance(module, Reconciled):
+        return SignalSource(module.module, needs, input_shape, pixels=module.pixels, order=module.order)
     return SignalSource(module, needs, input_shape)

@@ -1,16 +1,21 @@
-"""A teacher that was trained with another normalisation sees the student's pixels, normalised its own way.
+"""A teacher that was trained with another normalisation, or counts the classes in another order, and its student.
 
 Both normalisations are affine per channel, so one map leads from the student's tensor to the teacher's: the images are
 read, resized, cropped and augmented once, and both networks see the same pixels. What would need other pixels (another
-size, grey instead of colour) is refused.
+size, grey instead of colour) is refused. Logits are turned into the student's order by the names of the classes; other
+classes are refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from edgekd.core.bundle import ModelBundle
 from edgekd.core.preprocess import Preprocessing
+from edgekd.core.recipe import ModelRecipe
 from edgekd.errors import UserError
 
 
@@ -35,22 +40,28 @@ class PixelMap(nn.Module):
         return turned * self.scale + self.shift
 
 
-class Renormalised(nn.Module):
-    """A network behind a `PixelMap`: it takes the images of another one.
+class Reconciled(nn.Module):
+    """A network that takes the images of another one and answers in the order of its classes.
 
     Attributes:
-        pixels: The map.
         module: The network.
+        pixels: Before it; None for images that are normalised alike.
+        order: (K,) int64, where each class of the other one stands in its own logits; None for the same order.
     """
 
-    def __init__(self, pixels: PixelMap, module: nn.Module) -> None:
+    order: Tensor | None
+
+    def __init__(
+        self, module: nn.Module, *, pixels: PixelMap | None = None, order: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        self.pixels = pixels
         self.module = module
+        self.pixels = pixels
+        self.register_buffer("order", None if order is None else torch.tensor(order), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.module(self.pixels(images))
-        return out
+        logits: Tensor = self.module(images if self.pixels is None else self.pixels(images))
+        return logits if self.order is None else logits[:, self.order]
 
 
 def check_same_pixels(ours: Preprocessing, its: Preprocessing, who: str = "teacher") -> None:
@@ -67,27 +78,83 @@ def check_same_pixels(ours: Preprocessing, its: Preprocessing, who: str = "teach
         )
 
 
-def teacher_of_our_pixels(
-    module: nn.Module, its: Preprocessing, ours: Preprocessing, who: str = "teacher"
-) -> nn.Module:
-    """The teacher as a network that takes the student's tensor; itself where both are normalised alike.
+def check_same_classes(student: ModelBundle, teacher: ModelBundle, who: str = "teacher") -> None:
+    """Makes sure that both tell the same classes apart, in whichever order; reads no weights.
+
+    Raises:
+        UserError: Another number of logits, or other names.
+    """
+    ours, its = (bundle.outputs[0].shape[-1] for bundle in (student, teacher))
+    if isinstance(ours, int) and isinstance(its, int) and ours != its:
+        raise UserError(
+            f"The student has {ours} classes and the {who} {its}: their logits cannot be compared.",
+            hint="give the student as many outputs as the teacher has",
+        )
+    class_order(teacher.model.labels, student.model.labels, who)
+
+
+def class_order(its: Sequence[str], ours: Sequence[str], who: str = "teacher") -> tuple[int, ...] | None:
+    """Where each of our classes stands in its logits; None for the same order, or where one has no names.
+
+    Numbers from 0 on are no names: they say the positions of logits.
+
+    Args:
+        its: Names of the teacher's classes, in the order of its logits; may be empty.
+        ours: The same of the student.
+        who: Names the teacher in messages.
+
+    Raises:
+        UserError: Other names, or names that stand for two classes.
+    """
+    if tuple(its) == tuple(ours) or any(_numbered(names) for names in (its, ours)):
+        return None
+    unknown, twice = sorted(set(ours) - set(its)), len(set(its)) < len(its)
+    if len(its) != len(ours) or unknown:
+        examples = ", ".join(repr(name) for name in unknown[:3])
+        raise UserError(
+            f"Student and {who} name other classes: {len(unknown)} of the student's {len(ours)} are none of the "
+            f"{who}'s {len(its)}" + (f", such as {examples}." if unknown else "."),
+            hint="choose a teacher of the same classes; where only the names differ, give the student's in the "
+            "teacher's words with --labels",
+        )
+    if twice:
+        raise UserError(
+            f"Student and {who} list their classes in another order, and some names stand for two of them.",
+            hint="give the student its classes in the teacher's order, or each a name of its own with --labels",
+        )
+    place = {name: number for number, name in enumerate(its)}
+    return tuple(place[name] for name in ours)
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    return list(names) == [str(number) for number in range(len(names))]
+
+
+def reconciled(module: nn.Module, its: ModelRecipe, ours: ModelRecipe, who: str = "teacher") -> nn.Module:
+    """The teacher as a network of the student's tensor and the student's classes; itself where nothing differs.
 
     Args:
         module: The teacher.
-        its: Its preprocessing.
+        its: What it takes, and its classes.
         ours: The student's.
         who: Names it in messages.
 
     Raises:
-        UserError: It cannot see the student's pixels.
+        UserError: It cannot see the student's pixels, or tells other classes apart.
     """
-    check_same_pixels(ours, its, who)
-    return Renormalised(PixelMap(ours, its), module) if _renormalises(its, ours) else module
+    check_same_pixels(ours.preprocessing, its.preprocessing, who)
+    renormalises = _renormalises(its.preprocessing, ours.preprocessing)
+    pixels = PixelMap(ours.preprocessing, its.preprocessing) if renormalises else None
+    order = class_order(its.labels, ours.labels, who)
+    return module if pixels is None and order is None else Reconciled(module, pixels=pixels, order=order)
 
 
-def reconciliation(its: Preprocessing, ours: Preprocessing, who: str = "teacher") -> tuple[str, ...]:
+def reconciliation(teacher: ModelRecipe, student: ModelRecipe, who: str = "teacher") -> tuple[str, ...]:
     """What is to be said of a teacher that sees the student's pixels; empty where nothing differs."""
     said = []
+    if class_order(teacher.labels, student.labels, who) is not None:
+        said.append(f"The {who} lists its classes in another order: its logits are turned into the student's, by name.")
+    its, ours = teacher.preprocessing, student.preprocessing
     if (its.interpolation, its.canvas) != (ours.interpolation, ours.canvas):
         said.append(
             f"The {who} sees images that were resized and cropped as the student's are ({ours.interpolation}, "

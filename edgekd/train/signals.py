@@ -19,10 +19,13 @@ class SignalSource(nn.Module):
         needs: Signals to return; logits always are.
         input_shape: (C, H, W), to find where to tap.
         pixels: Applied to the images first; None feeds them as they are.
+        order: (K,) int64, the place of each class in the network's logits; None for the network's own order.
 
     Raises:
         UserError: A signal is needed that the network does not have.
     """
+
+    _order: Tensor | None
 
     def __init__(
         self,
@@ -31,22 +34,33 @@ class SignalSource(nn.Module):
         input_shape: tuple[int, int, int],
         *,
         pixels: nn.Module | None = None,
+        order: Tensor | None = None,
     ) -> None:
         super().__init__()
         self._pixels = pixels
+        self.register_buffer("_order", order, persistent=False)
         self.taps = Taps(module, needs & TAPPED, input_shape)
         self._input_shape = input_shape
 
     def forward(self, images: Tensor) -> Signals:
         out = self.taps(images if self._pixels is None else self._pixels(images))
         return Signals(
-            logits=out.logits,
+            logits=self._ordered(out.logits),
             embedding=out.embedding,
             feature_map=out.feature_map,
             class_maps=out.class_maps,
             stages=out.stages,
-            classifier=None if out.classifier is None else Classifier(*out.classifier),
+            classifier=None if out.classifier is None else self._rows(*out.classifier),
         )
+
+    def _ordered(self, logits: Tensor) -> Tensor:
+        return logits if self._order is None else logits[:, self._order]
+
+    def _rows(self, weight: Tensor, bias: Tensor | None) -> Classifier:
+        """The classifier, a row per class in the order that is asked for."""
+        if self._order is None:
+            return Classifier(weight, bias)
+        return Classifier(weight[self._order], None if bias is None else bias[self._order])
 
     @torch.no_grad()
     def example(self) -> Signals:

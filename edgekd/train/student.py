@@ -37,13 +37,13 @@ def check_student_and_teacher(inputs: Inputs, ctx: Context, config: TrainConfig)
             f"The student (builder {student.model.builder!r}) is frozen: it can be quantized, not trained.",
             hint="give a state dict with --arch, or let a student be searched",
         )
-    check_teachers(inputs, plan.objectives(), student.model.preprocessing)
+    check_teachers(inputs, plan.objectives(), student)
 
 
 def networks(inputs: Inputs, ctx: Context) -> tuple[nn.Module, nn.Module | None]:
     """Student and teacher with their weights, on the CPU; the teacher takes the student's images."""
     student = inputs.one("student")
-    return module_from_bundle(student, ctx.blobs), teacher_from_inputs(inputs, student.model.preprocessing, ctx)
+    return module_from_bundle(student, ctx.blobs), teacher_from_inputs(inputs, student.model, ctx)
 
 
 def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | None:

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 from torch import nn
 
 from edgekd.core.bundle import BundleKind, ModelBundle
-from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.stage import Context, Inputs, port
 from edgekd.errors import UserError
@@ -16,7 +15,7 @@ from edgekd.nn.build import is_trainable, module_from_bundle
 from edgekd.runtimes.session import open_bundle
 from edgekd.train.group import TeacherGroup
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective
-from edgekd.train.reconcile import check_same_pixels, reconciliation, teacher_of_our_pixels
+from edgekd.train.reconcile import check_same_classes, check_same_pixels, class_order, reconciled, reconciliation
 from edgekd.train.session_teacher import SessionTeacher
 
 RUNTIME = "onnxruntime"
@@ -43,8 +42,8 @@ def teacher_count(inputs: Inputs) -> int:
     return len(teacher_bundles(inputs)) or int(inputs.maybe("answers") is not None)
 
 
-def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], ours: Preprocessing) -> None:
-    """Makes sure that each teacher has what the objectives read and can see the student's pixels; reads no weights.
+def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], student: ModelBundle) -> None:
+    """Makes sure that each teacher has what the objectives read, and fits the student; reads no weights.
 
     Raises:
         UserError: It has not, or cannot.
@@ -58,7 +57,13 @@ def check_teachers(inputs: Inputs, objectives: Sequence[Objective[Any]], ours: P
         )
     check_teacher_may_learn(inputs, asked)
     for name, bundle in bundles:
-        check_same_pixels(ours, bundle.model.preprocessing, name)
+        check_same_pixels(student.model.preprocessing, bundle.model.preprocessing, name)
+        check_same_classes(student, bundle, name)
+        if inputs.maybe("answers") is not None and class_order(bundle.model.labels, student.model.labels) is not None:
+            raise UserError(
+                "The stored answers are in the teacher's order of the classes, and the student has another.",
+                hint="disconnect 'answers': the training then asks the teacher and turns its logits",
+            )
         for objective in asked:
             if bundle.kind is BundleKind.ONNX:
                 _refuse_inner(objective, "an ONNX graph")
@@ -126,22 +131,19 @@ def _refuse_inner(objective: Objective[Any] | type[Objective[Any]], what: str) -
     )
 
 
-def teacher_from_inputs(inputs: Inputs, ours: Preprocessing, ctx: Context) -> nn.Module | None:
-    """The teacher of the student's images; None where none is connected.
+def teacher_from_inputs(inputs: Inputs, ours: ModelRecipe, ctx: Context) -> nn.Module | None:
+    """The teacher of the student's images and classes; None where none is connected.
 
     Args:
         inputs: Of a stage with `TEACHER_PORTS`.
-        ours: The student's preprocessing.
+        ours: The student's recipe.
         ctx: Of the stage.
 
     Raises:
-        UserError: A teacher that cannot see the student's pixels.
+        UserError: A teacher that cannot see the student's pixels, or of other classes.
         DeviceUnavailable: A teacher is a graph, and its runtime is not installed.
     """
-    found = [
-        teacher_of_our_pixels(_module(bundle, ctx), bundle.model.preprocessing, ours, name)
-        for name, bundle in teacher_bundles(inputs)
-    ]
+    found = [reconciled(_module(bundle, ctx), bundle.model, ours, name) for name, bundle in teacher_bundles(inputs)]
     if len(found) > 1:
         return TeacherGroup(found)
     return found[0] if found else None
@@ -149,8 +151,8 @@ def teacher_from_inputs(inputs: Inputs, ours: Preprocessing, ctx: Context) -> nn
 
 def teacher_decisions(inputs: Inputs) -> tuple[str, ...]:
     """What is decided about the connected teachers, one sentence each; reads no weights."""
-    bundles, ours = teacher_bundles(inputs), inputs.one("student").model.preprocessing
-    said = [sentence for name, bundle in bundles for sentence in reconciliation(bundle.model.preprocessing, ours, name)]
+    bundles, ours = teacher_bundles(inputs), inputs.one("student").model
+    said = [sentence for name, bundle in bundles for sentence in reconciliation(bundle.model, ours, name)]
     if len(bundles) > 1:
         said.append(f"The student learns from {len(bundles)} teachers: the mean of their probabilities.")
     return tuple(said)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edgekd.cli.app import exit_code_of
 from edgekd.cli.verb import nested
@@ -160,6 +161,31 @@ def test_images_without_labels_are_gathered_and_all_are_varied_where_it_is_hard(
     assert any(line.startswith("Images were varied as far as") for line in metrics["decisions"])
     assert metrics["request"]["unlabelled"] == "more.npz", "a package holds no paths of the machine that made it"
     assert any(line.startswith("Of 42 images without labels,") for line in metrics["decisions"])
+
+
+def test_a_student_keeps_its_order_of_the_classes_whatever_the_teachers_is(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, classes in (("ours", "dcba"), ("its", "cabd")):
+        (here / f"{name}.txt").write_text("\n".join(classes))
+    folders = here / "photos"
+    data = load_dataset("data.npz").train
+    for number, label in enumerate(np.asarray(data.labels)[:120]):
+        place = folders / "abcd"[label]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = data.images(np.array([number]), toy_recipe(size=SIZE).preprocessing)[0]
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    for name in ("ours", "its"):
+        prune = ["prune", "model.pt", *ARCH, "--labels", f"{name}.txt", "--keep", "0.6", "channel_multiple=4"]
+        assert exit_code_of([*prune, "-o", name, "-q"]) == 0
+    command = ["distill", "ours", "--teacher", "its", "--data", "photos", "--batch-size", "32"]
+    assert exit_code_of([*command, "--epochs", "1", "-q"]) == 0
+    bundle, _ = read_package(here / "distilled")
+    assert bundle.model.labels == tuple("dcba")
+    metrics = json.loads((here / "distilled" / "metrics.json").read_text())
+    assert any("lists its classes in another order" in line for line in metrics["decisions"])
+    assert exit_code_of([*command, "--unlabelled", "more.npz", "-q"]) == 2
+    assert "classes in another order" in capsys.readouterr().err
 
 
 def test_few_labels_and_many_images_are_one_command_that_leaves_the_images_without_labels(here: Path) -> None:

@@ -13,6 +13,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.distill.stage import DistillStage
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import module_from_bundle
+from edgekd.nn.save import bundle_from_module
 from edgekd.tasks.classification import calibration_error, negative_log_likelihood
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
@@ -92,6 +93,54 @@ def test_two_preprocessings_are_refused(tmp_path: Path) -> None:
         UserError, match="must see the same pixels, but the student takes 3x8x8 and the teacher 3x16x16"
     ):
         stage().requires(inputs, ctx)
+
+
+def renamed(model: ModelBundle, labels: tuple[str, ...]) -> ModelBundle:
+    return model.model_copy(update={"recipe": model.model.model_copy(update={"labels": labels})})
+
+
+def test_other_classes_are_refused_before_any_work(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    student, teacher = renamed(bundle(ctx, 1), ("a", "b", "c", "d")), renamed(bundle(ctx, 2), ("a", "b", "c", "e"))
+    with pytest.raises(UserError, match="1 of the student's 4 are none of the teacher's 4, such as 'd'"):
+        stage().requires(make_inputs(student=student, teacher=teacher), ctx)
+    with pytest.raises(UserError, match="The student has 4 classes and the teacher 6"):
+        stage().requires(make_inputs(student=student, teacher=bundle(ctx, 2, classes=6)), ctx)
+
+
+def test_stored_answers_in_another_order_are_refused(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    student, teacher = renamed(bundle(ctx, 1), ("a", "b", "c", "d")), renamed(bundle(ctx, 2), ("d", "c", "b", "a"))
+    answers = ModelBundle(kind=BundleKind.DATA, files={})
+    with pytest.raises(UserError, match="stored answers are in the teacher's order"):
+        stage().requires(make_inputs(student=student, teacher=teacher, answers=answers), ctx)
+
+
+def test_a_teacher_that_lists_the_classes_in_another_order_teaches_the_same(tmp_path: Path) -> None:
+    """The same teacher twice, once with its classifier's rows and names turned: the same student comes out."""
+    ctx = context(tmp_path)
+    teacher = run_stage(stage(), make_inputs(student=bundle(ctx, 1)), ctx).bundle
+    order = [2, 0, 3, 1]
+    module = module_from_bundle(teacher, ctx.blobs)
+    (head,) = (part for part in module.modules() if isinstance(part, torch.nn.Linear))
+    with torch.no_grad():
+        head.weight.copy_(head.weight[order])
+        head.bias.copy_(head.bias[order])
+    names = ("a", "b", "c", "d")
+    turned = bundle_from_module(
+        module, recipe=teacher.model.model_copy(update={"labels": tuple(names[i] for i in order)}), blobs=ctx.blobs,
+        scratch=tmp_path,
+    )  # fmt: skip
+    made = []
+    for number, taught in enumerate((renamed(teacher, names), turned)):
+        own = make_context(tmp_path / str(number), resources={"data": DATA})
+        inputs = make_inputs(student=renamed(bundle(ctx, 2), names), teacher=taught)
+        made.append(run_stage(stage(epochs=2), inputs, Context(**{**vars(own), "blobs": ctx.blobs})))
+    plain, other = (module_from_bundle(result.bundle, ctx.blobs).state_dict() for result in made)
+    for name, value in plain.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
+    assert any("classes in another order" in said for said in made[1].decisions)
+    assert made[1].metrics["agreement_select"] == made[0].metrics["agreement_select"]
 
 
 def test_a_frozen_program_is_refused(tmp_path: Path) -> None:

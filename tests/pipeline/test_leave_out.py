@@ -10,7 +10,7 @@ from edgekd.core.events import RecordingReporter
 from edgekd.core.graph import Graph, Node, validate_graph
 from edgekd.errors import BuildFailed
 from edgekd.pipeline.execute import Run, Workspace
-from edgekd.pipeline.leave_out import spared, still_to_rebuild, without
+from edgekd.pipeline.leave_out import SPARED, spared, still_to_rebuild, without
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import ModelSource, Request
 from edgekd.pipeline.stages import STAGES
@@ -43,7 +43,13 @@ def failure(node: str) -> BuildFailed:
     return err
 
 
-def test_only_a_conversion_is_spared() -> None:
+@pytest.mark.parametrize("stage", sorted(SPARED))
+def test_a_run_can_do_without_a_twin(stage: str) -> None:
+    twin = Node(name="twin", stage=stage, inputs={"model": ("@teacher",)})
+    assert spared(GRAPH.model_copy(update={"nodes": (*GRAPH.nodes, twin)}), failure("twin")) == "twin"
+
+
+def test_a_run_cannot_do_without_the_exported_teacher() -> None:
     assert spared(GRAPH, failure("pte")) == "pte"
     assert spared(GRAPH, failure("graph")) is None
     assert spared(GRAPH, BuildFailed("somewhere else")) is None

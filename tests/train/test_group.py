@@ -16,7 +16,7 @@ from edgekd.testing.harness import make_context
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.fit import distil_
 from edgekd.train.group import TeacherGroup, mean_logits, teacher_source
-from edgekd.train.reconcile import PixelMap, Renormalised
+from edgekd.train.reconcile import PixelMap, Reconciled
 from edgekd.train.signal import Signal
 from tests.train.conftest import PREPROCESSING, Train, config
 
@@ -75,16 +75,30 @@ def test_members_are_kept_for_objectives_that_read_them_alone() -> None:
     assert [spec.width for spec in source.spec().each] == [16, 16]
 
 
-def test_a_renormalised_teacher_is_tapped_in_its_own_layers() -> None:
+def test_a_reconciled_teacher_is_tapped_in_its_own_layers() -> None:
     module = toy_cnn(seed=1)
     its = Preprocessing(size=(8, 8), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     pixels = PixelMap(PREPROCESSING, its)
-    source = teacher_source(Renormalised(pixels, module), INNER, SHAPE)
+    source = teacher_source(Reconciled(module, pixels=pixels), INNER, SHAPE)
     images = torch.randn(2, *SHAPE)
     with evaluating(source):
         said = source(images)
         assert torch.equal(said.logits, module(pixels(images)))
     assert said.embedding is not None
+
+
+def test_a_teacher_of_another_order_is_turned_in_its_logits_and_its_classifier() -> None:
+    module, order = toy_cnn(seed=1), (2, 0, 3, 1)
+    turned = Reconciled(module, order=order)
+    plain, other = (teacher_source(network, INNER | {Signal.CLASSIFIER}, SHAPE).eval() for network in (module, turned))
+    images = torch.randn(2, *SHAPE)
+    expected, found = plain(images), other(images)
+    assert torch.equal(found.logits, expected.logits[:, order])
+    assert torch.equal(found.logits, turned.eval()(images))
+    assert found.classifier is not None
+    assert expected.classifier is not None
+    again = found.embedding @ found.classifier.weight.T + found.classifier.bias
+    torch.testing.assert_close(again, found.logits)
 
 
 def test_a_student_learns_from_several_teachers_as_from_their_mean(
