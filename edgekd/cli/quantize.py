@@ -29,7 +29,8 @@ FIELDS = ("scheme", "calib_method", "rounding", "max_drop")
                  help="How ranges are found; default: the best on held-out samples."),
     click.option("--rounding", type=click.Choice(["nearest", "reconstruct"]),
                  help="Of weights: nearest level, or so that each layer's output changes least."),
-    click.option("--max-drop", type=float, help="Leave the most sensitive layers in float until no more is lost."),
+    click.option("--max-drop", type=float,
+                 help="Leave the most sensitive layers in float until no more is lost; exit code 1 if it is."),
     *places("quantized"),
 )  # fmt: skip
 @model_options

@@ -14,6 +14,7 @@ from edgekd.cli.console import print_table, reporter_for
 from edgekd.cli.options import parse_assignments, verbosity_of
 from edgekd.core.stage import Execution
 from edgekd.core.text import significant
+from edgekd.errors import GateFailed
 from edgekd.pipeline.request import absolute
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def existing(path: str | None) -> str | None:
 
 
 def carry_out(request: VerbRequest, flags: dict[str, Any]) -> int:
-    """Plans or runs a request, prints the result, and returns the exit code."""
+    """Plans or runs a request, prints the result, and returns the exit code: 1 where a limit is not kept."""
     from edgekd.cli.work import leaders, live, print_plan
     from edgekd.pipeline.execute import Workspace
     from edgekd.pipeline.verb_run import VerbRun
@@ -97,9 +98,10 @@ def carry_out(request: VerbRequest, flags: dict[str, Any]) -> int:
         if flags["dry_run"]:
             return print_plan(run.plan(), flags["output_format"])
         outcome = run.execute()
-    if outcome is not None:
-        _print_outcome(outcome, flags)
-    return 0
+    if outcome is None:
+        return 0
+    _print_outcome(outcome, flags)
+    return GateFailed.exit_code if outcome.main.metrics.get("limit_held") is False else 0
 
 
 def _print_outcome(outcome: VerbOutcome, flags: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from edgekd.pipeline.draft import Draft
 from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
 from edgekd.pipeline.situation import Situation
+from edgekd.pipeline.teaching import TEACHER_ENGINE
 from edgekd.runtimes.engines.settings import INT8
 from edgekd.targets.schema import QuantScheme, Target
 
@@ -148,8 +149,13 @@ def _draft_scheme(
     }
     if not options.mixed:
         # Without a ladder of its own, one engine climbs down by itself until the limit holds.
-        limit: dict[str, JsonValue] = {"max_drop": budget.max_drop, "drop_type": budget.drop_type}
-        calibrated = draft.add(name, "quantize", config | (limit if budget.max_drop is not None else {}), inputs)
+        if budget.max_drop is not None:
+            config |= {"max_drop": budget.max_drop, "drop_type": budget.drop_type}
+            if situation.dataset is not None:
+                # As the engine will be chosen: on the same split, against the teacher.
+                config["judged_on"] = "select"
+                inputs |= {} if exported == TEACHER_ENGINE else {"teacher": TEACHER_ENGINE}
+        calibrated = draft.add(name, "quantize", config, inputs)
         return [calibrated, *draft_qat(draft, options, situation, label, calibrated)]
     table = draft.add(f"{name}-sensitivity", "sensitivity", config, inputs)
     calibrated = draft.add(name, "quantize", config, inputs)

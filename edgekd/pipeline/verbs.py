@@ -237,6 +237,8 @@ def _quantize(request: VerbRequest, model: ModelBundle, dataset: Dataset | None,
     config = {"scheme": request.config.get("scheme") or _scheme_for(target)} | request.config
     if config["scheme"] != "weight-only":
         config = {"reduce_range": saturates(target)} | config
+        if dataset is not None and config.get("max_drop") is not None:
+            config = {"judged_on": "select"} | config
     if dataset is None and request.calib_samples is not None:
         raise UserError("Calibration samples are drawn from images, and there are none.", hint="--data FOLDER_OR_NPZ")
     if dataset is None and config["scheme"] != "weight-only":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgekd.core.text import points
-from edgekd.quant.trial import DropType, Score
+from edgekd.quant.limit import Limit
+from edgekd.quant.trial import Score
 
 LARGEST_SHARE = 0.5
 """Of the layers that may be reverted: beyond, little is left of what INT8 is for."""
@@ -20,15 +20,18 @@ class Fallback:
         count: Of the most sensitive layers.
         held: The limit is kept.
         trials: Score by count, in the order they were tried.
-        limit: Largest loss.
-        drop_type: What it counts.
+        limit: What may be lost.
     """
 
     count: int
     held: bool
     trials: Mapping[int, Score]
-    limit: float
-    drop_type: DropType
+    limit: Limit
+
+    @property
+    def drop(self) -> float:
+        """What is lost in the end."""
+        return self.limit.loss_of(self.trials[self.count])
 
     def decision(self, names: Sequence[str]) -> str:
         """One sentence.
@@ -36,11 +39,9 @@ class Fallback:
         Args:
             names: The layers that are reverted, the most sensitive first.
         """
-        alone, found = self.trials[0], self.trials[self.count]
-        what = "accuracy" if alone.top1 is not None else "agreement with FP32"
-        limit = points(self.limit) if self.drop_type == "absolute" else f"{self.limit:.1%} of it"
+        alone, found, limit = self.trials[0], self.trials[self.count], self.limit.amount
         before, after = (self._amount(score) for score in (alone, found))
-        where = f"of {what} on {found.n} calibration samples"
+        where = self.limit.of_what(found)
         if self.held and not self.count:
             return f"No layer is reverted: INT8 loses {after} {where}, and {limit} is allowed."
         layers = ", ".join(names) or "none"
@@ -56,18 +57,10 @@ class Fallback:
         )
 
     def _amount(self, score: Score) -> str:
-        drop = score.drop(self.drop_type)
-        return points(drop) if self.drop_type == "absolute" else f"{drop:.1%}"
+        return self.limit.in_words(self.limit.loss_of(score)).removesuffix(" of it")
 
 
-def fallback(
-    most: int,
-    score_of: Callable[[int], Score],
-    *,
-    max_drop: float,
-    drop_type: DropType = "absolute",
-    max_trials: int,
-) -> Fallback:
+def fallback(most: int, score_of: Callable[[int], Score], *, limit: Limit, max_trials: int) -> Fallback:
     """The fewest of the worst layers whose reversion keeps the drop within the limit, as far as the trials go.
 
     The count doubles until the limit holds, then the gap to the last count that did not is halved. That takes the drop
@@ -76,15 +69,14 @@ def fallback(
     Args:
         most: Layers that may be reverted.
         score_of: The score with so many of the most sensitive layers in float; each call is a trial.
-        max_drop: Largest loss; see `Score.drop`.
-        drop_type: What it counts.
+        limit: What may be lost.
         max_trials: At least one; the graph with all layers in INT8 is the first.
     """
     trials: dict[int, Score] = {}
 
     def holds(count: int) -> bool:
         trials[count] = score_of(count)
-        return _keeps(trials[count], max_drop, drop_type)
+        return limit.keeps(trials[count])
 
     failed, count = 0, 0
     held = holds(0)
@@ -98,10 +90,5 @@ def fallback(
         else:
             failed = middle
     if not held:
-        count = min(trials, key=lambda tried: (trials[tried].drop(drop_type), tried))
-    return Fallback(count=count, held=held, trials=trials, limit=max_drop, drop_type=drop_type)
-
-
-def _keeps(score: Score, max_drop: float, drop_type: DropType) -> bool:
-    """A drop of exactly the limit keeps it, whatever the rounding."""
-    return score.drop(drop_type) <= max_drop + 1e-9
+        count = min(trials, key=lambda tried: (limit.loss_of(trials[tried]), tried))
+    return Fallback(count=count, held=held, trials=trials, limit=limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from edgekd.core.report_io import report_from_bundle
 from edgekd.core.schema import suggest
 from edgekd.core.stage import Context, Inputs, Port, Stage, StageConfig, StageResult, port
 from edgekd.core.text import significant
+from edgekd.data.dataset import Dataset
 from edgekd.errors import BuildFailed, UserError
 from edgekd.lint.family import family_of
 from edgekd.lint.lint import check_built
@@ -25,6 +26,7 @@ from edgekd.lint.requantized import keep_float_weights_
 from edgekd.lint.view import normalised
 from edgekd.quant.fallback import LARGEST_SHARE, fallback
 from edgekd.quant.form import quantized_nodes
+from edgekd.quant.limit import Limit, check_teacher, select_judge
 from edgekd.quant.placement import is_linear
 from edgekd.quant.ptq import (
     CalibratedScheme,
@@ -36,7 +38,7 @@ from edgekd.quant.ptq import (
     require_fp32,
 )
 from edgekd.quant.sensitivity import SensitivityReport, sensitivity
-from edgekd.quant.trial import DropType, Score
+from edgekd.quant.trial import DropType, Judge, Score
 from edgekd.quant.weight_only import weight_only_from_float32
 from edgekd.runtimes.compare import compare_logits, logits_of
 from edgekd.runtimes.onnx_file import MODEL_FILE, bundle_from_graph, graph_from_file, size_mib, write_graph
@@ -67,9 +69,12 @@ class QuantizeConfig(PtqConfig):
         exclude: Names of nodes of the FP32 graph that stay in float.
         revert: Keeps so many of the most sensitive layers in float; with a `sensitivity` node connected its table says
             which.
-        max_drop: Reverts the most sensitive layers until INT8 loses no more than this against its FP32 twin: top-1 on
-            the calibration samples, or answers that differ where these have no labels. None reverts nothing.
-        drop_type: `relative` counts in shares of the twin's accuracy.
+        max_drop: Reverts the most sensitive layers until INT8 loses no more than this: top-1, or answers that differ
+            where there are no labels. It is counted against the graph at the port `teacher`, and without one against
+            the FP32 twin. None reverts nothing.
+        drop_type: `relative` counts in shares of their accuracy.
+        judged_on: Where it is counted: on the calibration `samples`, or on images of the split that decisions are taken
+            on, `select`.
         max_trials: Graphs that may be tried for that.
     """
 
@@ -78,7 +83,8 @@ class QuantizeConfig(PtqConfig):
     revert: int = Field(default=0, ge=0)
     max_drop: float | None = Field(default=None, ge=0)
     drop_type: DropType = "absolute"
-    max_trials: int = Field(default=8, ge=1)
+    judged_on: Literal["samples", "select"] = "samples"
+    max_trials: int = Field(default=12, ge=1)
 
 
 @dataclass(kw_only=True)
@@ -94,19 +100,25 @@ class QuantizeStage(Stage[QuantizeConfig]):
     """FP32 ONNX to INT8 ONNX.
 
     Metrics: `sqnr_db` and `agreement` against the FP32 graph, computed with exact rounding; for CPU schemes also
-    `sqnr_here_db` and `agreement_here`, computed by ONNX Runtime's 8-bit kernels on this machine; `layers_in_float`.
+    `sqnr_here_db` and `agreement_here`, computed by ONNX Runtime's 8-bit kernels on this machine; `layers_in_float`;
+    with `max_drop` also `limit_held`.
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     Config: ClassVar[type[StageConfig]] = QuantizeConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
         "calibration": port(BundleKind.DATA, optional=True),
         "sensitivity": port(BundleKind.REPORT, optional=True),
+        "teacher": port(BundleKind.ONNX, optional=True),
     }
     produces: ClassVar[BundleKind] = BundleKind.ONNX
+    reads: ClassVar[frozenset[str]] = frozenset({"data"})
     never_before: ClassVar[frozenset[str]] = frozenset({"prune", "distill", "fp16"})
+
+    def resources_read(self) -> frozenset[str]:
+        return self.reads if self.config.judged_on == "select" else frozenset()
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         require_fp32(inputs.one("model"), self.name)
@@ -120,12 +132,15 @@ class QuantizeStage(Stage[QuantizeConfig]):
                     hint="take these out, or use a calibrated scheme",
                 )
             return
-        without_limit = [name for name in given if name in ("drop_type", "max_trials")]
+        teacher = inputs.maybe("teacher")
+        without_limit = [name for name in given if name in ("drop_type", "judged_on", "max_trials")]
         if without_limit and self.config.max_drop is None:
             raise UserError(
                 f"{' and '.join(without_limit)} say how max_drop is kept, but there is no max_drop.",
                 hint="set max_drop, the loss that is allowed, such as 0.01",
             )
+        if teacher is not None and self.config.max_drop is not None:
+            check_teacher(inputs.one("model"), teacher)
         if inputs.maybe("calibration") is None:
             raise UserError(
                 f"The scheme {self.config.scheme!r} finds activation ranges on calibration samples, and none are "
@@ -181,12 +196,18 @@ class QuantizeStage(Stage[QuantizeConfig]):
         for name in self.config.exclude:
             if name not in known:
                 raise UserError(f"exclude names {name!r}, which no INT8 node has.{suggest(name, known)}")
-        floats = self._in_float(builder, known, inputs, decisions, ctx)
+        floats = self._in_float(builder, known, inputs, ctx, decisions, metrics)
         metrics["layers_in_float"] = len(floats)
         return _Made(graph=builder.build(floats), decisions=decisions, metrics=metrics)
 
     def _in_float(
-        self, builder: Int8Builder, known: tuple[str, ...], inputs: Inputs, decisions: list[str], ctx: Context
+        self,
+        builder: Int8Builder,
+        known: tuple[str, ...],
+        inputs: Inputs,
+        ctx: Context,
+        decisions: list[str],
+        metrics: dict[str, Json],
     ) -> tuple[str, ...]:
         """Which nodes stay in float; adds what is to be said. Sensitivity is measured only where it is needed."""
         config, floats = self.config, self.config.exclude
@@ -204,6 +225,11 @@ class QuantizeStage(Stage[QuantizeConfig]):
             decisions.append(f"In float, the most sensitive first: {', '.join(floats[len(config.exclude) :])}.")
         if config.max_drop is None:
             return floats
+        limit = self._limit(builder.judge, config.max_drop, inputs, ctx)
+        if (missed := limit.out_of_reach(ctx.path(inputs.one("model"), MODEL_FILE))) is not None:
+            decisions.append(missed)
+            metrics["limit_held"] = False
+            return floats
         tried = 0
 
         def score_of(count: int) -> Score:
@@ -212,15 +238,25 @@ class QuantizeStage(Stage[QuantizeConfig]):
                 order, ranked = _order(builder, config, inputs, ctx, known), True
             tried += 1
             ctx.reporter.progress("precision trials", tried, config.max_trials)
-            return builder.score((*floats, *order[:count]))
+            return limit.score(builder.build((*floats, *order[:count])))
 
         most = int((len(known) - len(floats)) * LARGEST_SHARE)
-        found = fallback(
-            most, score_of, max_drop=config.max_drop, drop_type=config.drop_type, max_trials=config.max_trials
-        )
+        found = fallback(most, score_of, limit=limit, max_trials=config.max_trials)
         reverted = order[: found.count]
         decisions.append(found.decision(reverted))
+        metrics["limit_held"] = found.held
         return (*floats, *reverted)
+
+    def _limit(self, samples: Judge, max_drop: float, inputs: Inputs, ctx: Context) -> Limit:
+        model, teacher = inputs.one("model"), inputs.maybe("teacher")
+        right = ctx.path(teacher or model, MODEL_FILE)
+        allowed: Any = {"taught": teacher is not None, "max_drop": max_drop, "drop_type": self.config.drop_type}
+        if self.config.judged_on == "select":
+            split = ctx.resource("data", Dataset).select
+            judge = select_judge(right, split, model.model.preprocessing, ctx.scratch)
+            return Limit(judge=judge, images="images of the select split", **allowed)
+        judge = samples if teacher is None else Judge(right, samples.images, samples.labels, ctx.scratch)
+        return Limit(judge=judge, images="calibration samples", **allowed)
 
     def _decisions(self, data: ModelBundle | None, samples: Samples, source: Path, made: Path) -> tuple[str, ...]:
         said, before_mib, after_mib = [], size_mib(source), size_mib(made)

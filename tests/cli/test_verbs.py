@@ -25,6 +25,7 @@ from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.count import count_macs
 from edgekd.pipeline.prepare import prepare
 from edgekd.pipeline.request import ModelSource, Request
+from edgekd.quant.limit import Limit
 from edgekd.runtimes.session import Availability
 from edgekd.testing.conformance_session import need_runtime
 from edgekd.testing.toy_data import toy_dataset
@@ -225,6 +226,19 @@ def test_a_package_is_quantized_for_this_machine(here: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "sqnr_db" in printed
     assert "edgekd profile quantized" in printed
+
+
+def test_a_limit_that_is_not_kept_is_exit_code_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An untrained network: whatever INT8 changes of its answers is a loss or a gain, and a limit of 1 always holds."""
+    command = ["quantize", "pruned", "--data", "data.npz", "--scheme", "ort-u8s8", "--rebuild", "quantize"]
+    assert exit_code_of([*command, "--max-drop", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "images of the select split" in said
+    assert re.search(r"limit_held\s+True", said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Limit, "keeps", lambda *_: False)
+        assert exit_code_of([*command, "--max-drop", "0.01"]) == 1
+    assert re.search(r"limit_held\s+False", capsys.readouterr().out)
 
 
 def test_an_exported_package_can_be_quantized_too_but_not_twice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

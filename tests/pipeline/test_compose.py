@@ -330,6 +330,11 @@ def test_a_limit_of_the_drop_reaches_every_int8_engine(tmp_path: Path) -> None:
         configs = [node.config for node in found.graph.nodes if node.stage == "quantize"]
         assert len(configs) > 4
         assert {config.get("max_drop") for config in configs} == {limit}
+        assert {config.get("judged_on") for config in configs} == {"select" if limit else None}
+    for node in limited.graph.nodes:
+        if node.stage == "quantize":
+            of_teacher = node.inputs["model"] == ("teacher-fp32",)
+            assert node.inputs.get("teacher") == (None if of_teacher else ("teacher-fp32",)), node.name
     assert configs[0].get("drop_type") is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -13,9 +14,10 @@ from edgekd.core.events import SilentReporter
 from edgekd.errors import BuildFailed
 from edgekd.quant.calibrators import parts_of
 from edgekd.quant.fallback import fallback
+from edgekd.quant.limit import Limit
 from edgekd.quant.ptq import Int8Builder, PtqConfig, int8_builder
 from edgekd.quant.sensitivity import SensitivityReport, sensitivity
-from edgekd.quant.trial import Score
+from edgekd.quant.trial import DropType, Judge, Score
 from edgekd.runtimes.onnx_file import write_graph
 from edgekd.runtimes.onnxruntime import values_in_graph
 from edgekd.runtimes.samples import Samples
@@ -29,6 +31,15 @@ def losing(lost: float) -> Score:
     return Score(n=100, sqnr_db=10, agreement=0.9, top1=0.8 - lost, top1_fp32=0.8)
 
 
+class Never:
+    """A judge whom nobody asks."""
+
+
+def limit(max_drop: float, drop_type: DropType = "absolute") -> Limit:
+    judge = cast(Judge, Never())
+    return Limit(judge=judge, images="calibration samples", taught=False, max_drop=max_drop, drop_type=drop_type)
+
+
 @pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 11, 20])
 def test_the_fewest_layers_that_keep_the_limit_are_found(needed: int) -> None:
     asked: list[int] = []
@@ -37,13 +48,13 @@ def test_the_fewest_layers_that_keep_the_limit_are_found(needed: int) -> None:
         asked.append(count)
         return losing(0.0 if count >= needed else 0.05)
 
-    found = fallback(20, score_of, max_drop=0.01, max_trials=20)
+    found = fallback(20, score_of, limit=limit(0.01), max_trials=20)
     assert (found.count, found.held) == (needed, True)
     assert len(asked) == len(set(asked)) <= 10
 
 
 def test_the_trials_bound_the_work_and_the_best_is_kept_when_none_holds() -> None:
-    found = fallback(64, lambda count: losing(0.5 - count / 1000), max_drop=0.01, max_trials=4)
+    found = fallback(64, lambda count: losing(0.5 - count / 1000), limit=limit(0.01), max_trials=4)
     assert list(found.trials) == [0, 1, 2, 4]
     assert (found.count, found.held) == (4, False)
     assert "none of 4 trials keeps that; the best loses 49.6 points, with these layers in float: a, b, c, d." in (
@@ -52,12 +63,12 @@ def test_the_trials_bound_the_work_and_the_best_is_kept_when_none_holds() -> Non
 
 
 def test_a_drop_of_exactly_the_limit_keeps_it() -> None:
-    assert fallback(4, lambda _: losing(0.01), max_drop=0.01, max_trials=4).count == 0
+    assert fallback(4, lambda _: losing(0.01), limit=limit(0.01), max_trials=4).count == 0
 
 
 def test_a_relative_drop_counts_in_shares_of_the_accuracy() -> None:
-    assert fallback(4, lambda _: losing(0.08), max_drop=0.1, drop_type="relative", max_trials=4).held
-    assert not fallback(4, lambda _: losing(0.09), max_drop=0.1, drop_type="relative", max_trials=4).held
+    assert fallback(4, lambda _: losing(0.08), limit=limit(0.1, "relative"), max_trials=4).held
+    assert not fallback(4, lambda _: losing(0.09), limit=limit(0.1, "relative"), max_trials=4).held
 
 
 def test_without_labels_answers_that_differ_count() -> None:

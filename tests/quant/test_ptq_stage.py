@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import Context, StageResult
 from edgekd.errors import BuildFailed, UserError
 from edgekd.quant import ptq_stage
-from edgekd.quant.ptq import Int8Builder
+from edgekd.quant.limit import Limit
 from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage, Scheme, measured_loss, quantized_share
 from edgekd.quant.sensitivity import SensitivityReport
 from edgekd.quant.sensitivity_stage import SensitivityConfig, SensitivityStage
@@ -192,36 +191,6 @@ def test_reverting_the_worst_layers_brings_the_graph_nearer_to_fp32(ctx: Context
     assert any("In float, the most sensitive first: " in text for text in better.decisions)
 
 
-def test_a_limit_that_int8_keeps_reverts_nothing_and_measures_no_sensitivity(ctx: Context) -> None:
-    result = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", max_drop=0.5))
-    assert result.metrics["layers_in_float"] == 0
-    assert result.decisions[-1].startswith("No layer is reverted: INT8 loses ")
-    tasks = {event["task"] for event in recorded(ctx) if event["event"] == "progress"}
-    assert "precision trials" in tasks
-    assert "layer sensitivity" not in tasks
-
-
-def test_layers_are_reverted_until_the_limit_holds_and_are_named(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Agreement rises with the number of layers in float, as a loss that INT8 cannot help would have it."""
-    asked: list[int] = []
-
-    def score(builder: Int8Builder, exclude: Collection[str] = ()) -> Score:
-        asked.append(len(exclude))
-        return Score(n=100, sqnr_db=10.0, agreement=0.90 + 0.05 * min(len(exclude), 2))
-
-    monkeypatch.setattr(Int8Builder, "score", score)
-    result = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", calib_method="minmax", max_drop=0.01))
-    assert asked == [0, 1, 2]
-    assert result.metrics["layers_in_float"] == 2
-    (said,) = (text for text in result.decisions if "layers stay in float" in text)
-    assert re.match(
-        r"2 layers stay in float: INT8 alone loses 10\.0 points of agreement with FP32 on 100 calibration samples, "
-        r"1\.0 points is allowed, and with them it loses 0\.0 points \(3 trials\)\. "
-        r"The most sensitive first: \w+, \w+\.",
-        said,
-    )
-
-
 def test_a_sensitivity_table_of_another_scheme_or_with_other_options_is_refused(ctx: Context) -> None:
     model = toy_onnx_bundle(ctx.blobs, ctx.scratch)
     data = calibration(ctx, model)
@@ -256,7 +225,7 @@ def test_excluded_layers_are_not_counted_among_those_reverted_and_layers_are_ran
         return measured(*args, **kwargs)
 
     monkeypatch.setattr(ptq_stage, "sensitivity", counted)
-    monkeypatch.setattr(Int8Builder, "score", lambda *_: Score(n=100, sqnr_db=10.0, agreement=0.5))
+    monkeypatch.setattr(Limit, "score", lambda *_: Score(n=100, sqnr_db=10.0, agreement=0.5))
     plain = quantize(ctx, QuantizeConfig(scheme="ort-u8s8", calib_method="minmax", revert=1))
     (worst,) = (text.split(": ")[1][:-1] for text in plain.decisions if text.startswith("In float"))
     ranked = 0
@@ -266,6 +235,7 @@ def test_excluded_layers_are_not_counted_among_those_reverted_and_layers_are_ran
     (said,) = (text for text in result.decisions if text.startswith("In float"))
     assert worst not in said
     assert number(result, "layers_in_float") >= 2
+    assert result.metrics["limit_held"] is False
 
 
 @pytest.mark.parametrize(
