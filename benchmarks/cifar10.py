@@ -61,6 +61,21 @@ def cifar10_npz(data: Path, path: Path, *, images: int | None = None, held_out: 
     return path
 
 
+PLACES = ("--data", "--work", "--out")
+"""Flags that say where files lie, and nothing of the result."""
+
+
+def command() -> str:
+    """How this script was called, without the places of files."""
+    words, given = [f"benchmarks/{Path(sys.argv[0]).name}"], iter(sys.argv[1:])
+    for word in given:
+        if word in PLACES:
+            next(given, None)
+        elif not word.startswith(tuple(f"{place}=" for place in PLACES)):
+            words.append(word)
+    return " ".join(["python", *words])
+
+
 def machine() -> dict[str, Any]:
     """Cores, processor and system."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []

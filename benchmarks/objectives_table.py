@@ -4,11 +4,12 @@
     python benchmarks/objectives_table.py --quick        (a handful of objectives, few images: does it run?)
 
 ResNet-56 teaches a ResNet-20 (same family) and a small inverted residual network (another one). Images, epochs,
-schedule, learning rate and augmentation are the same for all rows; each objective has its own default arguments and
-weights, none is tuned. The last epoch is judged on test images that no decision has seen. Two rows are controls:
-`no-kd` trains on the labels alone, and `kd-random-teacher` distils from a ResNet-56 that was never trained, whose gain
-over `no-kd` should be none. `--objectives` takes sums too, as the command line does; one is among the rows. Each
-finished training is a line in `--work`: a run that was killed goes on there.
+schedule, learning rate, augmentation and the views of the images that it makes are the same for all rows; each
+objective has its own default arguments and weights, none is tuned. The last epoch is judged on test images that no
+decision has seen, but for `dho`, which chooses how to mix its two heads on half of them. Two rows are controls: `no-kd`
+trains on the labels alone, and `kd-random-teacher` distils from a ResNet-56 that was never trained, whose gain over
+`no-kd` should be none. `--objectives` takes sums too, as the command line does; one is among the rows. Each finished
+training is a line in `--work`: a run that was killed goes on there.
 
 With `--leading N` every row has the first seed; the best N of each pair, `kd` and the controls have the others too. The
 seed that chose the leaders flatters them, so their mean over the other seeds (`top1_unchosen`) stands beside.
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar10 import cifar10_npz, machine, resnet56, versions
+from cifar10 import cifar10_npz, command, machine, resnet56, versions
 from torch import nn
 
 from edgekd.cli.console import ConsoleReporter
@@ -144,9 +145,11 @@ class Bench:
             "augment": AUGMENT,
             "grad_clip": 5.0,
         }
+        # What `teacher_views` is to the others, for trainings that store no answers: the same views, epoch by epoch.
+        repeated = {"augment": {**AUGMENT, "views": arguments.views}}
         ports: dict[str, tuple[str, ...]] = {"student": ("@student",)}
         if objective == NO_KD:
-            config["objective"] = None
+            config |= {"objective": None, **repeated}
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         config |= loss_of(terms_from_text("kd" if objective == RANDOM_TEACHER else objective))
         config["teacher_views"] = arguments.views
@@ -157,10 +160,11 @@ class Bench:
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         kinds = kinds_of(objective)
         if not any(kind.needs_teacher for kind in kinds):
+            config |= {"teacher_views": 0, **repeated}
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         ports["teacher"] = ("@teacher",)
         if any(kind.trains_teacher for kind in kinds):
-            config |= {"teacher_views": 0, "augment": {**AUGMENT, "views": arguments.views}}
+            config |= {"teacher_views": 0, **repeated}
         if looks_inside(objective):
             return [Node(name="distil", stage="distill", config=config, inputs=ports)]
         asked = {"views": arguments.views, "augment": AUGMENT}
@@ -247,7 +251,7 @@ def summarised(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dic
         "benchmark": "objectives_table",
         "machine": machine() | ({"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}),
         "versions": versions(),
-        "command": "python benchmarks/objectives_table.py" + (" --quick" if arguments.quick else ""),
+        "command": command(),
         "setting": _setting(arguments) | {"seeds": arguments.seeds, "leading": arguments.leading},
         "students": {name: {"builder": STUDENTS[name][0], "kwargs": STUDENTS[name][1]} for name in arguments.students
                      if name in STUDENTS},

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cifar10 import PREPROCESSING, cifar10_npz, machine, resnet56, versions
+from cifar10 import PREPROCESSING, cifar10_npz, command, machine, resnet56, versions
 
 from edgekd.cli.console import ConsoleReporter
 from edgekd.core.bundle import BundleKind, ModelBundle
@@ -89,7 +89,7 @@ def main() -> None:
         "benchmark": "order",
         "machine": machine(),
         "versions": versions(),
-        "command": "python benchmarks/order.py",
+        "command": command(),
         "setting": {
             key: getattr(arguments, key)
             for key in ("images", "judged_images", "epochs", "views", "keep", "seeds", "importance")

@@ -4,11 +4,13 @@
 
 Every ratio of multiply-accumulates is reached in several ways: edgekd's order by l2 and by kd, its steps along the
 predicted latency and along a table of engines that are timed first (both may keep more than the ratio, where less would
-not be faster), and Torch-Pruning's own pruner (group magnitude), by its defaults and with `round_to=8`, whose steps may
-lead below the ratio. Each network recovers under one short distillation, is exported and evaluated on test images that
-no decision has seen, and all engines are measured by turns in one run. The table is timed in the card's first runtime
-alone. A cut of Torch-Pruning that does not run is listed with its error. A run that was killed goes on.
-`draw_pruning.py` draws the result.
+not be faster), and Torch-Pruning's own pruner (group magnitude), by its defaults, with `round_to=8`, and with the
+residual streams left whole besides, whose steps may lead below the ratio. The network's shortcuts pad channels, which
+Torch-Pruning takes for equal ones: by its defaults a residual then adds other channels than before the cut, and the
+last form, which spares the layers that write to a stream, is the one without that fault. Each network recovers under
+one short distillation, is exported and evaluated on test images that no decision has seen, and all engines are measured
+by turns in one run. The table is timed in the card's first runtime alone. A cut of Torch-Pruning that does not run is
+listed with its error. A run that was killed goes on. `draw_pruning.py` draws the result.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar10 import PREPROCESSING, cifar10_npz, machine, resnet56, versions
+from cifar10 import PREPROCESSING, cifar10_npz, command, machine, resnet56, versions
 from torch import nn
 
 from edgekd.cli.console import ConsoleReporter
@@ -55,8 +57,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "latency-kd": {"importance": "kd", "follow": "latency"},
     "measured-kd": {"importance": "kd", "follow": "measured"},
 }
-PEERS = {"torch-pruning": 1, "torch-pruning-8": 8}
-"""Torch-Pruning's `round_to`: its default, and the widths that ours end at."""
+PEERS = {"torch-pruning": (1, False), "torch-pruning-8": (8, False), "torch-pruning-8-inner": (8, True)}
+"""Torch-Pruning's `round_to`: its default, and the widths that ours end at; and whether residual streams stay whole."""
 PEER_STEPS = 40
 
 
@@ -140,11 +142,11 @@ def _peer_bundles(
 ) -> tuple[dict[str, ModelBundle], dict[str, str]]:
     """Torch-Pruning's networks by name, and the error of each that cannot be used."""
     bundles, failures = {}, {}
-    for ratio, (peer, round_to) in itertools.product(ratios, PEERS.items()):
+    for ratio, (peer, (round_to, inner)) in itertools.product(ratios, PEERS.items()):
         name = _named(peer, ratio)
         module = module_from_bundle(teacher, store.blobs)
         try:
-            pruned = _cut_by_peer(copy.deepcopy(module), ratio, round_to)
+            pruned = _cut_by_peer(copy.deepcopy(module), ratio, round_to, inner=inner)
             recipe = teacher.model.with_edit(resize_edit(module, pruned))
             with tempfile.TemporaryDirectory() as scratch:
                 bundles[f"cut-of-{name}"] = bundle_from_module(
@@ -155,13 +157,15 @@ def _peer_bundles(
     return bundles, failures
 
 
-def _cut_by_peer(module: nn.Module, ratio: float, round_to: int) -> nn.Module:
+def _cut_by_peer(module: nn.Module, ratio: float, round_to: int, *, inner: bool) -> nn.Module:
     """The network after as many small steps of Torch-Pruning's magnitude pruner as it takes to reach the ratio."""
     import torch_pruning
 
     images, shape = torch.zeros(1, *PREPROCESSING.input_shape), PREPROCESSING.input_shape
     whole = count_macs(module, shape)
-    last = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
+    spared = [[part for part in module.modules() if isinstance(part, nn.Linear)][-1]]
+    if inner:
+        spared += [part for name, part in module.named_modules() if name == "conv1" or name.endswith(".conv2")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner = torch_pruning.pruner.MagnitudePruner(
@@ -171,7 +175,7 @@ def _cut_by_peer(module: nn.Module, ratio: float, round_to: int) -> nn.Module:
             iterative_steps=PEER_STEPS,
             pruning_ratio=0.9,
             round_to=round_to,
-            ignored_layers=[last],
+            ignored_layers=spared,
         )
         for _ in range(PEER_STEPS):
             pruner.step()
@@ -217,7 +221,7 @@ def _summary(
         "benchmark": "pruning_curve",
         "machine": machine() | {"device": profile.device},
         "versions": versions() | {"torch_pruning": _version("torch-pruning")},
-        "command": "python benchmarks/pruning_curve.py",
+        "command": command(),
         "setting": {key: getattr(arguments, key) for key in ("images", "judged_images", "epochs", "ratios", "seed")},
         "failures": failures,
         "stage_seconds": {node.name: round(node.seconds, 1) for node in report.nodes},

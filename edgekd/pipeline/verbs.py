@@ -234,11 +234,11 @@ def _prune(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, ta
 
 def _quantize(request: VerbRequest, model: ModelBundle, dataset: Dataset | None, target: Target | None) -> list[Node]:
     target = _needed(target)
-    config = {"scheme": request.config.get("scheme") or _scheme_for(target)} | request.config
+    config: dict[str, JsonValue] = {"scheme": request.config.get("scheme") or _scheme_for(target), **request.config}
     if config["scheme"] != "weight-only":
-        config = {"reduce_range": saturates(target)} | config
+        config.setdefault("reduce_range", saturates(target))
         if dataset is not None and config.get("max_drop") is not None:
-            config = {"judged_on": "select"} | config
+            config.setdefault("judged_on", "select")
     if dataset is None and request.calib_samples is not None:
         raise UserError("Calibration samples are drawn from images, and there are none.", hint="--data FOLDER_OR_NPZ")
     if dataset is None and config["scheme"] != "weight-only":
