@@ -126,6 +126,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         channels_last=job.channels_last(fabric.device),
         rank=fabric.global_rank,
         world=fabric.world_size,
+        accumulate=config.accumulate,
         rows=None if parts is None else parts.kept,
     )
     return Loop(

@@ -290,7 +290,11 @@ def _prepare_objectives(loop: Loop, job: Job) -> None:
     if loop.teacher is None:
         return
     survey = loop.teacher.survey(
-        job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter, loop.batches.rows
+        job.dataset.train,
+        job.preprocessing,
+        job.config.batch_size // job.config.accumulate,
+        loop.reporter,
+        loop.batches.rows,
     )
     for objective in job.plan.objectives():
         if objective.needs_teacher:
@@ -307,7 +311,9 @@ def _finish_(student: nn.Module, loop: Loop) -> None:
     if loop.average is not None:
         last = loop.config.epochs - 1
         batches = loop.batches.epoch(last, loop.config.view(last, teacher=loop.teacher is not None))
-        gather_statistics_(student, (batch.images for batch in itertools.islice(batches, _STATISTICS_BATCHES)))
+        first = itertools.islice(batches, _STATISTICS_BATCHES)
+        cut = loop.config.accumulate
+        gather_statistics_(student, (part.images for batch in first for part in batch.parts(cut)))
     _share_(loop, student.buffers())
 
 

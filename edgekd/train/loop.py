@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,21 @@ from edgekd.train.timm import Mixing
 
 _REPORT_EVERY_S = 0.5
 _STEP_STREAM = 0x57E9
+
+
+@dataclass
+class _Shown:
+    """What a batch's passes leave beside its gradients.
+
+    Attributes:
+        statistics: Their sums, in the order of the lesson's names.
+        teacher: What it said of the last micro-batch, or None.
+        answers: The student's and the teacher's logits of each micro-batch, where the lesson keeps them.
+    """
+
+    statistics: Tensor
+    teacher: Mapping[str, Tensor] | None = None
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 @dataclass
@@ -146,21 +162,16 @@ class Loop:
             batch = TrainBatch(*self.mixing(batch.images, batch.labels, seed), batch.ids)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.steps) * group["lr_share"]
-        teacher: Mapping[str, Tensor] | None = None
-        if self.teacher is not None and self.lesson.peer is None:
-            teacher = self.teacher.answer(batch, epoch)
         for term in plan.terms:
             if (progress := term.schedule.progress(self.step, self.steps)) is not None:
                 term.objective.advance(progress)
         weights = [term.schedule.at(self.step, self.steps) for term in plan.terms]
-        ids = torch.from_numpy(batch.ids).to(batch.images.device)
         outer = self.outer if self.outer is not None and self.outer.due(weights) else None
         with self._projected():
             if outer is not None:
                 outer.begin()
-            loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, weights)
-            self.fabric.backward(loss)
-        self._learn_hardness(draws)
+            shown = self._backward(batch, epoch, weights)
+        self._learn_hardness(draws, shown.answers)
         self.lesson.forget_idle_gradients_(weights)
         if config.grad_clip is not None:
             for parameters in self.lesson.networks():
@@ -168,23 +179,47 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if outer is not None:
-            rate, labels = self.optimizer.param_groups[0]["lr"], batch.labels
-            inner = InnerStep(images=batch.images, labels=labels, ids=ids, teacher=teacher, weights=weights, rate=rate)
+            rate, labels, ids = self.optimizer.param_groups[0]["lr"], batch.labels, self._on_device(batch.ids)
+            said = shown.teacher
+            inner = InnerStep(images=batch.images, labels=labels, ids=ids, teacher=said, weights=weights, rate=rate)
             with self._projected():
                 outer.finish(inner)
         if self.average is not None:
             self.average.update(self.step)
-        self.totals += statistics
+        self.totals += shown.statistics
+
+    def _backward(self, batch: TrainBatch, epoch: int, weights: Sequence[float]) -> _Shown:
+        """Sums up the batch's gradients, micro-batch by micro-batch."""
+        parts = batch.parts(self.config.accumulate)
+        shown = _Shown(torch.zeros_like(self.totals))
+        density = self.lesson.labels_expected(batch.labels) if len(parts) > 1 else None
+        for number, part in enumerate(parts, 1):
+            shown.teacher = None
+            if self.teacher is not None and self.lesson.peer is None:
+                shown.teacher = self.teacher.answer(part, epoch)
+            expected = None if density is None else density * len(part.ids)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(parts)):
+                given = (part.images, part.labels, self._on_device(part.ids), shown.teacher)
+                loss, statistics = self.wrapped(*given, self.plan.supervised, weights, expected)
+                self.fabric.backward(loss if len(parts) == 1 else loss * (len(part.ids) / len(batch.ids)))
+            shown.statistics += statistics
+            if self.lesson.answers is not None:
+                shown.answers.append(self.lesson.answers)
+        return shown
+
+    def _on_device(self, ids: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(ids).to(self.fabric.device)
 
     def _projected(self) -> AbstractContextManager[None]:
         """The weights are at their projection inside of the block, where there is one."""
         return self.projection.applied() if self.projection is not None else nullcontext()
 
-    def _learn_hardness(self, draws: Tensor | None) -> None:
+    def _learn_hardness(self, draws: Tensor | None, answers: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Moves the augmentation by the answers that the step has just computed; alike in every process."""
-        if self.hard is None or draws is None or self.lesson.answers is None:
+        if self.hard is None or draws is None or not answers:
             return
-        gradient = self.hard.gradient(draws, *self.lesson.answers).to(self.fabric.device)
+        student, teacher = (torch.cat(said) for said in zip(*answers, strict=True))
+        gradient = self.hard.gradient(draws, student, teacher).to(self.fabric.device)
         self.hard.step_(self.fabric.all_reduce(gradient, reduce_op="mean").cpu())
 
     def _seed_step(self) -> int:
