@@ -72,6 +72,11 @@ class TrainConfig(StageConfig):
         precision: `bf16-mixed` pays on GPUs, and on CPUs with AMX or AVX512-BF16 instructions.
         channels_last: Memory format of images and convolutions: the faster one on CPUs, and on GPUs with bf16. Networks
             whose gradients would be wrong in it are trained in the contiguous format all the same.
+        compile: `auto` compiles the student (torch.compile) where there is time to win back what compiling costs, and
+            it was measured to be faster and to compute the same up to rounding; the decision is said. To try it takes
+            about a minute before the training, and on CPUs a C++ compiler; without one, or where an objective reads the
+            inside of the student, it is trained as it is. Only with `off` is it certain that an interrupted training
+            ends with the very bits of a whole one.
     """
 
     epochs: int = Field(default=60, ge=1)
@@ -103,6 +108,7 @@ class TrainConfig(StageConfig):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"
     channels_last: bool = True
+    compile: Literal["off", "auto"] = "off"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

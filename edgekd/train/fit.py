@@ -27,6 +27,7 @@ from edgekd.train.answers import Answers
 from edgekd.train.assemble import Job, assemble
 from edgekd.train.averaging import gather_statistics_
 from edgekd.train.checkpoint import Rhythm
+from edgekd.train.compilation import compile_student
 from edgekd.train.conclude import conclude_
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import start_fabric, torch_settings
@@ -169,6 +170,7 @@ def distil_(
         loop = assemble(job, fabric, fingerprint)
         doubt = _teacher_guesses(loop, job)
         resumed_at = _start(loop, job)
+        compiled = (compile_student(loop),) if config.compile == "auto" else ()
         means = loop.run()
         _finish_(student, loop)
         concluded, last_words = conclude_(loop, dataset.select)
@@ -198,6 +200,7 @@ def distil_(
             *change,
             *((loop.hard.said(),) if loop.hard is not None else ()),
             *((loop.outer.said(),) if loop.outer is not None else ()),
+            *compiled,
             *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
             *last_words,
         ),
