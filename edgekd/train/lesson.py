@@ -59,7 +59,8 @@ class Lesson(nn.Module):
         super().__init__()
         self.student = student
         self.peer = peer
-        self.objectives = nn.ModuleList(term.objective for term in terms)
+        self._terms = tuple(term.objective for term in terms)
+        self.objectives = nn.ModuleList(self._terms)
         self.label_smoothing = label_smoothing
         own = () if peer is None else (TEACHER,)
         known = (LABELLED,) if partly else ()
@@ -85,7 +86,8 @@ class Lesson(nn.Module):
             images: (N, C, H, W).
             labels: (N,) int64, (N, K) shares of mixed images, or None. Without a label: `UNLABELLED`, no shares.
             ids: (N,) int64, positions in the training split.
-            teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher, or a peer.
+            teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher, or a peer, or
+                nothing reads them.
             supervised_weight: Of the cross-entropy.
             weights: Of each objective in this step; one of weight 0 is left out.
             expected: By what the cross-entropy is divided where some images have no label; None takes the labels of
@@ -93,7 +95,7 @@ class Lesson(nn.Module):
         """
         out, more = self.said(images, weights)
         out = replace(out, ids=ids)
-        peer = None if self.peer is None else self.peer(images, weights)
+        peer = self.peer(images, weights) if self.peer is not None and self.reads_teacher(labels, weights) else None
         taught = _answers(teacher, peer)
         if self.keeps_answers and taught is not None:
             self.answers = out.logits.detach(), taught.logits
@@ -111,7 +113,7 @@ class Lesson(nn.Module):
             value: Tensor = objective(said, taught if objective.needs_teacher else None, hard)
             loss = loss + weight * value
             values.append(value.detach())
-        if self.peer is not None and peer is not None:
+        if self.peer is not None:
             own = self.peer.loss(detached(out), peer, labels, supervised_weight, weights)
             loss = loss + own
             values.append(own.detach())
@@ -123,6 +125,11 @@ class Lesson(nn.Module):
             counted = [right.mean()] if known is None else [(right * known).mean(), known.mean()]
             statistics = torch.stack([x.float() for x in (loss, supervised, *values, *counted, zero + 1)])
         return loss, statistics * len(images)
+
+    def reads_teacher(self, labels: Tensor | None, weights: Sequence[float]) -> bool:
+        """Whether a step of these weights reads the teacher's answers; without labels they count the correct ones."""
+        asked = any(weight and objective.needs_teacher for objective, weight in zip(self._terms, weights, strict=True))
+        return asked or labels is None or self.keeps_answers
 
     def labels_expected(self, labels: Tensor | None) -> Tensor | None:
         """Labels per image of a whole batch, as the mean over the processes; None where all or none have one.

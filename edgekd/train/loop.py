@@ -194,9 +194,7 @@ class Loop:
         shown = _Shown(torch.zeros_like(self.totals))
         density = self.lesson.labels_expected(batch.labels) if len(parts) > 1 else None
         for number, part in enumerate(parts, 1):
-            shown.teacher = None
-            if self.teacher is not None and self.lesson.peer is None:
-                shown.teacher = self.teacher.answer(part, epoch)
+            shown.teacher = self._answers(part, epoch, weights)
             expected = None if density is None else density * len(part.ids)
             with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(parts)):
                 given = (part.images, part.labels, self._on_device(part.ids), shown.teacher)
@@ -206,6 +204,13 @@ class Loop:
             if self.lesson.answers is not None:
                 shown.answers.append(self.lesson.answers)
         return shown
+
+    def _answers(self, part: TrainBatch, epoch: int, weights: Sequence[float]) -> Mapping[str, Tensor] | None:
+        """What the teacher says; None where nobody reads it in this step, nor will in a later epoch."""
+        if self.teacher is None or self.lesson.peer is not None:
+            return None
+        asked = self.lesson.reads_teacher(part.labels, weights) or self.teacher.keeps(epoch)
+        return self.teacher.answer(part, epoch) if asked else None
 
     def _on_device(self, ids: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(ids).to(self.fabric.device)
