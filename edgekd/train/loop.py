@@ -24,7 +24,7 @@ from edgekd.train.averaging import WeightAverage
 from edgekd.train.batches import TrainBatch, TrainBatches
 from edgekd.train.checkpoint import Checkpoints
 from edgekd.train.config import TrainConfig
-from edgekd.train.divergence import divergence
+from edgekd.train.divergence import Collapse, divergence
 from edgekd.train.engine import Fabric
 from edgekd.train.hard import HardAugment
 from edgekd.train.lesson import HITS, IMAGES, LABELLED, LOSS, SUPERVISED, TEACHER, Lesson
@@ -75,6 +75,7 @@ class Loop:
         mixing: Mixes the images of a batch, or None.
         hard: Varies them as far as student and teacher disagree, or None.
         outer: Teaches an objective on held-out images how to weigh its terms, or None.
+        collapse: Notices a training that diverged and stays finite; None without a cross-entropy to tell by.
         keeps_end: Whether the state after the last step is saved too, because something follows that can be cut off.
         clock: Seconds; injected by tests.
     """
@@ -95,6 +96,7 @@ class Loop:
     mixing: Mixing | None = None
     hard: HardAugment | None = None
     outer: OuterStep | None = None
+    collapse: Collapse | None = None
     keeps_end: bool = False
     clock: Callable[[], float] = time.monotonic
 
@@ -126,6 +128,8 @@ class Loop:
             self.hard.load(state["hard"])
         if self.outer is not None:
             self.outer.load(state["outer"])
+        if self.collapse is not None:
+            self.collapse.load(state["collapse"])
         self.totals.copy_(state["totals"])
         self.step, self.seconds = state["step"], state["seconds"]
         return True
@@ -134,7 +138,7 @@ class Loop:
         """Trains to the end; returns the last epoch's means of what the lesson reports.
 
         Raises:
-            BuildFailed: The loss is not finite.
+            BuildFailed: The loss is not finite, or the student has collapsed.
         """
         self._first_step = self.step
         self._began = self.clock()
@@ -240,6 +244,8 @@ class Loop:
         # Reading a total waits for the device: free on a CPU, so there a bad loss is caught at its step.
         if self._on_cpu:
             self._check_finite(epoch)
+        if ended:
+            self._check_collapsed(epoch)
         now = self.clock()
         if ended or now - self._reported >= _REPORT_EVERY_S:
             self._reported = now
@@ -271,17 +277,27 @@ class Loop:
         if math.isfinite(sums[LOSS]):
             self._finite_sums = sums
             return
+        step = f"step {(self.step - 1) % self.steps + 1} of {self.steps}, "
+        raise divergence(self._place(epoch, step), sums, self._finite_sums, self._counted(), self.checkpoints.kept())
+
+    def _check_collapsed(self, epoch: int) -> None:
+        if self.collapse is None:
+            return
+        means = self._means(self.fabric.all_reduce(self.totals.clone(), reduce_op="sum"))
+        if self.collapse.after_epoch(means[SUPERVISED], means[HITS]):
+            raise self.collapse.error(self._place(epoch), means, self._counted(), self.checkpoints.kept())
+
+    def _place(self, epoch: int, step: str = "") -> str:
         rate = self.optimizer.param_groups[0]["lr"]
-        place = (
-            f"in epoch {epoch + 1} of {self.config.epochs}, step {(self.step - 1) % self.steps + 1} of {self.steps}, "
-            f"at learning rate {rate:.3g}"
-        )
+        return f"in epoch {epoch + 1} of {self.config.epochs}, {step}at learning rate {rate:.3g}"
+
+    def _counted(self) -> dict[str, float]:
+        """The weight of each term that counted in the last step, by its label."""
         weights = {term.label: term.schedule.at(self.step - 1, self.steps) for term in self.plan.terms}
         weights = {SUPERVISED: self.plan.supervised, **weights}
         if self.lesson.peer is not None:
             weights[TEACHER] = 1.0
-        counted = {label: weight for label, weight in weights.items() if weight}
-        raise divergence(place, sums, self._finite_sums, counted, self.checkpoints.kept())
+        return {label: weight for label, weight in weights.items() if weight}
 
     def elapsed_s(self) -> float:
         """Seconds of training so far, those before an interruption included."""
@@ -309,6 +325,7 @@ class Loop:
             "average": None if self.average is None else self.average.values,
             "hard": None if self.hard is None else self.hard.log_magnitudes,
             "outer": None if self.outer is None else self.outer.state(),
+            "collapse": None if self.collapse is None else self.collapse.state(),
         }
         self.checkpoints.save(state)
 
