@@ -22,6 +22,7 @@ from edgekd.train.batches import TrainBatches
 from edgekd.train.checkpoint import Checkpoints, Rhythm
 from edgekd.train.conclude import check_conclusion
 from edgekd.train.config import TrainConfig
+from edgekd.train.divergence import Collapse
 from edgekd.train.engine import Fabric
 from edgekd.train.group import teacher_source
 from edgekd.train.hard import HardAugment
@@ -126,6 +127,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         channels_last=job.channels_last(fabric.device),
         rank=fabric.global_rank,
         world=fabric.world_size,
+        accumulate=config.accumulate,
         rows=None if parts is None else parts.kept,
     )
     return Loop(
@@ -145,6 +147,7 @@ def assemble(job: Job, fabric: Fabric, fingerprint: Digest) -> Loop:
         mixing=_mixing(config, student.spec().classes),
         hard=_hard(job, teacher, fabric),
         outer=_outer(job, lesson, batches, parts, fabric),
+        collapse=Collapse(student.spec().classes) if job.plan.supervised else None,
         keeps_end=bool(job.plan.concluding()),
     )
 

@@ -21,7 +21,7 @@ from edgekd.data.dataset import UNLABELLED, Split
 from edgekd.errors import UserError
 
 MIN_SHARD = 2
-"""Samples per process and step; BatchNorm has no variance over one."""
+"""Samples per process and pass; BatchNorm has no variance over one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,17 @@ class TrainBatch:
     images: Tensor
     labels: Tensor | None
     ids: npt.NDArray[np.int64]
+
+    def parts(self, number: int) -> list[TrainBatch]:
+        """The batch cut into micro-batches whose sizes differ by at most one; labels may be shares, (n, K)."""
+        if number == 1:
+            return [self]
+        rows = np.array_split(np.arange(len(self.ids)), number)
+        spans = [slice(int(part[0]), int(part[-1]) + 1) for part in rows]
+        return [
+            TrainBatch(self.images[span], None if self.labels is None else self.labels[span], self.ids[span])
+            for span in spans
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,7 @@ class TrainBatches:
         channels_last: Their memory format.
         rank: This process.
         world: Number of processes.
+        accumulate: Into how many micro-batches each process will cut its share of a batch.
         rows: Positions of the split that are visited, ascending; None for all of them.
     """
 
@@ -69,15 +81,16 @@ class TrainBatches:
     channels_last: bool
     rank: int = 0
     world: int = 1
+    accumulate: int = 1
     rows: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        smallest = MIN_SHARD * self.world
-        if min(self.samples, self.batch_size) < smallest:
+        if min(self.samples, self.batch_size) < self._smallest:
+            cut = "" if self.accumulate == 1 else f" and {self.accumulate} micro-batches in each"
             raise UserError(
                 f"Batches of {self.batch_size} from {self.samples} training images are too small for {self.world} "
-                f"process(es): each needs at least {MIN_SHARD} images per step.",
-                hint="give more training images, a larger batch_size, or fewer processes",
+                f"process(es){cut}: each needs at least {self._smallest // self.world} images per step.",
+                hint="give more training images, a larger batch_size, fewer processes, or a smaller accumulate",
             )
 
     @property
@@ -88,7 +101,12 @@ class TrainBatches:
     @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch; one less where a batch would otherwise be too small for the processes."""
-        return min(-(-self.samples // self.batch_size), self.samples // (MIN_SHARD * self.world))
+        return min(-(-self.samples // self.batch_size), self.samples // self._smallest)
+
+    @property
+    def _smallest(self) -> int:
+        """Images that a batch needs, over all processes."""
+        return MIN_SHARD * self.world * self.accumulate
 
     def epoch(self, epoch: int, view: int, first: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch from number `first` on, showing one view of each image."""

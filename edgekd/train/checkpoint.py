@@ -82,6 +82,12 @@ class Checkpoints:
         """What was taken up belongs to no training any more: it is of no use and will be replaced."""
         self._holds = False
 
+    def discard(self) -> None:
+        """Deletes the file, whichever training it belongs to: before something is overwritten that it relies on."""
+        with disk_errors(self._path):
+            self._path.unlink(missing_ok=True)
+        self.give_up()
+
     def due(self, *, epoch_ended: bool) -> bool:
         """Whether it is time to save."""
         age = self._clock() - self._saved_at

@@ -26,7 +26,14 @@ class TrainConfig(StageConfig):
 
     Attributes:
         epochs: Passes over the training split, each of ceil(n / batch_size) batches of nearly equal size.
-        batch_size: Largest batch, over all processes together.
+        batch_size: Largest batch, over all processes together: the images of one step of the optimizer.
+        accumulate: Into how many micro-batches a batch is cut, one after another, whose gradients are summed before the
+            optimizer's step: a batch that does not fit into memory can be had all the same. `batch_size`, learning
+            rate, schedules, mixing and clipping mean what they mean without it, and the gradient of a loss that is a
+            mean over images is that of the whole batch. What looks at a batch sees a micro-batch: the statistics of
+            BatchNorm, objectives that compare the images of a batch with each other (such as `sp`, `pkt`, `rkd`, `crd`,
+            `dist`) or take a mean over some of them (`dho`), and state that moves with each pass (`taid`). Refused is
+            `tgeo`, which looks back at whole batches.
         optimizer: `sgd` with momentum for convolutional networks, `adamw` for transformers.
         lr: Peak learning rate.
         momentum: Of SGD; the first beta of AdamW.
@@ -65,10 +72,16 @@ class TrainConfig(StageConfig):
         precision: `bf16-mixed` pays on GPUs, and on CPUs with AMX or AVX512-BF16 instructions.
         channels_last: Memory format of images and convolutions: the faster one on CPUs, and on GPUs with bf16. Networks
             whose gradients would be wrong in it are trained in the contiguous format all the same.
+        compile: `auto` compiles the student (torch.compile) where there is time to win back what compiling costs, and
+            it was measured to be faster and to compute the same up to rounding; the decision is said. To try it takes
+            about a minute before the training, and on CPUs a C++ compiler; without one, or where an objective reads the
+            inside of the student, it is trained as it is. Only with `off` is it certain that an interrupted training
+            ends with the very bits of a whole one.
     """
 
     epochs: int = Field(default=60, ge=1)
     batch_size: int = Field(default=128, ge=2)
+    accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -95,11 +108,17 @@ class TrainConfig(StageConfig):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32-true"
     channels_last: bool = True
+    compile: Literal["off", "auto"] = "off"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be smaller than epochs ({self.epochs})")
+        if self.accumulate > 1 and 2 * self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate ({self.accumulate}) leaves micro-batches of less than two images of a batch_size of "
+                f"{self.batch_size}, and BatchNorm has no variance over one"
+            )
         if self.warmup_epochs and self.schedule == "onecycle":
             raise ValueError("warmup_epochs does not go with the schedule onecycle, which warms up by itself")
         if self.nesterov and not self.momentum and self.optimizer == "sgd":

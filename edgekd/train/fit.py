@@ -27,6 +27,7 @@ from edgekd.train.answers import Answers
 from edgekd.train.assemble import Job, assemble
 from edgekd.train.averaging import gather_statistics_
 from edgekd.train.checkpoint import Rhythm
+from edgekd.train.compilation import compile_student
 from edgekd.train.conclude import conclude_
 from edgekd.train.config import TrainConfig
 from edgekd.train.engine import start_fabric, torch_settings
@@ -169,6 +170,7 @@ def distil_(
         loop = assemble(job, fabric, fingerprint)
         doubt = _teacher_guesses(loop, job)
         resumed_at = _start(loop, job)
+        compiled = (compile_student(loop),) if config.compile == "auto" else ()
         means = loop.run()
         _finish_(student, loop)
         concluded, last_words = conclude_(loop, dataset.select)
@@ -198,6 +200,7 @@ def distil_(
             *change,
             *((loop.hard.said(),) if loop.hard is not None else ()),
             *((loop.outer.said(),) if loop.outer is not None else ()),
+            *compiled,
             *((_SLOWER_FORMAT,) if channels_last != config.channels_last else ()),
             *last_words,
         ),
@@ -258,6 +261,7 @@ def _start(loop: Loop, job: Job) -> int | None:
     loop.fabric.barrier()  # the first process writes nothing before all have looked for a checkpoint and a cache
     if not resumed:
         if cache is not None and loop.fabric.is_global_zero:
+            loop.checkpoints.discard()  # its training would take the new cache, still full of zeros, for its own
             cache.create()
         _prepare_objectives(loop, job)
         _share_(loop, loop.lesson.buffers())  # what each computed of the teacher may differ in its last bits
@@ -290,7 +294,11 @@ def _prepare_objectives(loop: Loop, job: Job) -> None:
     if loop.teacher is None:
         return
     survey = loop.teacher.survey(
-        job.dataset.train, job.preprocessing, job.config.batch_size, loop.reporter, loop.batches.rows
+        job.dataset.train,
+        job.preprocessing,
+        job.config.batch_size // job.config.accumulate,
+        loop.reporter,
+        loop.batches.rows,
     )
     for objective in job.plan.objectives():
         if objective.needs_teacher:
@@ -307,7 +315,9 @@ def _finish_(student: nn.Module, loop: Loop) -> None:
     if loop.average is not None:
         last = loop.config.epochs - 1
         batches = loop.batches.epoch(last, loop.config.view(last, teacher=loop.teacher is not None))
-        gather_statistics_(student, (batch.images for batch in itertools.islice(batches, _STATISTICS_BATCHES)))
+        first = itertools.islice(batches, _STATISTICS_BATCHES)
+        cut = loop.config.accumulate
+        gather_statistics_(student, (part.images for batch in first for part in batch.parts(cut)))
     _share_(loop, student.buffers())
 
 

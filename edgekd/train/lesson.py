@@ -59,7 +59,8 @@ class Lesson(nn.Module):
         super().__init__()
         self.student = student
         self.peer = peer
-        self.objectives = nn.ModuleList(term.objective for term in terms)
+        self._terms = tuple(term.objective for term in terms)
+        self.objectives = nn.ModuleList(self._terms)
         self.label_smoothing = label_smoothing
         own = () if peer is None else (TEACHER,)
         known = (LABELLED,) if partly else ()
@@ -77,6 +78,7 @@ class Lesson(nn.Module):
         teacher: Mapping[str, Tensor] | None,
         supervised_weight: float,
         weights: Sequence[float],
+        expected: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss to minimise, a scalar, and float32 detached sums in the order of `statistics`.
 
@@ -84,18 +86,21 @@ class Lesson(nn.Module):
             images: (N, C, H, W).
             labels: (N,) int64, (N, K) shares of mixed images, or None. Without a label: `UNLABELLED`, no shares.
             ids: (N,) int64, positions in the training split.
-            teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher, or a peer.
+            teacher: The teacher's signals by the names of `Signals.flat`; None where there is no teacher, or a peer, or
+                nothing reads them.
             supervised_weight: Of the cross-entropy.
             weights: Of each objective in this step; one of weight 0 is left out.
+            expected: By what the cross-entropy is divided where some images have no label; None takes the labels of
+                these images, as the mean over the processes. See `labels_expected`.
         """
         out, more = self.said(images, weights)
         out = replace(out, ids=ids)
-        peer = None if self.peer is None else self.peer(images, weights)
+        peer = self.peer(images, weights) if self.peer is not None and self.reads_teacher(labels, weights) else None
         taught = _answers(teacher, peer)
         if self.keeps_answers and taught is not None:
             self.answers = out.logits.detach(), taught.logits
         zero = torch.zeros((), device=images.device)
-        cost, supervised, known = self._supervised(out.logits, labels)
+        cost, supervised, known = self._supervised(out.logits, labels, expected)
         loss = supervised_weight * cost
         hard = labels if labels is not None and labels.ndim == 1 else None
         values = []
@@ -108,7 +113,7 @@ class Lesson(nn.Module):
             value: Tensor = objective(said, taught if objective.needs_teacher else None, hard)
             loss = loss + weight * value
             values.append(value.detach())
-        if self.peer is not None and peer is not None:
+        if self.peer is not None:
             own = self.peer.loss(detached(out), peer, labels, supervised_weight, weights)
             loss = loss + own
             values.append(own.detach())
@@ -121,7 +126,25 @@ class Lesson(nn.Module):
             statistics = torch.stack([x.float() for x in (loss, supervised, *values, *counted, zero + 1)])
         return loss, statistics * len(images)
 
-    def _supervised(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def reads_teacher(self, labels: Tensor | None, weights: Sequence[float]) -> bool:
+        """Whether a step of these weights reads the teacher's answers; without labels they count the correct ones."""
+        asked = any(weight and objective.needs_teacher for objective, weight in zip(self._terms, weights, strict=True))
+        return asked or labels is None or self.keeps_answers
+
+    def labels_expected(self, labels: Tensor | None) -> Tensor | None:
+        """Labels per image of a whole batch, as the mean over the processes; None where all or none have one.
+
+        With it each of a batch's micro-batches divides by its share of the batch's labels, not by how many it happens
+        to have, so that their cross-entropies, weighted by their sizes, sum to that of the batch.
+        """
+        if labels is None or not self._partly:
+            return None
+        known = labels.sum() if labels.ndim == 2 else (labels != UNLABELLED).sum().float()
+        return mean_over_processes(known) / len(labels)
+
+    def _supervised(
+        self, logits: Tensor, labels: Tensor | None, expected: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Cross-entropy to minimise, its sum per image and, unless all labels are known, how much of each, (N,)."""
         if labels is None:
             zero = torch.zeros((), device=logits.device)
@@ -133,7 +156,8 @@ class Lesson(nn.Module):
         known = shares.sum(1)
         total = summed_loss(logits, shares, self.label_smoothing)
         # DDP takes the mean of the processes' gradients, so each divides by their mean number of labels, not its own.
-        cost = total / mean_over_processes(known.sum()).clamp_min(_LEAST)
+        expected = mean_over_processes(known.sum()) if expected is None else expected
+        cost = total / expected.clamp_min(_LEAST)
         return cost, total.detach() / len(logits), known
 
     def forget_idle_gradients_(self, weights: Sequence[float]) -> None:

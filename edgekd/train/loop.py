@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from edgekd.train.averaging import WeightAverage
 from edgekd.train.batches import TrainBatch, TrainBatches
 from edgekd.train.checkpoint import Checkpoints
 from edgekd.train.config import TrainConfig
-from edgekd.train.divergence import divergence
+from edgekd.train.divergence import Collapse, divergence
 from edgekd.train.engine import Fabric
 from edgekd.train.hard import HardAugment
 from edgekd.train.lesson import HITS, IMAGES, LABELLED, LOSS, SUPERVISED, TEACHER, Lesson
@@ -36,6 +37,21 @@ from edgekd.train.timm import Mixing
 
 _REPORT_EVERY_S = 0.5
 _STEP_STREAM = 0x57E9
+
+
+@dataclass
+class _Shown:
+    """What a batch's passes leave beside its gradients.
+
+    Attributes:
+        statistics: Their sums, in the order of the lesson's names.
+        teacher: What it said of the last micro-batch, or None.
+        answers: The student's and the teacher's logits of each micro-batch, where the lesson keeps them.
+    """
+
+    statistics: Tensor
+    teacher: Mapping[str, Tensor] | None = None
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 @dataclass
@@ -59,6 +75,7 @@ class Loop:
         mixing: Mixes the images of a batch, or None.
         hard: Varies them as far as student and teacher disagree, or None.
         outer: Teaches an objective on held-out images how to weigh its terms, or None.
+        collapse: Notices a training that diverged and stays finite; None without a cross-entropy to tell by.
         keeps_end: Whether the state after the last step is saved too, because something follows that can be cut off.
         clock: Seconds; injected by tests.
     """
@@ -79,6 +96,7 @@ class Loop:
     mixing: Mixing | None = None
     hard: HardAugment | None = None
     outer: OuterStep | None = None
+    collapse: Collapse | None = None
     keeps_end: bool = False
     clock: Callable[[], float] = time.monotonic
 
@@ -110,6 +128,8 @@ class Loop:
             self.hard.load(state["hard"])
         if self.outer is not None:
             self.outer.load(state["outer"])
+        if self.collapse is not None:
+            self.collapse.load(state["collapse"])
         self.totals.copy_(state["totals"])
         self.step, self.seconds = state["step"], state["seconds"]
         return True
@@ -118,7 +138,7 @@ class Loop:
         """Trains to the end; returns the last epoch's means of what the lesson reports.
 
         Raises:
-            BuildFailed: The loss is not finite.
+            BuildFailed: The loss is not finite, or the student has collapsed.
         """
         self._first_step = self.step
         self._began = self.clock()
@@ -146,21 +166,16 @@ class Loop:
             batch = TrainBatch(*self.mixing(batch.images, batch.labels, seed), batch.ids)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.steps) * group["lr_share"]
-        teacher: Mapping[str, Tensor] | None = None
-        if self.teacher is not None and self.lesson.peer is None:
-            teacher = self.teacher.answer(batch, epoch)
         for term in plan.terms:
             if (progress := term.schedule.progress(self.step, self.steps)) is not None:
                 term.objective.advance(progress)
         weights = [term.schedule.at(self.step, self.steps) for term in plan.terms]
-        ids = torch.from_numpy(batch.ids).to(batch.images.device)
         outer = self.outer if self.outer is not None and self.outer.due(weights) else None
         with self._projected():
             if outer is not None:
                 outer.begin()
-            loss, statistics = self.wrapped(batch.images, batch.labels, ids, teacher, plan.supervised, weights)
-            self.fabric.backward(loss)
-        self._learn_hardness(draws)
+            shown = self._backward(batch, epoch, weights)
+        self._learn_hardness(draws, shown.answers)
         self.lesson.forget_idle_gradients_(weights)
         if config.grad_clip is not None:
             for parameters in self.lesson.networks():
@@ -168,23 +183,52 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if outer is not None:
-            rate, labels = self.optimizer.param_groups[0]["lr"], batch.labels
-            inner = InnerStep(images=batch.images, labels=labels, ids=ids, teacher=teacher, weights=weights, rate=rate)
+            rate, labels, ids = self.optimizer.param_groups[0]["lr"], batch.labels, self._on_device(batch.ids)
+            said = shown.teacher
+            inner = InnerStep(images=batch.images, labels=labels, ids=ids, teacher=said, weights=weights, rate=rate)
             with self._projected():
                 outer.finish(inner)
         if self.average is not None:
             self.average.update(self.step)
-        self.totals += statistics
+        self.totals += shown.statistics
+
+    def _backward(self, batch: TrainBatch, epoch: int, weights: Sequence[float]) -> _Shown:
+        """Sums up the batch's gradients, micro-batch by micro-batch."""
+        parts = batch.parts(self.config.accumulate)
+        shown = _Shown(torch.zeros_like(self.totals))
+        density = self.lesson.labels_expected(batch.labels) if len(parts) > 1 else None
+        for number, part in enumerate(parts, 1):
+            shown.teacher = self._answers(part, epoch, weights)
+            expected = None if density is None else density * len(part.ids)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(parts)):
+                given = (part.images, part.labels, self._on_device(part.ids), shown.teacher)
+                loss, statistics = self.wrapped(*given, self.plan.supervised, weights, expected)
+                self.fabric.backward(loss if len(parts) == 1 else loss * (len(part.ids) / len(batch.ids)))
+            shown.statistics += statistics
+            if self.lesson.answers is not None:
+                shown.answers.append(self.lesson.answers)
+        return shown
+
+    def _answers(self, part: TrainBatch, epoch: int, weights: Sequence[float]) -> Mapping[str, Tensor] | None:
+        """What the teacher says; None where nobody reads it in this step, nor will in a later epoch."""
+        if self.teacher is None or self.lesson.peer is not None:
+            return None
+        asked = self.lesson.reads_teacher(part.labels, weights) or self.teacher.keeps(epoch)
+        return self.teacher.answer(part, epoch) if asked else None
+
+    def _on_device(self, ids: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(ids).to(self.fabric.device)
 
     def _projected(self) -> AbstractContextManager[None]:
         """The weights are at their projection inside of the block, where there is one."""
         return self.projection.applied() if self.projection is not None else nullcontext()
 
-    def _learn_hardness(self, draws: Tensor | None) -> None:
+    def _learn_hardness(self, draws: Tensor | None, answers: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Moves the augmentation by the answers that the step has just computed; alike in every process."""
-        if self.hard is None or draws is None or self.lesson.answers is None:
+        if self.hard is None or draws is None or not answers:
             return
-        gradient = self.hard.gradient(draws, *self.lesson.answers).to(self.fabric.device)
+        student, teacher = (torch.cat(said) for said in zip(*answers, strict=True))
+        gradient = self.hard.gradient(draws, student, teacher).to(self.fabric.device)
         self.hard.step_(self.fabric.all_reduce(gradient, reduce_op="mean").cpu())
 
     def _seed_step(self) -> int:
@@ -200,6 +244,8 @@ class Loop:
         # Reading a total waits for the device: free on a CPU, so there a bad loss is caught at its step.
         if self._on_cpu:
             self._check_finite(epoch)
+        if ended:
+            self._check_collapsed(epoch)
         now = self.clock()
         if ended or now - self._reported >= _REPORT_EVERY_S:
             self._reported = now
@@ -231,17 +277,27 @@ class Loop:
         if math.isfinite(sums[LOSS]):
             self._finite_sums = sums
             return
+        step = f"step {(self.step - 1) % self.steps + 1} of {self.steps}, "
+        raise divergence(self._place(epoch, step), sums, self._finite_sums, self._counted(), self.checkpoints.kept())
+
+    def _check_collapsed(self, epoch: int) -> None:
+        if self.collapse is None:
+            return
+        means = self._means(self.fabric.all_reduce(self.totals.clone(), reduce_op="sum"))
+        if self.collapse.after_epoch(means[SUPERVISED], means[HITS]):
+            raise self.collapse.error(self._place(epoch), means, self._counted(), self.checkpoints.kept())
+
+    def _place(self, epoch: int, step: str = "") -> str:
         rate = self.optimizer.param_groups[0]["lr"]
-        place = (
-            f"in epoch {epoch + 1} of {self.config.epochs}, step {(self.step - 1) % self.steps + 1} of {self.steps}, "
-            f"at learning rate {rate:.3g}"
-        )
+        return f"in epoch {epoch + 1} of {self.config.epochs}, {step}at learning rate {rate:.3g}"
+
+    def _counted(self) -> dict[str, float]:
+        """The weight of each term that counted in the last step, by its label."""
         weights = {term.label: term.schedule.at(self.step - 1, self.steps) for term in self.plan.terms}
         weights = {SUPERVISED: self.plan.supervised, **weights}
         if self.lesson.peer is not None:
             weights[TEACHER] = 1.0
-        counted = {label: weight for label, weight in weights.items() if weight}
-        raise divergence(place, sums, self._finite_sums, counted, self.checkpoints.kept())
+        return {label: weight for label, weight in weights.items() if weight}
 
     def elapsed_s(self) -> float:
         """Seconds of training so far, those before an interruption included."""
@@ -269,6 +325,7 @@ class Loop:
             "average": None if self.average is None else self.average.values,
             "hard": None if self.hard is None else self.hard.log_magnitudes,
             "outer": None if self.outer is None else self.outer.state(),
+            "collapse": None if self.collapse is None else self.collapse.state(),
         }
         self.checkpoints.save(state)
 

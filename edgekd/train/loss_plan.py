@@ -90,8 +90,8 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool, partly: boo
     Raises:
         UserError: Nothing to learn from, in an epoch or at all, an objective that needs labels where there are none,
             one that reads the inside of a single teacher where there are several, two that learn on held-out images or
-            rewrite the student's last layer, one that trains the teacher beside what needs it to stand still, or an
-            unknown objective or argument.
+            rewrite the student's last layer, one that learns on held-out images where batches are cut, one that trains
+            the teacher beside what needs it to stand still, or an unknown objective or argument.
     """
     wanted = config.terms()
     usable = [term for term in wanted if teachers or not OBJECTIVES.get(term.name).needs_teacher]
@@ -114,6 +114,7 @@ def plan_loss(config: TrainConfig, *, teachers: int, labelled: bool, partly: boo
     if config.mixes:
         _check_mixable(terms)
     _check_one_weighs(terms)
+    _check_whole_batches(terms, config)
     default = terms[0].objective.default_weights.supervised
     supervised = (default if config.supervised_weight is None else config.supervised_weight) * labelled
     if not supervised and not any(term.schedule.weight or term.schedule.final_weight for term in terms):
@@ -278,6 +279,17 @@ def _check_one_weighs(terms: Sequence[Term]) -> None:
             "such part.",
             hint="give one of them, beside any objectives that hold none out",
         )
+
+
+def _check_whole_batches(terms: Sequence[Term], config: TrainConfig) -> None:
+    """One who learns on held-out images goes back over the whole batch of the step before."""
+    for objective in (term.objective for term in terms):
+        if config.accumulate > 1 and isinstance(objective, Weighing):
+            raise UserError(
+                f"The objective {objective.name!r} learns how to weigh its terms from what one step on a whole batch "
+                f"changes, and accumulate={config.accumulate} cuts batches.",
+                hint="set accumulate=1 with a smaller batch_size, or choose another objective, such as kd",
+            )
 
 
 def _check_several(terms: Sequence[Term]) -> None:

@@ -23,7 +23,7 @@ from edgekd.train.signals import SignalSource
 
 
 class Peer(nn.Module):
-    """The teacher in a lesson. It learns in the steps in which an objective counts that trains it, and answers in all.
+    """The teacher in a lesson. It learns in the steps in which an objective counts that trains it, and rests in others.
 
     Its loss mirrors the student's: the same weights, the same labels, and of the student only answers without gradient.
 
@@ -59,7 +59,7 @@ class Peer(nn.Module):
     def loss(
         self,
         student: Signals,
-        said: Signals,
+        said: Signals | None,
         labels: Tensor | None,
         supervised_weight: float,
         weights: Sequence[float],
@@ -68,15 +68,15 @@ class Peer(nn.Module):
 
         Args:
             student: Without gradients.
-            said: What `forward` returned.
+            said: What `forward` returned; None where it rests and nobody asked it.
             labels: (N,) int64, or (N, K) shares of mixed images.
             supervised_weight: Of the cross-entropy.
             weights: Of each objective in this step.
         """
-        zero = torch.zeros((), device=said.logits.device)
         if not self.learns(weights):
+            zero = torch.zeros((), device=student.logits.device)
             return zero + untouched(self) if self._joint else zero
-        labels = present(labels, Signal.LABELS)
+        said, labels = present(said, "the teacher's answers"), present(labels, Signal.LABELS)
         loss = supervised_weight * supervised_loss(said.logits, labels, self._label_smoothing)
         hard = labels if labels.ndim == 1 else None
         for objective, weight in zip(self._objectives, weights, strict=True):

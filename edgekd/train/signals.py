@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,10 @@ class SignalSource(nn.Module):
         input_shape: (C, H, W), to find where to tap.
         pixels: Applied to the images first; None feeds them as they are.
         order: (K,) int64, the place of each class in the network's logits; None for the network's own order.
+
+    Attributes:
+        compiled: Called in the module's place in training mode, where nothing beside the logits is needed; None calls
+            the module (`edgekd.train.compilation`).
 
     Raises:
         UserError: A signal is needed that the network does not have.
@@ -41,9 +47,13 @@ class SignalSource(nn.Module):
         self.register_buffer("_order", order, persistent=False)
         self.taps = Taps(module, needs & TAPPED, input_shape)
         self._input_shape = input_shape
+        self.compiled: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, images: Tensor) -> Signals:
-        out = self.taps(images if self._pixels is None else self._pixels(images))
+        images = images if self._pixels is None else self._pixels(images)
+        if self.compiled is not None and self.training:
+            return Signals(logits=self.compiled(images))
+        out = self.taps(images)
         return Signals(
             logits=self._ordered(out.logits),
             embedding=out.embedding,

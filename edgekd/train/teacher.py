@@ -99,6 +99,10 @@ class Teacher:
         self.cache.write(view, batch.ids, answer)
         return answer
 
+    def keeps(self, epoch: int) -> bool:
+        """Whether later epochs read what it answers in this one."""
+        return self.cache is not None and epoch < self._views and epoch < self.cache.views
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one image's output, by name; only what differs from image to image."""
         return {name: tuple(x.shape[1:]) for name, x in self._named(self.source.example()).items() if _per_image(name)}

@@ -34,6 +34,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "dho": {"objective": "dho", "ema_decay": 0.9},
     # The regressor of fitnet has no gradient of its own once its term is over, and DDP wants one in every step.
     "sum": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}]},
+    # The processes exchange gradients in the last of three passes only.
+    "cut": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}], "accumulate": 3},
     # A teacher that is trained along, and rests in the last epochs.
     "online": {"objectives": [{"name": "bdkd-online", "until_epoch": 4}, {"name": "kd"}], "teacher_views": 0},
 }

@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from edgekd.train.divergence import divergence
+import pytest
+from torch import Tensor, nn
+
+from edgekd.data.dataset import Dataset
+from edgekd.errors import BuildFailed
+from edgekd.testing.harness import make_context
+from edgekd.testing.toys import toy_cnn
+from edgekd.train.checkpoint import FILE
+from edgekd.train.divergence import Collapse, divergence
+from edgekd.train.fit import distil_
+from tests.train.conftest import PREPROCESSING, Train, config
+from tests.train.test_resume import EVERY_STEP
 
 NAN = math.nan
 PLACE = "in epoch 1 of 3"
@@ -44,3 +55,80 @@ def test_a_teacher_that_is_trained_along_is_named_as_such() -> None:
         in error.message
     )
     assert str(error.hint).startswith("lower teacher_lr_share; or lower lr")
+
+
+Epoch = tuple[float, float]
+
+
+def noticed(*epochs: Epoch) -> int | None:
+    """After which epoch, counted from 1, (cross-entropy, accuracy) of four classes are taken for a collapse."""
+    watch = Collapse(classes=4)
+    return next((number for number, epoch in enumerate(epochs, 1) if watch.after_epoch(*epoch)), None)
+
+
+def test_two_epochs_that_know_less_than_nothing_are_a_collapse() -> None:
+    assert noticed((1.4, 0.3), (0.9, 0.7), (40.0, 0.25), (30.0, 0.24)) == 4
+    assert noticed((1.4, 0.3), (0.9, 0.7), (40.0, 0.25), (0.9, 0.7), (40.0, 0.25), (0.8, 0.8)) is None
+
+
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        [(30.0, 0.25), (28.0, 0.26), (29.0, 0.25), (30.0, 0.2)],
+        [(0.02, 1.0), (0.01, 1.0), (1.5, 0.4), (1.5, 0.4), (0.7, 0.8)],
+        [(1.4, 0.4), (1.2, 0.5), (5.0, 0.5), (6.0, 0.5), (6.0, 0.5)],
+        [(0.3, 0.9), (0.6, 0.8), (2.5, 0.1), (2.6, 0.1)],
+        [(1.4, 0.3), (1.2, 0.5), (3.5, 0.2), (3.5, 0.2)],
+    ],
+    ids=[
+        "bad from the first epoch on",
+        "a pretrained student, warmed up",
+        "a teacher that contradicts the labels",
+        "hardly worse than guessing",
+        "less than three times the best",
+    ],
+)
+def test_other_rises_are_none(epochs: list[Epoch]) -> None:
+    assert noticed(*epochs) is None
+
+
+def test_a_collapse_is_remembered_over_an_interruption() -> None:
+    before, after = Collapse(4), Collapse(4)
+    for epoch in ((1.4, 0.3), (0.9, 0.7), (40.0, 0.25)):
+        assert not before.after_epoch(*epoch)
+    after.load(before.state())
+    assert after.after_epoch(30.0, 0.25)
+
+
+class Collapsing(nn.Module):
+    """From its 13th training pass on it is surely wrong, and finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.passes = toy_cnn(seed=1), 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += self.training
+        logits: Tensor = self.body(images)
+        return logits if self.passes <= 12 else 0 * logits - 100 * logits.detach()
+
+
+def test_a_training_that_diverges_and_stays_finite_is_stopped(
+    train: Train, data: Dataset, teacher: nn.Module, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        BuildFailed,
+        match=r"stays finite: the cross-entropy was \d+ in epoch 5 of 8, at learning rate .* guessing gives 1\.39; ",
+    ) as raised:
+        train(taught=False, student=Collapsing(), epochs=8)
+    assert str(raised.value.hint).startswith("lower lr")
+    ctx = make_context(tmp_path)
+    options = config(epochs=8, objective="dist")
+    with pytest.raises(BuildFailed, match=r"The cross-entropy makes up \d+% of the loss\. The newest") as raised:
+        distil_(Collapsing(), teacher, data, PREPROCESSING, options, ctx, rhythm=EVERY_STEP)
+    assert str(ctx.scratch / FILE) in raised.value.message
+
+
+def test_without_a_cross_entropy_nothing_is_taken_for_a_collapse(train: Train) -> None:
+    _, report, _ = train(student=Collapsing(), epochs=8, supervised_weight=0)
+    assert report.steps == 32

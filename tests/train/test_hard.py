@@ -160,7 +160,7 @@ def test_training_raises_the_disagreement_that_it_trains_on(
     assert varied.distill_loss > plain.distill_loss
     assert varied.decisions[-1].startswith("Images were varied") or any("were varied" in x for x in varied.decisions)
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_learn_hardness", lambda self, draws: None)
+        patch.setattr(Loop, "_learn_hardness", lambda self, draws, answers: None)
         _, frozen, _ = train(folder="frozen", hard=0.6, **options)
     assert varied.distill_loss != frozen.distill_loss
 

@@ -136,11 +136,13 @@ def test_the_teachers_loss_is_its_cross_entropy_and_what_is_declared_with_the_st
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_where_no_objective_that_counts_trains_it_the_teacher_answers_and_rests(joint: bool) -> None:
+def test_where_no_objective_that_counts_trains_it_the_teacher_rests_and_answers_who_asks(joint: bool) -> None:
     lesson, peer, looking = joint_lesson(joint=joint)
     before = state(peer)
     with evaluating(peer.source):
         expected = peer.source(IMAGES).logits
+    asked: list[int] = []
+    peer.source.register_forward_pre_hook(lambda module, args: asked.append(len(args[0])))
     loss, statistics = lesson(IMAGES, LABELS, torch.arange(6), None, 1.0, [0.0, 1.0])
     loss.backward()
     lesson.forget_idle_gradients_([0.0, 1.0])
@@ -148,6 +150,7 @@ def test_where_no_objective_that_counts_trains_it_the_teacher_answers_and_rests(
     assert all(parameter.grad is None for parameter in peer.parameters())
     assert dict(zip(lesson.statistics, statistics.tolist(), strict=True))["teacher"] == 0
     assert len(looking.shown) == 1
+    assert not asked
     lesson.keeps_answers = True
     lesson(IMAGES, LABELS, torch.arange(6), None, 1.0, [0.0, 1.0])
     assert lesson.answers is not None

@@ -162,6 +162,23 @@ def test_a_checkpoint_without_the_teachers_outputs_is_not_used(
     assert any("stored outputs are gone" in event["text"] for event in events(ctx, "message"))
 
 
+def test_a_checkpoint_is_not_taken_up_with_the_empty_cache_of_another_training(
+    tmp_path: Path, data: Dataset, teacher: nn.Module
+) -> None:
+    expected, _ = finished(tmp_path / "whole", data, teacher, [], EVERY_STEP, teacher_views=2)
+    ctx = make_context(tmp_path / "cut")
+    options = config(epochs=5, teacher_views=2)
+    with pytest.raises(Interrupted):
+        distil_(DropoutNet(9), teacher, data, PREPROCESSING, options, ctx, rhythm=EVERY_STEP)
+    another = config(epochs=5, teacher_views=2, lr=0.01)  # as another number of processes would be
+    with pytest.raises(Interrupted):
+        distil_(DropoutNet(1), teacher, data, PREPROCESSING, another, ctx)
+    student = DropoutNet()
+    report = distil_(student, teacher, data, PREPROCESSING, options, ctx)
+    assert report.resumed_at_step is None
+    assert all(torch.equal(expected[name], value) for name, value in student.state_dict().items())
+
+
 def test_a_training_that_starts_anew_and_diverges_does_not_name_the_checkpoint_that_it_gave_up(
     tmp_path: Path, data: Dataset, teacher: nn.Module
 ) -> None:

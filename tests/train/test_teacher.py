@@ -49,6 +49,15 @@ def test_the_teacher_runs_once_per_view_and_image(tmp_path: Path, data: Dataset,
     assert not list((tmp_path / "c" / "scratch").glob("teacher-*")), "nothing would be read twice"
 
 
+def test_the_teacher_rests_while_no_term_reads_it(tmp_path: Path, data: Dataset, teacher: nn.Module) -> None:
+    terms = [{"name": "kd", "from_epoch": 1, "until_epoch": 3}, {"name": "sla"}]
+    assert images_seen(teacher, data, tmp_path / "live", epochs=5, objectives=terms) == 2 * 64
+    assert images_seen(teacher, data, tmp_path / "kept", epochs=5, objectives=terms, teacher_views=2) == 2 * 64
+    early = [{"name": "kd", "until_epoch": 1}, {"name": "sla"}]
+    assert images_seen(teacher, data, tmp_path / "early", epochs=5, objectives=early, teacher_views=3) == 3 * 64
+    assert images_seen(teacher, data, tmp_path / "hard", epochs=5, objectives=terms, hard=0.3) == 5 * 64
+
+
 @pytest.mark.parametrize("objective", ["kd", "kdpp"])
 def test_one_cached_view_trains_like_a_live_teacher_without_augmentation(train: Train, objective: str) -> None:
     options = {"objective": objective, "augment": {}, "epochs": 4}
