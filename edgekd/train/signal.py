@@ -17,7 +17,7 @@ class Signal(StrEnum):
     EMBEDDING = "embedding"
     """(N, D): the input of the classifier."""
     FEATURE_MAP = "feature_map"
-    """(N, C, H, W): the last map before global pooling."""
+    """(N, C, H, W): the last map before global pooling; of a transformer, its last tokens as a grid."""
     CLASS_MAPS = "class_maps"
     """(N, K, H, W): the classifier's weights applied to each pixel of that map."""
     STAGES = "stages"

@@ -10,7 +10,6 @@ from edgekd.search.proxy import PROXIES
 from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.conformance_proxy import FAMILIES, DistanceProxyConformance, ProxyConformance
 
-WITHOUT_FEATURE_MAP = frozenset({"vit"})
 WITHOUT_CLASS_MAPS = frozenset({"vit", "mobilenetv3"})
 
 
@@ -132,7 +131,6 @@ class TestLossKDPlusPlus(DistanceProxyConformance):
 
 class TestLossSP(DistanceProxyConformance):
     name = "loss-sp"
-    refuses = WITHOUT_FEATURE_MAP
 
 
 class TestLossPKT(DistanceProxyConformance):
@@ -145,12 +143,10 @@ class TestLossRKD(DistanceProxyConformance):
 
 class TestLossAT(DistanceProxyConformance):
     name = "loss-at"
-    refuses = WITHOUT_FEATURE_MAP
 
 
 class TestLossFitNet(DistanceProxyConformance):
     name = "loss-fitnet"
-    refuses = WITHOUT_FEATURE_MAP
 
 
 class TestLossDisWOT(DistanceProxyConformance):

@@ -13,7 +13,6 @@ from edgekd.search.proxy import Batch, Unscorable
 from edgekd.search.proxy_names import proxy_from_name
 from edgekd.testing.toys import toy_cnn
 from edgekd.train.objective import OBJECTIVES, Signals, SignalSpec, build_objective
-from tests.nn.zoo import Tokens
 
 
 def batch() -> Batch:
@@ -74,7 +73,8 @@ def test_other_numbers_of_classes_are_an_error() -> None:
 
 
 def test_a_student_without_the_signal_is_skipped_and_a_teacher_without_it_is_an_error() -> None:
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
     with pytest.raises(Unscorable, match="feature map"):
-        proxy_from_name("loss-at").score(Tokens(), toy_cnn(), batch())
+        proxy_from_name("loss-at").score(flat, toy_cnn(), batch())
     with pytest.raises(UserError, match="feature map"):
-        proxy_from_name("loss-at").bind(Tokens(), batch())
+        proxy_from_name("loss-at").bind(flat, batch())

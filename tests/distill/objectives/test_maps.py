@@ -151,5 +151,5 @@ class HiddenLayer(nn.Module):
 def test_a_classifier_that_does_not_read_the_pooled_map_has_no_class_maps() -> None:
     with pytest.raises(UserError, match=r"'head' of this HiddenLayer does not read its last feature map \('body'\)"):
         class_maps(HiddenLayer())
-    with pytest.raises(UserError, match="No layer of this Tokens gives a feature map"):
+    with pytest.raises(UserError, match="'head' of this Tokens reads no feature map"):
         class_maps(Tokens())
