@@ -65,6 +65,16 @@ def test_a_transformer_teaches_a_convolutional_student(objective: str, tmp_path:
     assert report.distill_loss > 0
 
 
+def test_ofa_learns_without_labels_and_from_mixed_images(tmp_path: Path) -> None:
+    p = toy_recipe().preprocessing
+    mixed = config("ofa").model_copy(update={"teacher_views": 0, "mixup": 0.4})
+    for number, (options, labelled) in enumerate(((config("ofa"), False), (mixed, True))):
+        data, ctx = toy_dataset(labelled=labelled), make_context(tmp_path / str(number))
+        report = distil_(toy_cnn(seed=1), toy_cnn(seed=2), data, p, options, ctx)
+        assert report.distill_loss is not None
+        assert report.distill_loss > 0
+
+
 @pytest.mark.parametrize("made", [vit, swin])
 @pytest.mark.parametrize("objective", ["fitnet", "sp", "at", "trg"])
 def test_feature_maps_teach_between_a_transformer_and_a_convolutional_network(
