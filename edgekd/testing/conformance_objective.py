@@ -120,7 +120,6 @@ class ObjectiveConformance:
         assert kind.formula
         assert kind.source
         assert kind.needs | kind.needs_of_teacher <= frozenset(Signal)
-        assert not (kind.reads_members and not kind.needs_teacher)
         assert kind.needs_labels == (Signal.LABELS in kind.needs or kind.trains_teacher)
         assert not (kind.trains_teacher and not kind.needs_teacher)
         assert kind.takes_unlabelled or kind.needs_labels

@@ -110,8 +110,6 @@ class Objective(nn.Module, ABC, Generic[C]):
         adapts: Whether layers that it trains along stand between the networks, so that its value says nothing before
             they have learned: a student that equals its teacher has the least loss only then. Final once it is bound,
             for some need such layers only where the sizes of the networks differ.
-        reads_members: With several teachers, whether it reads them one by one (`Signals.each`, `SignalSpec.each`). One
-            that does not sees their combination, which has logits alone, so it must need no tapped signal then.
         t_squared: Whether the temperature's square multiplies the loss, which keeps gradients comparable across T.
         default_weights: Used where a training config leaves the weights open.
         formula: One line.
@@ -131,7 +129,6 @@ class Objective(nn.Module, ABC, Generic[C]):
     needs_teacher: ClassVar[bool] = True
     trains_teacher: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
-    reads_members: ClassVar[bool] = False
     t_squared: ClassVar[bool]
     default_weights: ClassVar[LossWeights]
     formula: ClassVar[str]
