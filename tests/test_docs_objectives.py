@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 import yaml
 
+from edgekd.data.augment import Augment
+from edgekd.distill.teacher_file_stage import StoredLogitsConfig, StoredLogitsStage
+from edgekd.testing.harness import make_context, make_inputs, run_stage
+from edgekd.testing.toy_data import toy_dataset
+from edgekd.testing.toys import toy_recipe
 from edgekd.train.config import TrainConfig
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import OBJECTIVES, TAPPED, label_free_objectives
@@ -39,7 +46,7 @@ def test_the_recipe_on_the_page_is_a_loss() -> None:
 
 
 def test_the_python_on_the_page_runs() -> None:
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     rng = torch.Generator().manual_seed(0)
     given = {
         "teacher_logits": torch.randn(20, 3, generator=rng),
@@ -51,3 +58,13 @@ def test_the_python_on_the_page_runs() -> None:
     exec(code, given)  # the page is ours
     assert 0.05 <= given["temperature"] <= 20
     assert 0 <= given["alpha"] <= 1
+
+
+def test_the_file_of_logits_that_the_page_writes_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, code = blocks("python")
+    p, data = toy_recipe().preprocessing, toy_dataset()
+    exec(code, {"dataset": data, "preprocessing": p, "teacher": lambda x: x.mean((2, 3), dtype=np.float32)})
+    config = StoredLogitsConfig(path="logits.npz", preprocessing=p, augment=Augment(pad_px=4, flip=True))
+    result = run_stage(StoredLogitsStage(config), make_inputs(), make_context(tmp_path, resources={"data": data}))
+    assert (result.metrics["views"], result.metrics["samples"]) == (4, len(data.train))

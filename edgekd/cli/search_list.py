@@ -27,6 +27,7 @@ def print_listing(output_format: str) -> int:
 
 def _listing() -> dict[str, list[Entry]]:
     """By kind; the first key of an entry is its name."""
+    from edgekd.search.proxies.objective import scoring_objectives
     from edgekd.search.proxy import PROXIES
     from edgekd.search.proxy_names import OBJECTIVE_PREFIX
     from edgekd.search.ranking import RANKINGS
@@ -40,7 +41,7 @@ def _listing() -> dict[str, list[Entry]]:
     proxies.append(
         {
             "name": f"{OBJECTIVE_PREFIX}NAME",
-            "formula": "minus the distillation objective NAME between the untrained networks; see edgekd objectives",
+            "formula": "minus the objective NAME between the untrained networks: " + ", ".join(scoring_objectives()),
             "teacher": "yes",
             "source": "Dong, Li and Wei 2023, arXiv 2303.15678",
         }

@@ -28,7 +28,7 @@ class DistillStage(Stage[TrainConfig]):
     """The student of the port `student`, trained on the data's training split; its architecture stays as it is."""
 
     name = "distill"
-    version = 4
+    version = 5
     Config = TrainConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH

@@ -5,7 +5,9 @@ Neither is kept in the store: the file is read anew in each run, and what comes 
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 from zipfile import BadZipFile
@@ -27,6 +29,8 @@ from edgekd.train.answers import AnswersSpec, bundle_from_answers, pixels_digest
 
 LOGITS, DATA = "logits", "data"
 """Names of the arrays in an `.npz` file."""
+PIXELS = ("preprocessing", "augment", "seed")
+"""Further ones, which say what several views are of: fields of `AnswersSpec` as text."""
 
 
 class OnnxTeacherConfig(StageConfig):
@@ -84,7 +88,8 @@ class StoredLogitsConfig(StageConfig):
 
     Attributes:
         path: A `.npy` file, or an `.npz` file with an array `logits`: (samples, K) or (views, samples, K), rows in the
-            order of the training split.
+            order of the training split. With several views it is an `.npz` file that also holds the strings
+            `preprocessing` (`pixels_digest`) and `augment` (JSON) and the number `seed`: what the views are of.
         preprocessing: What the teacher's images went through.
         data: Digest of the data set that they were computed on. An `.npz` file may carry it as a string `data`.
         augment: How views differ; several views need the augmentation of edgekd, replayed with `seed`.
@@ -99,7 +104,10 @@ class StoredLogitsConfig(StageConfig):
 
 
 class StoredLogitsStage(Stage[StoredLogitsConfig]):
-    """Logits from a file as the answers of a teacher that is not at hand, bound to the data by its digest."""
+    """Logits from a file as the answers of a teacher that is not at hand.
+
+    They are bound to the data by its digest, and several views to their pixels by what the file says of these.
+    """
 
     name = "stored-logits"
     Config = StoredLogitsConfig
@@ -113,8 +121,8 @@ class StoredLogitsStage(Stage[StoredLogitsConfig]):
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         config, dataset = self.config, ctx.resource("data", Dataset)
-        logits, bound_to = read_logits(_existing(config.path))
-        _check_bound(config, config.data or bound_to, dataset)
+        logits, said = read_logits(_existing(config.path))
+        _check_bound(config, config.data or said.get(DATA), dataset)
         views, samples, classes = logits.shape
         if samples != len(dataset.train):
             raise UserError(
@@ -122,11 +130,8 @@ class StoredLogitsStage(Stage[StoredLogitsConfig]):
                 f"{len(dataset.train)}.",
                 hint="give one row per training image, in the order of the split",
             )
-        if views > 1 and config.augment == Augment():
+        if views > 1 and config.augment == Augment(views=config.augment.views):
             raise UserError(f"{config.path} has {views} views, but augment says that all views are alike.")
-        path = ctx.scratch / "logits.npy"
-        with disk_errors(path):
-            np.save(path, logits)
         spec = AnswersSpec(
             views=views,
             augment=config.augment,
@@ -134,20 +139,25 @@ class StoredLogitsStage(Stage[StoredLogitsConfig]):
             data=dataset.digest,
             seed=ctx.seed if config.seed is None else config.seed,
         )
+        if views > 1:
+            _check_pixels(config.path, said, spec)
+        path = ctx.scratch / "logits.npy"
+        with disk_errors(path):
+            np.save(path, logits)
         return StageResult(
             bundle=bundle_from_answers({LOGITS: path}, spec, ctx.blobs),
             metrics={"views": views, "samples": samples, "classes": classes},
         )
 
 
-def read_logits(path: Path) -> tuple[npt.NDArray[np.float32], str | None]:
-    """(views, samples, K) float32 of a `.npy` or `.npz` file, and the digest of the data that it carries, if any.
+def read_logits(path: Path) -> tuple[npt.NDArray[np.float32], dict[str, str]]:
+    """(views, samples, K) float32 of a `.npy` or `.npz` file, and what that says of them: `DATA` and `PIXELS`, if any.
 
     Raises:
         UserError: No such arrays, of other shapes, or values that are not finite.
     """
     try:
-        found, bound_to = _arrays(path)
+        found, said = _arrays(path)
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as err:
         raise UserError(f"{path} cannot be read as NumPy arrays: {err}") from err
     if found is None:
@@ -160,15 +170,15 @@ def read_logits(path: Path) -> tuple[npt.NDArray[np.float32], str | None]:
     logits = found.astype(np.float32).reshape(-1, *found.shape[-2:])
     if not np.isfinite(logits).all():
         raise UserError(f"{path} holds values that are not finite.", hint="save logits, not log-probabilities of 0")
-    return logits, bound_to
+    return logits, said
 
 
-def _arrays(path: Path) -> tuple[npt.NDArray[Any] | None, str | None]:
+def _arrays(path: Path) -> tuple[npt.NDArray[Any] | None, dict[str, str]]:
     loaded = np.load(path, allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
-        return loaded, None
+        return loaded, {}
     with loaded:
-        return loaded.get(LOGITS), str(loaded[DATA]) if DATA in loaded else None
+        return loaded.get(LOGITS), {name: str(loaded[name]) for name in (DATA, *PIXELS) if name in loaded}
 
 
 def _self_contained(path: Path, target: Path) -> Path:
@@ -197,6 +207,44 @@ def _check_bound(config: StoredLogitsConfig, bound_to: str | None, dataset: Data
             f"The logits of {config.path} belong to other data ({bound_to}) than this run's ({dataset.digest}).",
             hint="compute them anew on this data; another seed splits it otherwise",
         )
+
+
+def _check_pixels(path: str, said: Mapping[str, str], wanted: AnswersSpec) -> None:
+    """Makes sure that several views are those that the training shows: of one preprocessing, augmentation and seed.
+
+    Raises:
+        UserError: The file says of other pixels, or does not say of which.
+    """
+    plain = wanted.augment.model_copy(update={"views": None})
+    expected = {"preprocessing": wanted.preprocessing, "augment": json.dumps(plain.plain()), "seed": str(wanted.seed)}
+    hint = (
+        "view v of the images is edgekd.data.augment.augmented(..., view=v, ...); say beside the logits how they were "
+        "made (docs/objectives.md, stored logits). This run shows: "
+        f"numpy.savez(path, logits=..., data={wanted.data!r}, "
+        + ", ".join(f"{name}={value!r}" for name, value in expected.items())
+        + ")"
+    )
+    lacking = [name for name in PIXELS if name not in said]
+    if lacking:
+        raise UserError(
+            f"{path} has {wanted.views} views and does not say of which pixels: it lacks {', '.join(lacking)}.",
+            hint=hint,
+        )
+    augment = _augment(path, said["augment"])
+    fits = {name: augment == plain if name == "augment" else said[name] == expected[name] for name in PIXELS}
+    differing = [name for name in PIXELS if not fits[name]]
+    if differing:
+        theirs = ", ".join(f"{name} {said[name]}" for name in differing)
+        raise UserError(f"The views of {path} are of other pixels than this run shows: {theirs}.", hint=hint)
+
+
+def _augment(path: str, text: str) -> Augment:
+    """How views differ, without their number, which is that of the logits."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as err:
+        raise UserError(f"{path}: augment is no JSON: {text!r}.", hint="save Augment(...).model_dump_json()") from err
+    return Augment.parse(found, f"augment of {path}").model_copy(update={"views": None})
 
 
 def _existing(path: str) -> Path:

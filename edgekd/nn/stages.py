@@ -145,10 +145,10 @@ def _point(call: _Call, input_shape: tuple[int, int, int], channels: int | None)
     if shape[:1] != (1,):
         return None  # windows of an attention, for example: not one image
     if len(shape) == 4:
-        first = channels == shape[1] if channels is not None else _proportional(shape[2:], input_shape)
+        first = channels == shape[1] if channels is not None else proportional(shape[2:], input_shape)
         if first:
             return _map(call, "NCHW", shape[2], shape[3])
-        last = channels == shape[3] if channels is not None else _proportional(shape[1:3], input_shape)
+        last = channels == shape[3] if channels is not None else proportional(shape[1:3], input_shape)
         if last:
             return _map(call, "NHWC", shape[1], shape[2])
     if len(shape) == 3 and channels in (None, shape[2]):
@@ -163,7 +163,7 @@ def _map(call: _Call, layout: Layout, height: int, width: int) -> StagePoint | N
     return StagePoint(path=call.path, call=call.number, layout=layout, height=height, width=width)
 
 
-def _proportional(size: tuple[int, ...], input_shape: tuple[int, int, int]) -> bool:
+def proportional(size: tuple[int, ...], input_shape: tuple[int, int, int]) -> bool:
     """Whether a map has the proportions of the image, to within one pixel."""
     (height, width), (_, image_height, image_width) = size, input_shape
     return abs(height * image_width - width * image_height) < max(image_height, image_width)

@@ -20,7 +20,7 @@ from edgekd.core.schema import Schema
 from edgekd.errors import UserError
 from edgekd.nn.mode import evaluating
 from edgekd.nn.shapes import example_images
-from edgekd.nn.stages import StagePoint, find_stage_points
+from edgekd.nn.stages import StagePoint, find_stage_points, proportional
 
 EMBEDDING = "embedding"
 FEATURE_MAP = "feature_map"
@@ -35,8 +35,8 @@ class TapPoints(Schema):
 
     Attributes:
         classifier: The last layer that gives K values: a Linear or a 1x1 convolution. Its input is the embedding.
-        feature_map: The last module in front of it whose output is (N, C, H, W) with more than one pixel; None for
-            networks without one, such as vision transformers.
+        feature_map: The last module in front of it whose output is (N, C, H, W) with more than one pixel; None where
+            tokens or pixels of another layout come last, as in vision transformers.
         map_call: Which call of that module in one pass, from 0: a shared ReLU is called at many depths.
         reads_map: Whether each input of the classifier is one channel of that map, pooled and perhaps normalised.
     """
@@ -53,7 +53,8 @@ class TapOutput(NamedTuple):
     Attributes:
         logits: (N, K), unnormalised.
         embedding: (N, D), the classifier's input; averaged over pixels or tokens where it has them. None if unasked.
-        feature_map: (N, C, H, W), None if unasked.
+        feature_map: (N, C, H, W), None if unasked. Where tokens or pixels of another layout come last, it is the last
+            of the stages: the patches as a grid, without class tokens.
         class_maps: (N, K, H, W): the classifier's weights applied to each pixel of the feature map, without its bias
             (class activation maps, Zhou et al. 2016). None if unasked.
         stages: The last map of each resolution, (N, C_l, H_l, W_l). None if unasked.
@@ -78,6 +79,11 @@ class Taps(nn.Module):
         want: Any of `KNOWN`.
         input_shape: (C, H, W) of one image, for the pass that finds the places; none runs when nothing is wanted.
 
+    Attributes:
+        points: Where embedding and feature map are; None where neither is wanted.
+        grid: Where the feature map is read of a network whose `points` have none; None for all others.
+        stages: Where these are; empty where they are not wanted.
+
     Raises:
         UserError: Something is wanted that the network does not have.
     """
@@ -90,7 +96,10 @@ class Taps(nn.Module):
         if unknown:
             raise UserError(f"A tap is one of {', '.join(KNOWN)}, not {sorted(unknown)}.")
         self.points = find_tap_points(module, input_shape) if self.want - {STAGES} else None
+        self.grid: StagePoint | None = None
         if self.points is not None:
+            if FEATURE_MAP in self.want and self.points.feature_map is None:
+                self.grid = next(reversed(find_stage_points(module, input_shape, self.points.classifier)), None)
             self._check(self.points)
         self.stages: tuple[StagePoint, ...] = ()
         if STAGES in self.want:
@@ -102,6 +111,8 @@ class Taps(nn.Module):
         with self._listening(heard):
             logits = self.module(images)
         feature_map = heard.get(FEATURE_MAP)
+        if self.grid is not None and feature_map is not None:
+            feature_map = self.grid.read(feature_map)
         return TapOutput(
             logits,
             heard.get(EMBEDDING),
@@ -113,10 +124,16 @@ class Taps(nn.Module):
 
     def _check(self, points: TapPoints) -> None:
         name = type(self.module).__name__
-        if self.want & {FEATURE_MAP, CLASS_MAPS} and points.feature_map is None:
+        if FEATURE_MAP in self.want and points.feature_map is None and self.grid is None:
             raise UserError(
-                f"No layer of this {name} gives a feature map (N, C, H, W).",
+                f"No layer of this {name} gives a feature map (N, C, H, W), or tokens that form a grid.",
                 hint="choose an objective that needs logits or embeddings only: edgekd objectives",
+            )
+        if CLASS_MAPS in self.want and points.feature_map is None:
+            raise UserError(
+                f"The classifier {points.classifier!r} of this {name} reads no feature map (N, C, H, W), so its "
+                "classes have no activation maps.",
+                hint="choose an objective that needs no class maps: edgekd objectives",
             )
         if CLASS_MAPS in self.want and not points.reads_map:
             raise UserError(
@@ -156,6 +173,8 @@ class Taps(nn.Module):
         maps = self.want & {FEATURE_MAP, CLASS_MAPS}
         if self.points is not None and self.points.feature_map is not None and maps:
             handles.append(self._hear(self.points.feature_map, self.points.map_call, FEATURE_MAP, heard))
+        elif self.grid is not None:
+            handles.append(self._hear(self.grid.path, self.grid.call, FEATURE_MAP, heard))
         handles += [self._hear(point.path, point.call, _key(point), heard) for point in self.stages]
         try:
             yield
@@ -213,7 +232,7 @@ def find_tap_points(module: nn.Module, input_shape: tuple[int, int, int]) -> Tap
         )
     classifier = trace[heads[-1]]
     before = trace[: heads[-1]]
-    place = _last_map(before, classifier.width)
+    place = _last_map(before, classifier.width, input_shape)
     if place is None:
         return TapPoints(classifier=classifier.path, feature_map=None)
     mixed = any(call.mixes for call in before[place + 1 :])
@@ -260,16 +279,20 @@ def _recorder(path: str, trace: list[_Call]) -> Callable[[nn.Module, Any, Any], 
     return record
 
 
-def _last_map(trace: list[_Call], width: int | None) -> int | None:
-    """Number of the last call that gives several positions, when they are the pixels of (N, C, H, W).
+def _last_map(trace: list[_Call], width: int | None, input_shape: tuple[int, int, int]) -> int | None:
+    """Number of the last call that gives several positions of an image, when they are the pixels of (N, C, H, W).
 
-    They are tokens in (N, T, D), and pixels of another layout in (N, H, W, D), with D the width of the embedding.
+    They are tokens in (N, T, D), and pixels of another layout in (N, H, W, D): by the proportions of the image, or by D
+    being the width of the embedding. What does not come image by image, such as the windows of an attention, is no map.
     """
     for place, call in reversed(list(enumerate(trace))):
+        if call.shape[:1] != (1,):
+            continue
         if len(call.shape) == 3 and call.shape[1] > 1:
             return None
         if len(call.shape) == 4 and 1 not in (call.shape[1] * call.shape[2], call.shape[2] * call.shape[3]):
-            return None if call.shape[3] == width != call.shape[1] else place
+            first, last = proportional(call.shape[2:], input_shape), proportional(call.shape[1:3], input_shape)
+            return None if (last and not first) or call.shape[3] == width != call.shape[1] else place
     return None
 
 

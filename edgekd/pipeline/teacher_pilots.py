@@ -32,6 +32,7 @@ from edgekd.pipeline.teacher_request import PilotPlan, TeachersRequest
 from edgekd.pipeline.training import epochs_for, train_config
 from edgekd.search.teachers.assistant import Assistant
 from edgekd.tasks.classification import predictions
+from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_logits
 from edgekd.train.reconcile import reconciled
 
@@ -40,6 +41,18 @@ LABELS_ALONE = "labels alone"
 _CHANNEL_MULTIPLE = 8
 _LONGEST_NAME = 64
 """Of a node."""
+
+
+def labels_alone(taught: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Config of the training without a teacher that shows the very images of a taught one, in the same order.
+
+    A teacher's answers are kept for a few views, which the epochs repeat; without one each epoch would show new ones.
+    """
+    loss = ("objective", "objectives", "teacher_views")
+    kept = {name: value for name, value in taught.items() if name not in loss}
+    config = TrainConfig.parse(dict(taught), "config of a pilot")
+    augment = config.augment.model_copy(update={"views": config.repeated_views or None})
+    return kept | {"objective": None, "teacher_views": 0, "augment": augment.plain()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +143,7 @@ class Pilots:
             nodes.append(
                 Node(name=f"pilot{place}-{name}"[:_LONGEST_NAME], stage="distill", config=config, inputs=ports)
             )
-        alone = self._config(next(iter(teachers.values())), fresh=True) | {"objective": None, "teacher_views": 0}
+        alone = labels_alone(self._config(next(iter(teachers.values())), fresh=True))
         nodes.append(Node(name="pilot-labels-alone", stage="distill", config=alone, inputs={"student": ("@student0",)}))
         made = self._made(nodes, bundles, self.request.seed + number)
         return {name: self.correct(bundle) for name, bundle in zip([*teachers, LABELS_ALONE], made, strict=True)}

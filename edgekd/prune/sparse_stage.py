@@ -63,7 +63,7 @@ class SparseDistillStage(Stage[SparseDistillConfig]):
     """
 
     name = "sparse-distill"
-    version = 2
+    version = 3
     Config = SparseDistillConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH

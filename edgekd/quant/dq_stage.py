@@ -75,7 +75,7 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
     """
 
     name = "differentiable-quantize"
-    version = 2
+    version = 3
     Config = DifferentiableQuantizeConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH

@@ -60,7 +60,7 @@ class QuantizedDistillStage(Stage[QuantizedDistillConfig]):
     """
 
     name = "quantized-distill"
-    version = 3
+    version = 4
     Config = QuantizedDistillConfig
     ports: ClassVar = STUDENT_PORTS
     produces = BundleKind.TORCH

@@ -36,7 +36,7 @@ class SearchStage(Stage[SearchConfig]):
     """A report that ranks students of one space for this teacher, data and device."""
 
     name = "search"
-    version = 4
+    version = 5
     Config = SearchConfig
     ports: ClassVar = {"teacher": port(BundleKind.TORCH), "latency_model": port(BundleKind.REPORT, optional=True)}
     produces = BundleKind.REPORT

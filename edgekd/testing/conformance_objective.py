@@ -56,13 +56,18 @@ class ObjectiveConformance:
     Attributes:
         name: Registry key.
         args: Arguments, if other than the defaults.
+        differs_in_training: Why a fresh objective has another value in training mode than in evaluation mode, where it
+            has: then a student that equals its teacher may have a loss there that it does not have in evaluation mode.
+        draws_in_training: Whether it draws random numbers in training mode; no two values are compared there then.
     """
 
     name: ClassVar[str]
     args: ClassVar[dict[str, JsonValue]] = {}
+    differs_in_training: ClassVar[str] = ""
+    draws_in_training: ClassVar[bool] = False
 
-    def objective(self, *, student_width: int = _WIDTH) -> Objective[Any]:
-        """Bound and prepared, in evaluation mode."""
+    def objective(self, *, student_width: int = _WIDTH, training: bool = False) -> Objective[Any]:
+        """Bound and prepared, in evaluation mode unless `training`."""
         torch.manual_seed(0)
         objective = build_objective(self.name, dict(self.args))
         teacher: Any = _spec(_WIDTH) if objective.needs_teacher else None
@@ -71,7 +76,7 @@ class ObjectiveConformance:
         if objective.needs_teacher:
             batch = SurveyBatch(self.signals(0), self.labels(), torch.arange(_N))
             objective.prepare(Survey(batches=lambda: iter([batch])))
-        return objective.eval()
+        return objective.train(training)
 
     def signals(self, seed: int, *, width: int = _WIDTH, scale: float = 3.0) -> Signals:
         """Random signals of one network."""
@@ -92,9 +97,11 @@ class ObjectiveConformance:
         """(N,) int64."""
         return torch.arange(_N) % _K
 
-    def value(self, student: Signals, teacher: Signals, labels: Tensor | None = None) -> Tensor:
-        """The loss; labels and the teacher are withheld from an objective that does not declare them."""
-        objective = self.objective()
+    def value(
+        self, student: Signals, teacher: Signals, labels: Tensor | None = None, *, training: bool = False
+    ) -> Tensor:
+        """The loss of a fresh one; labels and the teacher are withheld from one that does not declare them."""
+        objective = self.objective(training=training)
         given = self.labels() if labels is None else labels
         taught = teacher if objective.needs_teacher else None
         loss: Tensor = objective(student, taught, given if objective.needs_labels else None)
@@ -108,12 +115,11 @@ class ObjectiveConformance:
         raise NotImplementedError
 
     def test_it_declares_itself_under_its_name(self) -> None:
-        kind = OBJECTIVES.get(self.name)
+        kind = build_objective(self.name, dict(self.args))
         assert kind.name == self.name
         assert kind.formula
         assert kind.source
         assert kind.needs | kind.needs_of_teacher <= frozenset(Signal)
-        assert not (kind.reads_members and not kind.needs_teacher)
         assert kind.needs_labels == (Signal.LABELS in kind.needs or kind.trains_teacher)
         assert not (kind.trains_teacher and not kind.needs_teacher)
         assert kind.takes_unlabelled or kind.needs_labels
@@ -124,26 +130,47 @@ class ObjectiveConformance:
         with pytest.raises(UserError, match="unknown key 'no_such_argument'"):
             build_objective(self.name, {**self.args, "no_such_argument": 1})
 
-    def test_the_value_is_a_finite_scalar_with_a_gradient_to_all_that_it_reads_of_the_student(self) -> None:
+    def test_a_class_declares_what_holds_with_its_default_arguments(self) -> None:
+        kind = OBJECTIVES.get(self.name)
+        plain = build_objective(self.name, {})
+        for what in ("needs", "needs_of_teacher", "needs_labels", "takes_unlabelled"):
+            assert getattr(plain, what) == getattr(kind, what)
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_the_value_is_a_finite_scalar_with_a_gradient_to_all_that_it_reads_of_the_student(
+        self, training: bool
+    ) -> None:
         student, teacher = self.signals(1), self.signals(2)
         read = self._read(student)
-        loss = self.value(student, teacher)
+        loss = self.value(student, teacher, training=training)
         assert loss.shape == ()
         assert loss.dtype == torch.float32
         for gradient in torch.autograd.grad(loss, read):
             assert torch.isfinite(gradient).all()
             assert gradient.abs().sum() > 0
 
-    def test_the_order_of_the_batch_does_not_matter(self) -> None:
+    def test_training_mode_gives_the_same_value_unless_the_suite_says_why_not(self) -> None:
+        teacher = self.signals(2)
+        same = [
+            torch.allclose(self.value(student, teacher), self.value(student, teacher, training=True), atol=1e-6)
+            for student in (self.signals(1), teacher)
+        ]
+        assert all(same) != bool(self.differs_in_training)
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_the_order_of_the_batch_does_not_matter(self, training: bool) -> None:
+        self._skip_if_drawn(training=training)
         student, teacher = self.signals(1), self.signals(2)
         order = torch.randperm(_N, generator=torch.Generator().manual_seed(0))
-        shuffled = self.value(_picked(student, order), _picked(teacher, order), self.labels()[order])
-        torch.testing.assert_close(shuffled, self.value(student, teacher))
+        shuffled = self.value(_picked(student, order), _picked(teacher, order), self.labels()[order], training=training)
+        torch.testing.assert_close(shuffled, self.value(student, teacher, training=training))
 
-    def test_the_gradient_per_sample_does_not_depend_on_how_often_the_batch_is_repeated(self) -> None:
+    @pytest.mark.parametrize("training", [False, True])
+    def test_the_gradient_per_sample_does_not_depend_on_how_often_the_batch_is_repeated(self, training: bool) -> None:
+        self._skip_if_drawn(training=training)
         student, teacher, twice = self.signals(1), self.signals(2), torch.arange(_N).repeat(2)
-        doubled = self.value(_picked(student, twice), _picked(teacher, twice), self.labels()[twice])
-        torch.testing.assert_close(doubled, self.value(student, teacher))
+        doubled = self.value(_picked(student, twice), _picked(teacher, twice), self.labels()[twice], training=training)
+        torch.testing.assert_close(doubled, self.value(student, teacher, training=training))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision_signals_with_large_logits_stay_finite(self, dtype: torch.dtype) -> None:
@@ -161,10 +188,11 @@ class ObjectiveConformance:
         objective(self.signals(1), taught, self.labels() if objective.needs_labels else None)
         assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
 
-    def test_a_student_that_equals_its_teacher_has_the_least_loss(self) -> None:
+    @pytest.mark.parametrize("training", [False, True])
+    def test_a_student_that_equals_its_teacher_has_the_least_loss(self, training: bool) -> None:
         if not OBJECTIVES.get(self.name).needs_teacher:
             pytest.skip("there is no teacher to equal")
-        objective, teacher = self.objective(), self.signals(2)
+        objective, teacher = self.objective(training=training), self.signals(2)
         labels = self.labels() if objective.needs_labels else None
         if objective.adapts:
             _fit(objective, lambda: objective(teacher, teacher, labels))
@@ -188,6 +216,10 @@ class ObjectiveConformance:
         expected = _differences(lambda moved: self.declared_teacher_loss(s, moved), t)
         torch.testing.assert_close(gradient, torch.from_numpy(expected), rtol=1e-5, atol=1e-7)
         self._check_apart()
+
+    def _skip_if_drawn(self, *, training: bool) -> None:
+        if training and self.draws_in_training:
+            pytest.skip("it draws random numbers in training mode")
 
     def _check_apart(self) -> None:
         """In a lesson, neither network is moved by the loss of the other, and each by its own."""
@@ -240,7 +272,7 @@ class ObjectiveConformance:
 
     def _read(self, student: Signals) -> list[Tensor]:
         """The student's signals that the objective declares, made to ask for a gradient."""
-        needs = OBJECTIVES.get(self.name).needs
+        needs = build_objective(self.name, dict(self.args)).needs
         read = [present(getattr(student, name), name) for name in _SIGNALS if name in needs]
         if Signal.STAGES in needs:
             read += present(student.stages, Signal.STAGES)

@@ -233,8 +233,7 @@ def _teacher(job: Job, needs: frozenset[Signal], fabric: Fabric) -> Teacher | No
     answers, said = _usable_answers(job, needs)
     source = None
     if job.teacher is not None:
-        keep = any(objective.reads_members for objective in job.plan.objectives())
-        source = teacher_source(job.teacher, needs, job.preprocessing.input_shape, keep_members=keep).eval()
+        source = teacher_source(job.teacher, needs, job.preprocessing.input_shape).eval()
     views = job.config.teacher_views
     teacher = Teacher(source, needs, fabric, answers, views)
     teacher.decisions = said

@@ -60,8 +60,7 @@ class TrainConfig(StageConfig):
         teacher_views: With a teacher: number of different views of each image. Its outputs are computed once per view
             and kept, so that later epochs cost the student alone. 0: a new view each epoch, and a live teacher.
         teacher_weights: With several teachers: the share of each in the mean of their probabilities, in their order;
-            empty for equal ones. `edgekd teachers` proposes some. Objectives that read each teacher by itself have
-            weights of their own.
+            empty for equal ones. `edgekd teachers` proposes some.
         teacher_lr_share: Of a teacher that an objective trains along (`bdkd-online`, `dml`): its learning rate as a
             share of the student's. As a rule it has learned already, like a student that starts from weights; 1 for one
             that has not.

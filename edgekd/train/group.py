@@ -71,11 +71,10 @@ def mean_logits(logits: Sequence[Tensor], weights: Sequence[float] = ()) -> Tens
 
 
 class GroupSource(nn.Module):
-    """The signals of a group: those of `SignalSource` for several networks.
+    """The logits of a group, as `SignalSource` gives the signals of one network.
 
     Args:
         members: One source per teacher.
-        keep_members: Whether an objective reads the members; else the combination alone is computed and cached.
         input_shape: (C, H, W).
         weights: Of the members; empty for equal ones.
     """
@@ -84,20 +83,17 @@ class GroupSource(nn.Module):
         self,
         members: Sequence[SignalSource],
         *,
-        keep_members: bool,
         input_shape: tuple[int, int, int],
         weights: tuple[float, ...] = (),
     ) -> None:
         super().__init__()
         self._weights = weights
         self.members = nn.ModuleList(members)
-        self._keep_members = keep_members
         self._input_shape = input_shape
 
     def forward(self, images: Tensor) -> Signals:
         said: list[Signals] = [member(images) for member in self.members]
-        logits = mean_logits([signals.logits for signals in said], self._weights)
-        return Signals(logits=logits, members=tuple(said) if self._keep_members else ())
+        return Signals(logits=mean_logits([signals.logits for signals in said], self._weights))
 
     @torch.no_grad()
     def example(self) -> Signals:
@@ -107,30 +103,26 @@ class GroupSource(nn.Module):
         return out
 
     def spec(self) -> SignalSpec:
-        """K, and the sizes of each member where they are kept."""
-        sources = [member for member in self.members if isinstance(member, SignalSource)]
-        members = tuple(source.spec() for source in sources) if self._keep_members else ()
-        return SignalSpec(classes=self.example().logits.shape[1], members=members)
+        """K."""
+        return SignalSpec(classes=self.example().logits.shape[1])
 
 
 def teacher_source(
-    teacher: nn.Module, needs: frozenset[Signal], input_shape: tuple[int, int, int], *, keep_members: bool = False
+    teacher: nn.Module, needs: frozenset[Signal], input_shape: tuple[int, int, int]
 ) -> SignalSource | GroupSource:
     """Where the signals of one teacher or of a group come from.
 
     Args:
         teacher: A network, a `Reconciled` one or a `TeacherGroup` of such.
-        needs: Signals that objectives read.
+        needs: Signals that objectives read; of a group there are logits alone.
         input_shape: (C, H, W) of the student's images.
-        keep_members: Whether an objective reads the members of a group.
 
     Raises:
         UserError: A signal is needed that a network does not have.
     """
     if isinstance(teacher, TeacherGroup):
-        inner = needs if keep_members else needs - TAPPED
-        sources = [_single(member, inner, input_shape) for member in teacher.members]
-        return GroupSource(sources, keep_members=keep_members, input_shape=input_shape, weights=teacher.weights)
+        sources = [_single(member, needs - TAPPED, input_shape) for member in teacher.members]
+        return GroupSource(sources, input_shape=input_shape, weights=teacher.weights)
     return _single(teacher, needs, input_shape)
 
 

@@ -296,10 +296,10 @@ def _check_several(terms: Sequence[Term]) -> None:
     """Several teachers are combined in their probabilities; there is no combination of what is inside of them."""
     for objective in (term.objective for term in terms):
         inner = sorted(objective.needs_of_teacher & TAPPED)
-        if objective.reads_members or not inner:
+        if not inner:
             continue
         kinds = {name: OBJECTIVES.get(name) for name in OBJECTIVES}
-        fit = [name for name, kind in kinds.items() if kind.reads_members or not kind.needs_of_teacher & TAPPED]
+        fit = [name for name, kind in kinds.items() if not kind.needs_of_teacher & TAPPED]
         raise UserError(
             f"The objective {objective.name!r} reads the {' and '.join(inner)} of one teacher, and there are several.",
             hint=f"give one teacher, or choose an objective that takes several: {', '.join(fit)}",

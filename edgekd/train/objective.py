@@ -82,6 +82,9 @@ class Objective(nn.Module, ABC, Generic[C]):
     turn sends none into the student. Whoever calls sees to that: it gives each loss the other network's signals
     detached.
 
+    What a class declares holds with its default arguments; what differs with others, or between certain networks, an
+    object says by `declare`.
+
     Attributes:
         name: Registry key.
         Config: Its arguments.
@@ -105,9 +108,8 @@ class Objective(nn.Module, ABC, Generic[C]):
             training, and the copy is thrown away with it. The labels keep the teacher right: without them two networks
             would only pull at each other.
         adapts: Whether layers that it trains along stand between the networks, so that its value says nothing before
-            they have learned: a student that equals its teacher has the least loss only then.
-        reads_members: With several teachers, whether it reads them one by one (`Signals.each`, `SignalSpec.each`). One
-            that does not sees their combination, which has logits alone, so it must need no tapped signal then.
+            they have learned: a student that equals its teacher has the least loss only then. Final once it is bound,
+            for some need such layers only where the sizes of the networks differ.
         t_squared: Whether the temperature's square multiplies the loss, which keeps gradients comparable across T.
         default_weights: Used where a training config leaves the weights open.
         formula: One line.
@@ -127,7 +129,6 @@ class Objective(nn.Module, ABC, Generic[C]):
     needs_teacher: ClassVar[bool] = True
     trains_teacher: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
-    reads_members: ClassVar[bool] = False
     t_squared: ClassVar[bool]
     default_weights: ClassVar[LossWeights]
     formula: ClassVar[str]
@@ -148,6 +149,21 @@ class Objective(nn.Module, ABC, Generic[C]):
         super().__init__()
         self.config = config
         self.progress = Progress.start()
+
+    def declare(self, *, needs: frozenset[Signal] | None = None, adapts: bool | None = None) -> None:
+        """Says of this object what its class says otherwise: `needs` before it is bound, and `adapts` in `bind`.
+
+        What is derived follows. `needs` are then also those of the teacher, unless the class names these itself.
+        """
+        said = vars(self)
+        if adapts is not None:
+            said["adapts"] = adapts
+        if needs is not None:
+            said["needs"] = needs
+            said["needs_labels"] = Signal.LABELS in needs or self.trains_teacher
+            said["takes_unlabelled"] = type(self).takes_unlabelled and not said["needs_labels"]
+            if type(self).needs_of_teacher == type(self).needs:
+                said["needs_of_teacher"] = needs
 
     def bind(self, student: SignalSpec, teacher: SignalSpec) -> None:
         """Creates what depends on the sizes of the networks, such as an adapter. Called once."""

@@ -17,7 +17,7 @@ class Signal(StrEnum):
     EMBEDDING = "embedding"
     """(N, D): the input of the classifier."""
     FEATURE_MAP = "feature_map"
-    """(N, C, H, W): the last map before global pooling."""
+    """(N, C, H, W): the last map before global pooling; of a transformer, its last tokens as a grid."""
     CLASS_MAPS = "class_maps"
     """(N, K, H, W): the classifier's weights applied to each pixel of that map."""
     STAGES = "stages"
@@ -31,6 +31,7 @@ class Signal(StrEnum):
 
 TAPPED = frozenset({Signal.EMBEDDING, Signal.FEATURE_MAP, Signal.CLASS_MAPS, Signal.STAGES, Signal.CLASSIFIER})
 """Signals that a plain forward pass does not return."""
+_MORE = "more"
 _SINGLE = (Signal.LOGITS, Signal.EMBEDDING, Signal.FEATURE_MAP, Signal.CLASS_MAPS, Signal.IDS)
 
 
@@ -59,7 +60,6 @@ class Signals:
             many are paired from the end. Tokens of a transformer are maps where they form a grid.
         classifier: Weight and bias; the student's have gradients.
         ids: (N,) int64, of the student alone.
-        members: Of several teachers, what each says; empty for a single network.
         more: Of the student, what it says of each further view that the objective asked for (`Objective.more_images`),
             sample by sample as above; empty where it asked for none.
     """
@@ -71,13 +71,7 @@ class Signals:
     stages: tuple[Tensor, ...] | None = None
     classifier: Classifier | None = None
     ids: Tensor | None = None
-    members: tuple[Signals, ...] = ()
     more: tuple[Signals, ...] = ()
-
-    @property
-    def each(self) -> tuple[Signals, ...]:
-        """What each network says, whether there are several or one."""
-        return self.members or (self,)
 
     def flat(self) -> dict[str, Tensor]:
         """Every tensor by a dotted name; `signals_from_flat` is the inverse."""
@@ -92,9 +86,8 @@ class Signals:
             out[f"{Signal.CLASSIFIER}.weight"] = self.classifier.weight
             if self.classifier.bias is not None:
                 out[f"{Signal.CLASSIFIER}.bias"] = self.classifier.bias
-        for kind, inner in (("members", self.members), ("more", self.more)):
-            for number, signals in enumerate(inner):
-                out |= {f"{kind}.{number}.{name}": value for name, value in signals.flat().items()}
+        for number, signals in enumerate(self.more):
+            out |= {f"{_MORE}.{number}.{name}": value for name, value in signals.flat().items()}
         return out
 
     def rows(self, rows: slice) -> Signals:
@@ -115,15 +108,14 @@ def signals_from_flat(values: Mapping[str, Tensor]) -> Signals:
         stages=stages or None,
         classifier=None if weight is None else Classifier(weight, values.get(f"{Signal.CLASSIFIER}.bias")),
         ids=values.get(Signal.IDS),
-        members=_nested(values, "members"),
-        more=_nested(values, "more"),
+        more=_nested(values),
     )
 
 
-def _nested(values: Mapping[str, Tensor], kind: str) -> tuple[Signals, ...]:
+def _nested(values: Mapping[str, Tensor]) -> tuple[Signals, ...]:
     found: dict[int, dict[str, Tensor]] = {}
     for name, value in values.items():
-        if name.startswith(f"{kind}."):
+        if name.startswith(f"{_MORE}."):
             _, number, inner = name.split(".", 2)
             found.setdefault(int(number), {})[inner] = value
     return tuple(signals_from_flat(found[number]) for number in sorted(found))
@@ -145,19 +137,12 @@ class SignalSpec:
         width: D of the embedding.
         channels: C of the feature map.
         stages: (C, H, W) of each stage's map.
-        members: Of several teachers, the sizes of each; empty for a single network.
     """
 
     classes: int
     width: int | None = None
     channels: int | None = None
     stages: tuple[tuple[int, int, int], ...] | None = None
-    members: tuple[SignalSpec, ...] = ()
-
-    @property
-    def each(self) -> tuple[SignalSpec, ...]:
-        """The sizes of each network, whether there are several or one."""
-        return self.members or (self,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from edgekd.cli.app import exit_code_of
 from edgekd.core.recipe import ModelRecipe
 from edgekd.nn.build import module_from_recipe
 from edgekd.pipeline.recipes import read_recipe
+from edgekd.search.proxies.objective import scoring_objectives
 from edgekd.search.report import SearchReport
 from edgekd.testing.toys import toy_recipe
 
@@ -162,3 +163,6 @@ def test_everything_that_can_be_asked_for_is_listed(capsys: pytest.CaptureFixtur
     listed = json.loads(capsys.readouterr().out)
     assert {entry["name"] for entry in listed["searcher"]} == {"evolution", "nsga2", "random", "exhaustive"}
     assert all(entry["what"] for kind in ("space", "searcher") for entry in listed[kind])
+    (of_objectives,) = (entry for entry in listed["proxy"] if entry["name"] == "loss-NAME")
+    assert of_objectives["formula"].endswith(", ".join(scoring_objectives()))
+    assert "fitnet" not in of_objectives["formula"], "it trains a regressor"

@@ -41,8 +41,9 @@ class TestKDPlusPlus(ObjectiveConformance):
     name = "kdpp"
 
     def test_an_adapter_exists_only_where_the_widths_differ(self) -> None:
-        assert not list(self.objective().parameters())
-        wider = self.objective(student_width=9)
+        equal, wider = self.objective(), self.objective(student_width=9)
+        assert not list(equal.parameters())
+        assert (equal.adapts, wider.adapts) == (False, True)
         assert {tuple(p.shape) for p in wider.parameters() if p.ndim == 2} == {(6, 9)}
         loss = wider(self.signals(1, width=9), self.signals(2), self.labels())
         assert torch.isfinite(loss)
@@ -72,8 +73,23 @@ class TestAT(ObjectiveConformance):
     name = "at"
 
 
+class TestATOverAllStages(ObjectiveConformance):
+    name = "at"
+    args: ClassVar = {"stages": "all"}
+
+
 class TestFitNet(ObjectiveConformance):
     name = "fitnet"
+    differs_in_training = "the BatchNorm of its regressor normalises by the batch"
+
+
+class TestFitNetAtAMiddleStage(ObjectiveConformance):
+    name = "fitnet"
+    args: ClassVar = {"stage": -2}
+    differs_in_training = "the BatchNorm of its regressor normalises by the batch"
+
+    def _read(self, student: Signals) -> list[torch.Tensor]:
+        return super()._read(student)[-2:-1]
 
 
 class TestDisWOT(ObjectiveConformance):
@@ -137,6 +153,8 @@ class TestTAID(ObjectiveConformance):
 
 class TestDHKD(ObjectiveConformance):
     name = "dhkd"
+    differs_in_training = "its second head has dropout"
+    draws_in_training = True
 
 
 class TestDHO(ObjectiveConformance):
@@ -158,6 +176,7 @@ class TestCRD(ObjectiveConformance):
 
 class TestOFA(ObjectiveConformance):
     name = "ofa"
+    differs_in_training = "the BatchNorm of its branches normalises by the batch"
 
 
 class TestOFAWithAnEmphasis(ObjectiveConformance):
@@ -170,6 +189,7 @@ class TestOFAWithAnEmphasis(ObjectiveConformance):
 
 class TestReviewKD(ObjectiveConformance):
     name = "reviewkd"
+    differs_in_training = "the BatchNorm of its fusions normalises by the batch"
 
 
 class TestPSKD(ObjectiveConformance):
@@ -190,6 +210,7 @@ class TestTGeo(ObjectiveConformance):
 
 class TestExits(ObjectiveConformance):
     name = "exits"
+    differs_in_training = "the BatchNorm of its exits normalises by the batch"
 
     def _read(self, student: Signals) -> list[torch.Tensor]:
         return super()._read(student)[:-1]  # the network's own classifier is the exit of the last stage
@@ -311,7 +332,7 @@ def test_an_unknown_argument_suggests_the_near_one() -> None:
 
 
 def test_the_objectives_without_labels_are_known_by_name() -> None:
-    assert label_free_objectives() == ("kd", "dist", "diswot", "soft", "first", "bdkd", "sinkd", "taid", "trg")
+    assert label_free_objectives() == ("kd", "dist", "diswot", "soft", "first", "bdkd", "sinkd", "taid", "trg", "ofa")
 
 
 def test_a_signal_that_was_declared_and_not_given_is_our_error() -> None:

@@ -15,6 +15,7 @@ from edgekd.core.graph import Graph
 from edgekd.core.runner import Runner, RunSettings
 from edgekd.core.stage import Context
 from edgekd.core.store import LocalStore
+from edgekd.data.augment import Augment, augmented
 from edgekd.data.dataset import Dataset
 from edgekd.distill.stage import DistillStage
 from edgekd.distill.teacher_file_stage import OnnxTeacherConfig, OnnxTeacherStage, StoredLogitsConfig, StoredLogitsStage
@@ -26,6 +27,7 @@ from edgekd.runtimes.session import open_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_bundle, toy_cnn, toy_recipe
+from edgekd.train.answers import pixels_digest
 from edgekd.train.config import TrainConfig
 from edgekd.train.evaluate_torch import module_logits
 
@@ -135,6 +137,58 @@ def test_logits_that_do_not_belong_to_the_data_are_refused(
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(UserError, match=message):
         stored(context(tmp_path), tmp_path / "x.npy", **options)
+
+
+VIEWS: dict[str, object] = {
+    "logits": np.zeros((2, 64, 4), np.float32),
+    "data": DATA.digest,
+    "preprocessing": pixels_digest(P),
+    "augment": Augment(flip=True).model_dump_json(),
+    "seed": 0,
+}
+
+
+def test_several_views_teach_where_the_file_says_that_they_are_of_the_pixels_that_the_training_shows(
+    tmp_path: Path,
+) -> None:
+    ctx, augment, network = context(tmp_path), Augment(flip=True), toy_cnn(seed=1)
+    ids = np.arange(len(DATA.train))
+    canvases = DATA.train.images(ids, P)
+    with torch.no_grad():
+        views = [torch.from_numpy(augmented(canvases, ids, view, P, augment, 0)) for view in range(2)]
+        logits = np.stack([network(images).numpy() for images in views])
+    np.savez(tmp_path / "views.npz", **VIEWS | {"logits": logits})
+    options = {"augment": augment.plain(), "teacher_views": 2}
+    expected = trained(ctx, tmp_path / "live", options, teacher=toy_bundle(ctx.blobs, ctx.scratch, seed=1))
+    answers = stored(ctx, tmp_path / "views.npz", augment=augment)
+    torch.testing.assert_close(trained(ctx, tmp_path / "a", options, answers=answers), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": None}, r"has 2 views and does not say of which pixels: it lacks seed\."),
+        ({"augment": None, "preprocessing": None}, r"it lacks preprocessing, augment\."),
+        ({"seed": 1}, r"of other pixels than this run shows: seed 1\.(.|\n)*numpy\.savez(.|\n)*seed='0'"),
+        ({"augment": Augment(pad_px=1).model_dump_json()}, r"than this run shows: augment .*pad_px"),
+        ({"preprocessing": pixels_digest(P.model_copy(update={"size": (9, 9)}))}, "this run shows: preprocessing "),
+        ({"augment": "flip"}, "augment is no JSON: 'flip'"),
+        ({"augment": '{"flp": true}'}, "Did you mean 'flip'"),
+    ],
+)
+def test_several_views_that_are_not_known_to_be_of_the_pixels_of_the_run_are_refused(
+    tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    fields = {name: value for name, value in (VIEWS | changed).items() if value is not None}
+    np.savez(tmp_path / "views.npz", **fields)
+    with pytest.raises(UserError, match=message):
+        stored(context(tmp_path), tmp_path / "views.npz", augment=Augment(flip=True))
+
+
+def test_several_views_without_any_word_on_their_pixels_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "views.npy", VIEWS["logits"])
+    with pytest.raises(UserError, match="it lacks preprocessing, augment, seed"):
+        stored(context(tmp_path), tmp_path / "views.npy", augment=Augment(flip=True), data=DATA.digest)
 
 
 def test_a_file_without_logits_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from torch import nn
 
 from edgekd.errors import UserError
 from edgekd.nn.taps import Taps, find_tap_points
+from edgekd.nn.timm import module_from_timm
 from edgekd.testing.toys import toy_cnn
-from tests.nn.zoo import ConvHead, PaddedShortcut, Tokens, exported, images
+from tests.nn.zoo import ConvHead, PaddedShortcut, Tokens, exported, images, swin, vit
 
 SHAPE = (3, 8, 8)
 BOTH = frozenset({"embedding", "feature_map"})
@@ -50,12 +51,65 @@ def test_a_convolutional_head_gives_the_average_over_its_pixels() -> None:
     assert output.feature_map.shape == (3, 6, 4, 4)
 
 
-def test_a_transformer_has_an_embedding_and_no_feature_map() -> None:
+def test_the_feature_map_of_a_transformer_is_the_grid_of_its_last_tokens() -> None:
     module = Tokens().eval()
     assert find_tap_points(module, SHAPE).feature_map is None
-    assert Taps(module, {"embedding"}, SHAPE)(images()).embedding.shape == (3, 8)
-    with pytest.raises(UserError, match=r"No layer of this Tokens gives a feature map(.|\n)*edgekd objectives"):
-        Taps(module, BOTH, SHAPE)
+    output = Taps(module, BOTH, SHAPE)(images())
+    assert output.embedding.shape == (3, 8)
+    assert output.feature_map.shape == (3, 8, 2, 2)
+    torch.testing.assert_close(output.feature_map.mean((2, 3)), output.embedding)
+
+
+def test_a_vit_gives_the_patches_of_its_last_block_without_the_class_token() -> None:
+    module = vit().eval()
+    output = Taps(module, BOTH, (3, 32, 32))(images(2, 32))
+    assert output.feature_map.shape == (2, 48, 8, 8)
+    tokens = module.blocks(module.norm_pre(module._pos_embed(module.patch_embed(images(2, 32)))))
+    assert tokens.shape == (2, 65, 48)
+    torch.testing.assert_close(output.feature_map[:, :, 3, 5], tokens[:, 1 + 3 * 8 + 5])
+
+
+def test_a_swin_gives_the_pixels_of_its_last_stage_with_channels_first() -> None:
+    module = swin().eval()
+    output = Taps(module, BOTH, (3, 32, 32))(images(2, 32))
+    assert output.feature_map.shape == (2, 96, 2, 2)
+    torch.testing.assert_close(output.feature_map, module.layers(module.patch_embed(images(2, 32))).permute(0, 3, 1, 2))
+
+
+def test_pixels_with_channels_last_are_known_by_the_proportions_of_the_image() -> None:
+    # Its fourth stage is a single pixel here, so that the third is taken, which is not as wide as the embedding.
+    module = module_from_timm("swinv2_cr_tiny_ns_224", {"num_classes": 4, "img_size": 32, "depths": (1, 1, 1, 1)})
+    taps = Taps(module, {"feature_map"}, (3, 32, 32))
+    assert taps(images(2, 32)).feature_map.shape == (2, 384, 2, 2)
+
+
+def test_the_windows_of_an_attention_are_no_map() -> None:
+    class Windows(nn.Module):
+        """Mixes the pixels of each quarter of the map, as windows that stand in the place of images."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3, padding=1)
+            self.inner = nn.Conv2d(6, 6, 3, padding=1)
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows, columns = self.conv(x).chunk(2, 2)
+            mixed = self.inner(torch.cat([*rows.chunk(2, 3), *columns.chunk(2, 3)]))
+            out: torch.Tensor = self.head(mixed.mean((2, 3)).reshape(4, len(x), 6).mean(0))
+            return out
+
+    module = Windows()
+    assert find_tap_points(module, SHAPE).feature_map == "conv"
+    assert Taps(module, {"feature_map"}, SHAPE)(images()).feature_map.shape == (3, 6, 8, 8)
+
+
+def test_a_network_without_maps_and_tokens_has_no_feature_map_and_a_transformer_has_no_class_maps() -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    with pytest.raises(UserError, match=r"No layer of this Sequential gives a feature map(.|\n)*edgekd objectives"):
+        Taps(flat, BOTH, SHAPE)
+    with pytest.raises(UserError, match=r"'head' of this Tokens reads no feature map(.|\n)*edgekd objectives"):
+        Taps(Tokens(), {"class_maps"}, SHAPE)
 
 
 def test_nothing_is_traced_and_nothing_kept_when_nothing_is_wanted() -> None:

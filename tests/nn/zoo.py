@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from edgekd.nn.timm import module_from_timm
+
 
 class PaddedShortcut(nn.Module):
     """A CIFAR ResNet block with the parameter-free shortcut: a strided slice, padded with zero channels."""
@@ -43,7 +45,7 @@ class ConvHead(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A vision transformer of one block: no feature map, and a parameter that is no layer's."""
+    """A vision transformer of one block: tokens and no pixels, and a parameter that is no layer's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +88,18 @@ class Mixed(nn.Module):
         x = F.conv2d(x, self.shared.weight, self.shared.bias, stride=2, padding=1, groups=2)
         logits: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(self.pool(x), 1), 1))
         return logits
+
+
+def vit(**kwargs: Any) -> nn.Module:
+    """A vision transformer of two blocks for images of 32 x 32: 64 patches behind a class token."""
+    small = {"num_classes": 4, "img_size": 32, "patch_size": 4, "depth": 2, "embed_dim": 48}
+    return module_from_timm("vit_tiny_patch16_224", small | kwargs)
+
+
+def swin() -> nn.Module:
+    """A Swin transformer of three stages for images of 32 x 32: 8 x 8, 4 x 4 and 2 x 2 pixels, channels last."""
+    small = {"depths": (1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 4), "window_size": 4}
+    return module_from_timm("swin_tiny_patch4_window7_224", {"num_classes": 4, "img_size": 32} | small)
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from edgekd.errors import UserError
+from edgekd.nn.build import module_from_recipe
 from edgekd.search.proxies.network import batch_statistics
 from edgekd.search.proxies.objective import scoring_objectives
 from edgekd.search.proxy import Batch, Unscorable
 from edgekd.search.proxy_names import proxy_from_name
-from edgekd.testing.toys import toy_cnn
+from edgekd.testing.toys import toy_cnn, toy_recipe
 from edgekd.train.objective import OBJECTIVES, Signals, SignalSpec, build_objective
-from tests.nn.zoo import Tokens
 
 
 def batch() -> Batch:
@@ -53,6 +53,14 @@ def test_an_objective_that_needs_class_means_gets_those_of_the_batch() -> None:
     assert proxy_from_name("loss-kdpp").score(student, teacher, batch()) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_a_student_that_would_need_an_adapter_to_be_compared_is_skipped() -> None:
+    wider = module_from_recipe(
+        toy_recipe().model_copy(update={"kwargs": {**toy_recipe().kwargs, "widths": [8, 8, 24]}})
+    )
+    with pytest.raises(Unscorable, match="'kdpp' would compare it through layers that must learn first"):
+        proxy_from_name("loss-kdpp").score(wider, toy_cnn(), batch())
+
+
 def test_every_objective_that_can_score_has_a_proxy_that_carries_its_formula_and_source() -> None:
     for name in scoring_objectives():
         proxy = proxy_from_name(f"loss-{name}")
@@ -61,7 +69,7 @@ def test_every_objective_that_can_score_has_a_proxy_that_carries_its_formula_and
         assert proxy.uses_teacher
 
 
-@pytest.mark.parametrize("name", ["pskd", "exits", "reviewkd", "crd"])
+@pytest.mark.parametrize("name", ["pskd", "exits", "reviewkd", "crd", "fitnet"])
 def test_an_objective_that_must_learn_first_or_looks_at_the_student_alone_is_no_proxy(name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}' compares a student with itself, remembers .* or trains") as caught:
         proxy_from_name(f"loss-{name}")
@@ -74,7 +82,8 @@ def test_other_numbers_of_classes_are_an_error() -> None:
 
 
 def test_a_student_without_the_signal_is_skipped_and_a_teacher_without_it_is_an_error() -> None:
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
     with pytest.raises(Unscorable, match="feature map"):
-        proxy_from_name("loss-at").score(Tokens(), toy_cnn(), batch())
+        proxy_from_name("loss-at").score(flat, toy_cnn(), batch())
     with pytest.raises(UserError, match="feature map"):
-        proxy_from_name("loss-at").bind(Tokens(), batch())
+        proxy_from_name("loss-at").bind(flat, batch())

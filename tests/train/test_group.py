@@ -63,16 +63,13 @@ def test_teachers_of_unequal_classes_are_refused() -> None:
         teacher_source(group, frozenset({Signal.LOGITS}), SHAPE).spec()
 
 
-def test_members_are_kept_for_objectives_that_read_them_alone() -> None:
+def test_of_several_teachers_there_are_logits_alone() -> None:
     group = TeacherGroup([toy_cnn(seed=1), toy_cnn(seed=2)]).eval()
     images = torch.randn(2, *SHAPE)
-    alone = teacher_source(group, INNER, SHAPE).eval()(images)
-    assert alone.members == ()
-    source = teacher_source(group, INNER, SHAPE, keep_members=True).eval()
-    said = source(images)
-    assert torch.equal(said.logits, group(images))
-    assert [member.embedding is not None for member in said.each] == [True, True]
-    assert [spec.width for spec in source.spec().each] == [16, 16]
+    source = teacher_source(group, INNER, SHAPE).eval()
+    assert set(source(images).flat()) == {"logits"}
+    assert torch.equal(source(images).logits, group(images))
+    assert (source.spec().classes, source.spec().width) == (4, None)
 
 
 def test_a_reconciled_teacher_is_tapped_in_its_own_layers() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from edgekd.train.gather import gathered
 from edgekd.train.signal import Classifier, Progress, Signals, signals_from_flat
 
 
-def full(members: tuple[Signals, ...] = ()) -> Signals:
+def full(more: tuple[Signals, ...] = ()) -> Signals:
     return Signals(
         logits=torch.randn(2, 3),
         embedding=torch.randn(2, 4),
@@ -21,7 +19,7 @@ def full(members: tuple[Signals, ...] = ()) -> Signals:
         stages=tuple(torch.randn(2, 1, side, side) for side in range(12, 0, -1)),
         classifier=Classifier(torch.randn(3, 4), torch.randn(3)),
         ids=torch.arange(2),
-        members=members,
+        more=more,
     )
 
 
@@ -35,23 +33,22 @@ def test_signals_come_back_from_their_flat_form() -> None:
     assert [stage.shape for stage in again.stages or ()] == [stage.shape for stage in signals.stages or ()]
 
 
-def test_rows_are_those_of_every_network_and_view_but_not_of_the_classifier() -> None:
-    signals = replace(full((full(), full())), more=(full(),))
+def test_rows_are_those_of_every_view_but_not_of_the_classifier() -> None:
+    signals = full((full(), full()))
     last = signals.rows(slice(1, 2))
     assert last.ids is not None
     assert last.ids.tolist() == [1]
     for name, value in last.flat().items():
         whole = signals.flat()[name]
         assert torch.equal(value, whole if "classifier." in name else whole[1:])
-    assert (len(last.members), len(last.more)) == (2, 1)
+    assert len(last.more) == 2
 
 
 def test_what_is_missing_stays_missing() -> None:
     alone = signals_from_flat(Signals(logits=torch.zeros(1, 2), classifier=Classifier(torch.zeros(2, 2), None)).flat())
-    assert (alone.stages, alone.embedding, alone.ids, alone.members) == (None, None, None, ())
+    assert (alone.stages, alone.embedding, alone.ids, alone.more) == (None, None, None, ())
     assert alone.classifier is not None
     assert alone.classifier.bias is None
-    assert alone.each == (alone,)
 
 
 def test_progress_is_a_share_below_one() -> None:

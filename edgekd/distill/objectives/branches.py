@@ -19,15 +19,19 @@ class Branch(nn.Module):
         shape: (C, H, W) of the stage.
         last: (C, H, W) of the network's last stage.
         classes: K.
+        level: Number of separable convolutions that keep the size, behind those that halve it.
     """
 
-    def __init__(self, shape: tuple[int, int, int], last: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], last: tuple[int, int, int], classes: int, level: int = 0) -> None:
         super().__init__()
         channels, height, _ = shape
         layers: list[nn.Module] = []
         while height >= 2 * last[1]:
-            layers.append(_halved(channels, last[0]))
+            layers.append(_separable(channels, last[0], stride=2))
             channels, height = last[0], -(-height // 2)
+        for _ in range(level):
+            layers.append(_separable(channels, last[0], stride=1))
+            channels = last[0]
         self.body = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, classes)
 
@@ -37,13 +41,22 @@ class Branch(nn.Module):
 
 
 def branches(stages: Sequence[tuple[int, int, int]], which: Sequence[int], classes: int) -> nn.ModuleList:
-    """One branch for each number in `which` of a network whose stages have these (C, H, W)."""
-    return nn.ModuleList(Branch(stages[number], stages[-1], classes) for number in which)
+    """One branch for each number in `which` of a network whose stages have these (C, H, W).
+
+    Transformers and mixers have stages of one size, so that nothing is to be halved. Each stage of the last one's size
+    gets a block for each stage behind it instead, and the last itself one, as in OFA-KD (Hao et al. 2023, arXiv
+    2310.19444). Where the last stage is the only one of its size, as in convolutional networks, it gets none.
+    """
+    last = stages[-1]
+    level = [stage[1:] == last[1:] for stage in stages]
+    flat = sum(level) > 1
+    blocks = [max(1, len(stages) - 1 - number) if flat and level[number] else 0 for number in range(len(stages))]
+    return nn.ModuleList(Branch(stages[number], last, classes, blocks[number]) for number in which)
 
 
-def _halved(channels: int, out: int) -> nn.Module:
+def _separable(channels: int, out: int, *, stride: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
         nn.Conv2d(channels, out, 1, bias=False),

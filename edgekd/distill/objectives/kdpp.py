@@ -68,6 +68,7 @@ class KDPlusPlus(Objective[KDPlusPlusConfig]):
             raise UserError("The objective 'kdpp' needs the embeddings of both networks, and one of them has none.")
         self.adapter: nn.Module = nn.Identity()
         if student.width != teacher.width:
+            self.declare(adapts=True)
             self.adapter = nn.Sequential(
                 nn.BatchNorm1d(student.width), nn.Dropout(_ADAPTER_DROPOUT), nn.Linear(student.width, teacher.width)
             )

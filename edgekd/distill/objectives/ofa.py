@@ -38,19 +38,27 @@ class OFA(Objective[OFAConfig]):
     transformer compute inside cannot be compared, what it says of the classes can. The teacher gives nothing but its
     logits, so it may be of any architecture.
 
+    The labels are used where gamma is above 1, and needed only there.
+
     Deviations: a branch halves its map with separable convolutions to the size of the last stage, as theirs do, and
-    transformers whose tokens form a grid are branched likewise (theirs get blocks of attention).
+    transformers whose tokens form a grid are branched likewise: as many blocks as theirs get blocks of attention, one
+    for each stage that follows and one at the last, are separable convolutions here.
     """
 
     name = "ofa"
     Config = OFAConfig
-    needs: ClassVar = frozenset({Signal.LOGITS, Signal.STAGES, Signal.LABELS})
+    needs: ClassVar = frozenset({Signal.LOGITS, Signal.STAGES})
     needs_of_teacher: ClassVar = frozenset({Signal.LOGITS})
     adapts = True
     t_squared = False
     default_weights = LossWeights(supervised=1.0, distill=1.0)
     formula = "l(s) + w * sum_m l(branch_m(F_m)), l(z) = -sum_k ((p_t + [k=y])^gamma - [k=y]) * log softmax(z)"
     source = "Hao, Guo, Han et al. 2023, arXiv 2310.19444"
+
+    def __init__(self, config: OFAConfig) -> None:
+        super().__init__(config)
+        if config.gamma > 1:
+            self.declare(needs=self.needs | {Signal.LABELS})
 
     def bind(self, student: SignalSpec, teacher: SignalSpec) -> None:
         if student.stages is None:
@@ -59,8 +67,7 @@ class OFA(Objective[OFAConfig]):
         self.branches = branches(student.stages, self.stages, student.classes)
 
     def forward(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
-        y = present(labels, Signal.LABELS)
-        targets = enhanced_targets(teacher.logits, y, self.config.gamma)
+        targets = enhanced_targets(teacher.logits, labels, self.config.gamma)
         loss = soft_cross_entropy(student.logits, targets)
         stages = present(student.stages, Signal.STAGES)
         for number, branch in zip(self.stages, self.branches, strict=True):
@@ -68,10 +75,16 @@ class OFA(Objective[OFAConfig]):
         return loss
 
 
-def enhanced_targets(teacher: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """(N, K) weights `(p_k + [k = y])^gamma - [k = y]` from (N, K) logits; the teacher's probabilities at gamma 1."""
+def enhanced_targets(teacher: Tensor, labels: Tensor | None, gamma: float) -> Tensor:
+    """(N, K) weights `(p_k + [k = y])^gamma - [k = y]` from (N, K) logits; the teacher's probabilities at gamma 1.
+
+    Args:
+        teacher: (N, K), unnormalised.
+        labels: (N,) int64; not looked at where gamma is 1.
+        gamma: At least 1.
+    """
     p = log_probabilities(teacher).exp()
     if gamma == 1:
         return p  # 1 + p - 1 would round
-    hot = F.one_hot(labels, p.shape[1]).to(p.dtype)
+    hot = F.one_hot(present(labels, Signal.LABELS), p.shape[1]).to(p.dtype)
     return torch.pow(p + hot, gamma) - hot

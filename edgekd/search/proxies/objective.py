@@ -32,7 +32,8 @@ _SEED = 0
 class ObjectiveProxy(Proxy):
     """`-objective(student, teacher)` with the objective's default arguments, on the batch and its labels.
 
-    Adapters between unequal widths are drawn from one fixed seed, and class means are those of the batch.
+    Class means are those of the batch. A student that the objective would compare with its teacher through layers that
+    must learn first, as `kdpp` does where the widths differ, has no score.
 
     Attributes:
         objective: A name in `OBJECTIVES`.
@@ -57,6 +58,11 @@ class ObjectiveProxy(Proxy):
                 raise Unscorable(err.message) from err
             check_classes(found.logits.T, target.logits.T)
             objective = _bound(self.objective, spec, target_spec, data, survey)
+            if objective.adapts:
+                raise Unscorable(
+                    f"Its sizes are not its teacher's, so {self.objective!r} would compare it through layers that must "
+                    "learn first."
+                )
             with evaluating(objective), torch.no_grad():
                 return -float(objective(found, target, labels))
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd.data.dataset import UNLABELLED
-from edgekd.distill.objectives.branches import Branch
+from edgekd.distill.objectives.branches import Branch, branches
 from edgekd.distill.objectives.crd import contrast
 from edgekd.distill.objectives.dhkd import log_cosh_distance
 from edgekd.distill.objectives.ofa import enhanced_targets
@@ -21,6 +21,8 @@ from edgekd.distill.objectives.probability import soft_cross_entropy
 from edgekd.distill.objectives.reviewkd import Fusion, pyramid_distance
 from edgekd.distill.objectives.sla import aggregated, joint_cross_entropy
 from edgekd.errors import UserError
+from edgekd.train.config import TrainConfig
+from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import Classifier, Signals, SignalSpec, Survey, build_objective
 from edgekd.train.survey import SurveyBatch
 
@@ -125,6 +127,44 @@ def test_a_branch_of_a_shallow_stage_halves_its_map_to_the_last_stages_size() ->
     assert branch(torch.randn(2, 4, 8, 8)).shape == (2, 3)
     assert seen == [(8, 4, 4), (8, 2, 2)]
     assert not list(Branch((8, 2, 2), (8, 2, 2), 3).body)
+
+
+def test_branches_of_stages_of_one_size_have_a_block_for_each_stage_that_follows() -> None:
+    def blocks(stages: Sequence[tuple[int, int, int]]) -> list[int]:
+        found = branches(stages, range(len(stages)), 3)
+        assert all(found[number](torch.randn(2, *stage)).shape == (2, 3) for number, stage in enumerate(stages))
+        return [len(branch.body) for branch in found]
+
+    assert blocks(((12, 8, 8),) * 4) == [3, 2, 1, 1]  # a transformer
+    assert blocks(SHAPES) == [2, 1, 0]  # a convolutional network: they halve
+    assert blocks(((4, 8, 8), (6, 4, 4), (8, 4, 4))) == [1, 1, 1]
+    assert blocks(((8, 4, 4),)) == [0]
+
+
+def test_a_block_of_a_branch_of_one_size_keeps_the_map_and_looks_around_each_pixel() -> None:
+    branch = branches(((12, 8, 8),) * 2, [0], 3)[0].eval()
+    image = torch.zeros(1, 12, 8, 8)
+    image[:, :, 3, 4] = 1
+    seen = (branch.body(image) - branch.body(torch.zeros_like(image))).abs().sum(1)[0]
+    assert seen.shape == (8, 8)
+    assert {tuple(place) for place in seen.nonzero().tolist()} <= {(y, x) for y in (2, 3, 4) for x in (3, 4, 5)}
+    assert int((seen > 0).sum()) > 1
+
+
+def test_ofa_asks_for_labels_only_where_it_uses_them() -> None:
+    plain, sharp = build_objective("ofa", {}), build_objective("ofa", {"gamma": 1.5})
+    assert (plain.needs_labels, sharp.needs_labels) == (False, True)
+    assert (plain.takes_unlabelled, sharp.takes_unlabelled) == (True, False)
+    assert sharp.needs - plain.needs == {"labels"}
+    assert plain.needs_of_teacher == sharp.needs_of_teacher == {"logits"}
+    mixed = TrainConfig(objective="ofa", mixup=0.2)
+    plan_loss(mixed, teachers=1, labelled=True)
+    plan_loss(TrainConfig(objective="ofa"), teachers=1, labelled=False)
+    emphasis = mixed.model_copy(update={"objective_args": {"gamma": 1.5}})
+    with pytest.raises(UserError, match="'ofa' asks for the class or the place of each image"):
+        plan_loss(emphasis, teachers=1, labelled=True)
+    with pytest.raises(UserError, match="'ofa' needs labels, and the data has none"):
+        plan_loss(TrainConfig(objective="ofa", objective_args={"gamma": 1.5}), teachers=1, labelled=False)
 
 
 def test_exits_are_taught_by_the_labels_and_by_the_last_one_which_they_do_not_move() -> None:

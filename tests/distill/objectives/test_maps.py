@@ -60,6 +60,39 @@ def fitnet(student: int, teacher: int) -> FitNet:
     return objective.double()
 
 
+def test_at_over_all_stages_is_the_sum_over_pairs_from_the_end() -> None:
+    ours = [drawn(number, 2, 3, side, side) for number, side in enumerate((8, 4, 2))]
+    theirs = [drawn(9 + number, 2, 5, side, side) for number, side in enumerate((4, 2))]
+
+    def unit(maps: Tensor) -> Array:
+        found = (maps.numpy() ** 2).mean(1).reshape(2, -1)
+        return np.asarray(found / np.sqrt((found**2).sum(1, keepdims=True)))
+
+    pairs = zip(ours[1:], theirs, strict=True)
+    expected = sum(float(((unit(f) - unit(g)) ** 2).mean()) for f, g in pairs)
+    objective = build_objective("at", {"stages": "all"})
+    student, teacher = (Signals(logits=maps[-1].mean((2, 3)), stages=tuple(maps)) for maps in (ours, theirs))
+    assert objective(student, teacher, None).item() == pytest.approx(expected, abs=1e-12)
+    assert objective.needs == objective.needs_of_teacher == {Signal.STAGES}
+    assert build_objective("at", {}).needs == {Signal.FEATURE_MAP}
+
+
+def test_fitnet_at_a_stage_is_fitnet_of_its_map() -> None:
+    shapes = ((3, 8, 8), (5, 4, 4), (7, 2, 2))
+    maps = tuple(drawn(number, 2, *shape) for number, shape in enumerate(shapes))
+    goal = tuple(drawn(9 + number, 2, *shape) for number, shape in enumerate(((4, 4, 4), (6, 2, 2))))
+    objective = build_objective("fitnet", {"stage": -2})
+    theirs = SignalSpec(classes=7, stages=((4, 4, 4), (6, 2, 2)))
+    objective.bind(SignalSpec(classes=7, stages=shapes), theirs)
+    plain = fitnet(5, 4)
+    plain.load_state_dict(objective.state_dict())
+    found = objective.double()(Signals(logits=maps[0], stages=maps), Signals(logits=goal[0], stages=goal), None)
+    assert torch.equal(found, plain(on(feature_map=maps[1]), on(feature_map=goal[0]), None))
+    assert objective.needs == {Signal.STAGES}
+    with pytest.raises(UserError, match=r"at stage -3, and one network has 2 stages(.|\n)*set stage to -2"):
+        build_objective("fitnet", {"stage": -3}).bind(SignalSpec(classes=7, stages=shapes), theirs)
+
+
 def test_fitnet_is_the_mean_square_of_what_its_regressor_leaves() -> None:
     objective = fitnet(3, 5)
     f, g = drawn(1, 2, 3, 4, 4), drawn(2, 2, 5, 2, 2)
@@ -151,5 +184,5 @@ class HiddenLayer(nn.Module):
 def test_a_classifier_that_does_not_read_the_pooled_map_has_no_class_maps() -> None:
     with pytest.raises(UserError, match=r"'head' of this HiddenLayer does not read its last feature map \('body'\)"):
         class_maps(HiddenLayer())
-    with pytest.raises(UserError, match="No layer of this Tokens gives a feature map"):
+    with pytest.raises(UserError, match="'head' of this Tokens reads no feature map"):
         class_maps(Tokens())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from edgekd.core.recipe import ModelRecipe
 from edgekd.errors import UserError
@@ -15,7 +17,7 @@ from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_cnn, toy_recipe
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
-from tests.nn.zoo import Tokens
+from tests.nn.zoo import Tokens, swin, vit
 from tests.train.test_resume import EVERY_STEP, DropoutNet, Interrupted
 
 FEATURES = ("sp", "pkt", "rkd", "at", "fitnet")
@@ -56,11 +58,37 @@ def test_features_alone_do_not_train_a_classifier_so_labels_are_asked_for(object
 
 
 @pytest.mark.parametrize("objective", ["ofa", "dhkd", "dho", "soft", "taid"])
-def test_a_transformer_without_any_feature_map_teaches_a_convolutional_student(objective: str, tmp_path: Path) -> None:
+def test_a_transformer_teaches_a_convolutional_student(objective: str, tmp_path: Path) -> None:
     student, teacher, p = toy_cnn(seed=1), Tokens().eval(), toy_recipe().preprocessing
     report = distil_(student, teacher, toy_dataset(), p, config(objective), make_context(tmp_path))
     assert report.distill_loss is not None
     assert report.distill_loss > 0
+
+
+def test_ofa_learns_without_labels_and_from_mixed_images(tmp_path: Path) -> None:
+    p = toy_recipe().preprocessing
+    mixed = config("ofa").model_copy(update={"teacher_views": 0, "mixup": 0.4})
+    for number, (options, labelled) in enumerate(((config("ofa"), False), (mixed, True))):
+        data, ctx = toy_dataset(labelled=labelled), make_context(tmp_path / str(number))
+        report = distil_(toy_cnn(seed=1), toy_cnn(seed=2), data, p, options, ctx)
+        assert report.distill_loss is not None
+        assert report.distill_loss > 0
+
+
+@pytest.mark.parametrize("made", [vit, swin])
+@pytest.mark.parametrize("objective", ["fitnet", "sp", "at", "trg"])
+def test_feature_maps_teach_between_a_transformer_and_a_convolutional_network(
+    objective: str, made: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    p, data = toy_recipe(size=32).preprocessing, toy_dataset(n=40, size=32)
+    short = config(objective).model_copy(update={"epochs": 1})
+    transformer = made()
+    for number, (student, teacher) in enumerate(((toy_cnn(seed=1), transformer), (transformer, toy_cnn(seed=2)))):
+        before = {name: value.clone() for name, value in student.state_dict().items()}
+        report = distil_(student, teacher, data, p, short, make_context(tmp_path / str(number)))
+        assert report.distill_loss is not None
+        assert report.distill_loss > 0
+        assert any(not torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
 @pytest.mark.parametrize("objective", ["taid", "pskd", "lelp", "crd"])
