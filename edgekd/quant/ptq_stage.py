@@ -98,7 +98,7 @@ class QuantizeStage(Stage[QuantizeConfig]):
     """
 
     name: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     Config: ClassVar[type[StageConfig]] = QuantizeConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),

@@ -86,7 +86,7 @@ class QatStage(Stage[QatConfig]):
     """
 
     name: ClassVar[str] = "qat"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     Config: ClassVar[type[StageConfig]] = QatConfig
     ports: ClassVar[Mapping[str, Port]] = {
         "model": port(BundleKind.ONNX),
@@ -146,6 +146,7 @@ class QatStage(Stage[QatConfig]):
             decisions=(
                 *report.decisions,
                 self._said(network, began),
+                *_widened(network.widened()),
                 *_compared(first, last),
                 *_dead(dead, len(images)),
             ),
@@ -268,12 +269,25 @@ def _compared(first: _Scores, last: _Scores) -> tuple[str, ...]:
     return (f"{said}." if after >= before else f"{said}: {points(before - after)} worse than without training.",)
 
 
+def _widened(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (
+        f"Next to their bias these weights are nearly zero, and their steps are kept so wide that the bias fits into "
+        f"32 bits: {_few(names)}.",
+    )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
 def _dead(names: tuple[str, ...], images: int) -> tuple[str, ...]:
     if not names:
         return ()
-    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     return (
-        f"Constant on {images} images, so that nothing passes through them and their ranges mean nothing: {shown}. "
+        f"Constant on {images} images, so that nothing passes through them and their ranges mean nothing: "
+        f"{_few(names)}. "
         "Either these layers are dead, or the calibration samples are unlike the images.",
     )
 

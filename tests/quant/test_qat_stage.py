@@ -110,6 +110,12 @@ def test_dead_layers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "dead" in said
 
 
+def test_weights_whose_steps_a_bias_keeps_wide_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, model, full = stages(tmp_path)
+    monkeypatch.setattr(QatNetwork, "widened", lambda _self: ("block.weight[3]",))
+    assert any("fits into 32 bits: block.weight[3]." in line for line in trained(ctx, model, full).decisions)
+
+
 def test_an_fp32_graph_is_refused(tmp_path: Path) -> None:
     ctx, _, full = stages(tmp_path)
     with pytest.raises(UserError, match="trains an INT8 graph, but its input is fp32"):
