@@ -35,6 +35,8 @@ class QatNetwork(OnnxModule):
         weights: The quantized constants, by name.
         biases: The biases in 32-bit codes, by name.
         activations: Step initialiser of every quantized activation, by the name of the value that is quantized.
+        grids: The same activations' whole grids.
+        copies: Step initialisers that repeat another one per channel, with the one that they repeat.
 
     Args:
         model: A Q/DQ graph; left as it was.
@@ -60,7 +62,7 @@ class QatNetwork(OnnxModule):
         }
         super().__init__(rewrite.model, operators, {**TRAINED_SLOTS, **learned, "RoundBias": (0,)})
         self.weights, self.biases, self.activations = rewrite.weights, rewrite.biases, rewrite.activations
-        self._source, self._grids, self._copies = model, rewrite.grids, rewrite.copies
+        self.grids, self.copies, self._source = rewrite.grids, rewrite.copies, model
         self.averages = RangeAverages(followed_steps) if ranges == "average" else None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class QatNetwork(OnnxModule):
         seen: dict[str, tuple[Tensor, Tensor]] = {}
 
         def watch(name: str, value: Tensor) -> None:
-            if name in self._grids:
+            if name in self.grids:
                 low, high = value.detach().aminmax()
                 seen[name] = low, high
 
@@ -80,7 +82,7 @@ class QatNetwork(OnnxModule):
         return logits
 
     def _grid(self, name: str) -> tuple[Tensor, Tensor, Grid]:
-        grid = self._grids[name]
+        grid = self.grids[name]
         step = self.constant(grid.step)
         return step, self.constant(grid.zero) if grid.zero else torch.zeros_like(step), grid
 
@@ -115,7 +117,7 @@ class QatNetwork(OnnxModule):
         for name, weight in self.weights.items():
             codes, step, zero = self._codes(weight)
             _write(entries[name], codes if weight.coded else (codes - zero) * step)
-        for name, step_name in self._copies.items():
+        for name, step_name in self.copies.items():
             _write(entries[name], self.step(step_name).expand(tuple(entries[name].dims)))
         for name, bias in self.biases.items():
             step = _product(self.step(bias.input_step), self.step(bias.weight_step))

@@ -205,7 +205,7 @@ def test_calibrated_ranges_stay_and_learned_ones_move(tmp_path: Path) -> None:
 def test_averaged_ranges_follow_the_extremes_for_their_steps_and_then_stand_still(tmp_path: Path) -> None:
     model = quantized(tmp_path, "ort-u8s8")
     network = QatNetwork(model, "average", followed_steps=6)
-    grid = network._grids["images"]
+    grid = network.grids["images"]
     step, zero, _ = network._grid("images")
     with torch.no_grad():
         step.mul_(3)  # a calibration that was far off

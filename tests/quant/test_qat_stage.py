@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
@@ -143,12 +146,45 @@ def test_a_teacher_of_another_preprocessing_is_refused(tmp_path: Path) -> None:
         trained(ctx, model, toy_bundle(ctx.blobs, ctx.scratch, size=16))
 
 
+def written_wrong(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Breaks the export: one constant is written otherwise."""
+    graph = QatNetwork.graph
+
+    def wrong(self: QatNetwork) -> onnx.ModelProto:
+        made = graph(self)
+        (entry,) = (entry for entry in made.graph.initializer if entry.name == name)
+        array = numpy_helper.to_array(entry)
+        entry.CopyFrom(numpy_helper.from_array(change(array.copy()).astype(array.dtype), name))
+        return made
+
+    monkeypatch.setattr(QatNetwork, "graph", wrong)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "change"),
+    [
+        ("ort-u8s8", "head.weight_scale", lambda scale: scale * 1.1),
+        ("ort-u8s8", "block_scale", lambda scale: scale * 1.1),
+        ("ort-u8s8", "images_zero_point", lambda zero: zero + 1),
+        ("ort-u8s8", "block.weight_quantized", lambda codes: codes + (np.arange(codes.size).reshape(codes.shape) == 7)),
+        ("ort-u8s8", "stem.bias_quantized", lambda codes: codes + (np.arange(len(codes)) == 1)),
+        ("tensorrt-s8", "head.weight", lambda weight: weight * 1.1),
+        ("tensorrt-s8", "head.bias", lambda bias: bias * 1.1),
+    ],
+)
+def test_a_number_that_is_written_otherwise_than_it_was_trained_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Scheme, name: str, change: Callable[..., np.ndarray]
+) -> None:
+    ctx, model, full = stages(tmp_path, scheme)
+    written_wrong(monkeypatch, name, change)
+    with pytest.raises(BuildFailed, match=rf"other numbers than the network that was trained, in .*{name}"):
+        trained(ctx, model, full)
+
+
 def test_a_graph_that_deploys_otherwise_than_it_trained_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx, model, full = stages(tmp_path)
-    wrong = graph_from_file(ctx.path(model, "model.onnx"))
-    scale = next(entry for entry in wrong.graph.initializer if entry.name == "head.weight_scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 4, scale.name))
-    monkeypatch.setattr(QatNetwork, "graph", lambda _self: wrong)
+    written_wrong(monkeypatch, "head.weight_scale", lambda scale: scale * 4)
+    monkeypatch.setattr(qat_stage, "require_as_trained", lambda *_: None)
     with pytest.raises(BuildFailed, match="gives other logits than the network that was trained"):
         trained(ctx, model, full)
 
