@@ -35,6 +35,8 @@ from edgekd.runtimes.samples import Samples
 from edgekd.runtimes.session import FloatArray
 
 CalibratedScheme = Literal["ort-u8s8", "openvino", "tensorrt-s8"]
+CPU_SCHEMES = ("ort-u8s8", "openvino")
+"""Whose graphs ONNX Runtime's 8-bit kernels execute as their target would."""
 EQUAL_DB = 50.0
 """Signal to noise below which an equalised graph does not compute the same; INT8 is at 30 dB and below."""
 

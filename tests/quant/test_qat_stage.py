@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage, Scheme
 from edgekd.quant.qat import QatNetwork
 from edgekd.quant.qat_stage import QatConfig, QatStage
 from edgekd.runtimes.onnx_file import graph_from_file
+from edgekd.runtimes.onnxruntime import emulated
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toy_graphs import toy_onnx_bundle
@@ -53,6 +55,8 @@ def test_every_scheme_trains_in_the_graph_that_calibration_made(tmp_path: Path, 
     assert result.bundle.tags == {**model.tags, "qat": True}
     assert result.metrics["parity_agreement"] == 1.0
     assert float(str(result.metrics["parity_sqnr_db"])) > 100
+    assert ("parity_here_sqnr_db" in result.metrics) == (scheme != "tensorrt-s8")
+    assert not any("8-bit kernels on this CPU" in line for line in result.decisions)
     assert float(str(result.metrics["train_loss"])) > 0
     assert any("calibration placed" in line for line in result.decisions)
 
@@ -187,6 +191,18 @@ def test_a_graph_that_deploys_otherwise_than_it_trained_fails(tmp_path: Path, mo
     monkeypatch.setattr(qat_stage, "require_as_trained", lambda *_: None)
     with pytest.raises(BuildFailed, match="gives other logits than the network that was trained"):
         trained(ctx, model, full)
+
+
+def test_kernels_that_compute_otherwise_than_exact_rounding_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx, model, full = stages(tmp_path)
+    # A graph that computes something else stands for kernels that compute it wrongly.
+    other = ctx.path(toy_onnx_bundle(ctx.blobs, ctx.scratch, seed=1), "model.onnx")
+    monkeypatch.setattr(qat_stage, "RUNTIME", SimpleNamespace(open=lambda _path: emulated(other)))
+    result = trained(ctx, model, full)
+    assert any("8-bit kernels on this CPU give other logits than exact rounding" in said for said in result.decisions)
+    assert float(str(result.metrics["parity_here_sqnr_db"])) < 15 < float(str(result.metrics["parity_sqnr_db"]))
 
 
 def test_a_graph_whose_nodes_changed_fails(tmp_path: Path) -> None:
