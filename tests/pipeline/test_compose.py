@@ -195,19 +195,6 @@ def test_quantized_distillation_ends_a_branch(tmp_path: Path) -> None:
     assert {"student-qd4", "teacher-qd4", "student-w4-fp32"} <= names(found)
 
 
-@pytest.mark.parametrize(("features", "bits", "reduced"), [(("avx2",), 8, True), (("avx2",), 4, False), ((), 8, False)])
-def test_weights_of_8_bits_are_trained_on_the_range_that_int8_will_have(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], bits: int, reduced: bool
-) -> None:
-    card = load_target("host").model_copy(update={"features": features})
-    monkeypatch.setattr("tests.pipeline.test_compose.load_target", lambda _name: card)
-    found = composed(tmp_path, dataset=labelled(), weight_bits=bits)
-    nodes = {node.name: node for node in found.graph.nodes}
-    assert nodes[f"student-qd{bits}"].config.get("reduce_range", False) == reduced
-    calibrated = [node for node in nodes.values() if node.stage == "quantize" and node.name.startswith("student-w")]
-    assert {node.config["reduce_range"] for node in calibrated} == {features == ("avx2",)}
-
-
 def test_every_calibrated_engine_has_a_trained_twin_when_asked_for(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), quantize="qat", weight_bits=4, epochs=40)
     nodes = {node.name: node for node in found.graph.nodes}
