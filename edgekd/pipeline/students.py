@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from edgekd.data.dataset import Dataset
 from edgekd.pipeline.assembled import LABEL, draft_assembled
 from edgekd.pipeline.draft import TEACHER, Draft
+from edgekd.pipeline.engines import saturates
 from edgekd.pipeline.pruning import Recover, check_importance, draft_pruned
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.search import draft_search, leaves_room, space_of
@@ -129,6 +130,8 @@ def _draft_quantized(
     plain = _train_config(options, situation, dataset, fresh=False)
     config = {name: value for name, value in plain.items() if name not in ("objective", "objectives")} | loss
     config["bits"] = options.weight_bits
+    if options.weight_bits == 8 and saturates(situation.target):
+        config["reduce_range"] = True  # as INT8 will: another range would round the weights a second time
     name = draft.add(
         f"{label}-qd{options.weight_bits}", "quantized-distill", config, {"student": model, **taught_by(draft)}
     )

@@ -25,7 +25,7 @@ from edgekd.quant.differentiable_quantization import (
     learn_levels_,
     shared_points,
 )
-from edgekd.quant.quantized_distillation import outer_layers
+from edgekd.quant.quantized_distillation import left_float, outer_layers
 from edgekd.train.config import TrainConfig
 from edgekd.train.fit import distil_
 from edgekd.train.pool import training_data
@@ -104,7 +104,7 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
         few, most = min(counts.values()), max(counts.values())
         said = (
             f"Weights of {len(coded)} layers lie on {few if few == most else f'{few} to {most}'} learned levels each; "
-            f"{', '.join(exclude) or 'no layer'} stayed float32."
+            f"{', '.join(exclude) or 'no layer'} stayed float32.{left_float(student)}"
         )
         return StageResult(
             bundle=bundle,

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 SMALLEST_STEP = 1e-12
+LARGEST_BIAS = 2**31 - 2**12
+"""Largest code of a bias: of 32 bits, less what float32 may be off."""
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -80,6 +82,23 @@ def rounded_to(x: Tensor, step: Tensor) -> Tensor:
 def positive_step(step: Tensor) -> Tensor:
     """What is divided by: the magnitude, never zero."""
     return step.abs().clamp_min(SMALLEST_STEP)
+
+
+def wide_step(step: Tensor, input_step: Tensor, bias: Tensor) -> Tensor:
+    """Step sizes of a weight at which the bias of its layer, in steps of both, fits into 32-bit codes.
+
+    Channels with next to no weights have tiny steps, and their bias may be any number. ONNX Runtime's quantizer widens
+    steps by the same rule; here they must stay so while training moves all three. Gradients reach steps that are wide
+    enough by themselves.
+
+    Args:
+        step: () or (O,), of the weight.
+        input_step: One number.
+        bias: (O,).
+    """
+    least = bias.detach().abs() / (positive_step(input_step.detach()) * LARGEST_BIAS)
+    least = least.reshape(step.shape) if least.numel() == step.numel() else least.amax().reshape(step.shape)
+    return torch.maximum(positive_step(step), least)
 
 
 class _Rounded(torch.autograd.Function):

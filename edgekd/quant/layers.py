@@ -142,7 +142,11 @@ def write_codes_(view: GraphView, weight: QuantizedWeight, codes: NDArray[np.int
 
 
 def add_to_bias_(view: GraphView, layer: str, shift: FloatArray) -> bool:
-    """Adds (O,) to a layer's bias, float or 32-bit; False for a layer without a constant bias."""
+    """Adds (O,) to a layer's bias, float or 32-bit; False for a layer without a constant bias.
+
+    Codes end at the limits of 32 bits: next to a channel with next to no weights they lie so near to these that no
+    correction fits between (the quantizer widens the steps of such a channel just as far as its bias needs).
+    """
     place = bias_place(view, layer)
     if place is None:
         return False
@@ -156,5 +160,6 @@ def add_to_bias_(view: GraphView, layer: str, shift: FloatArray) -> bool:
         return False
     scales = view.array(dequantize.input[1]).astype(np.float64)
     codes = view.array(dequantize.input[0])
-    view.write(dequantize.input[0], (codes + np.rint(shift / scales)).astype(codes.dtype))
+    limits = np.iinfo(codes.dtype)
+    view.write(dequantize.input[0], (codes + np.rint(shift / scales)).clip(limits.min, limits.max).astype(codes.dtype))
     return True

@@ -103,11 +103,7 @@ def observe(
     Raises:
         UserError: No images, or values that are not finite.
     """
-    if not len(images):
-        raise UserError(
-            "There are no calibration samples, so no activation ranges can be found.",
-            hint="give at least one image; some hundred are usual",
-        )
+    require_samples(images)
     view = GraphView(model)
     wanted = weighted_layers(view) if moments != "none" else ()
     layers = [name for name in wanted if _readable(view, name) and not _shares(view, name)]
@@ -133,6 +129,15 @@ def observe(
         without_moments=tuple(name for name in wanted if name not in found),
         samples=len(images),
     )
+
+
+def require_samples(images: FloatArray) -> None:
+    """Refuses an empty set of calibration samples with a `UserError`."""
+    if not len(images):
+        raise UserError(
+            "There are no calibration samples, so no activation ranges can be found.",
+            hint="give at least one image; some hundred are usual",
+        )
 
 
 def only_activation(view: GraphView, name: str) -> onnx.NodeProto | None:

@@ -24,7 +24,7 @@ from edgekd.quant.calibrators import Calibrated, Parts, calibrated, parts_of
 from edgekd.quant.equalize import equalized, peaks_of
 from edgekd.quant.form import Int8Form
 from edgekd.quant.nncf import openvino_form
-from edgekd.quant.observe import MomentKind, Observations, observe
+from edgekd.quant.observe import MomentKind, Observations, observe, require_samples
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
 from edgekd.quant.placement import Placement, is_linear
 from edgekd.quant.ranges import CalibMethod
@@ -35,6 +35,8 @@ from edgekd.runtimes.samples import Samples
 from edgekd.runtimes.session import FloatArray
 
 CalibratedScheme = Literal["ort-u8s8", "openvino", "tensorrt-s8"]
+CPU_SCHEMES = ("ort-u8s8", "openvino")
+"""Whose graphs ONNX Runtime's 8-bit kernels execute as their target would."""
 EQUAL_DB = 50.0
 """Signal to noise below which an equalised graph does not compute the same; INT8 is at 30 dB and below."""
 
@@ -126,9 +128,10 @@ def int8_builder(
         reporter: Hears of progress.
 
     Raises:
-        UserError: Values of the graph that are not finite.
+        UserError: No samples, or values of the graph that are not finite.
         BuildFailed: A quantizer failed, all values are constant, or equalising changed what the network computes.
     """
+    require_samples(samples.images)
     compares = config.calib_method == "auto" or config.equalize or _moments(scheme, config) != "none"
     parts = parts_of(len(samples.images), hold_out=compares)
     judge = Judge(source, samples.images, samples.labels, scratch)

@@ -29,6 +29,7 @@ from edgekd.quant.form import quantized_nodes
 from edgekd.quant.limit import Limit, check_teacher, select_judge
 from edgekd.quant.placement import is_linear
 from edgekd.quant.ptq import (
+    CPU_SCHEMES,
     CalibratedScheme,
     Int8Builder,
     PtqConfig,
@@ -182,7 +183,7 @@ class QuantizeStage(Stage[QuantizeConfig]):
     @property
     def _runs_here(self) -> bool:
         """Whether ONNX Runtime's 8-bit kernels execute the scheme as its target would."""
-        return self.config.scheme in ("ort-u8s8", "openvino")
+        return self.config.scheme in CPU_SCHEMES
 
     def _made(self, source: Path, samples: Samples, inputs: Inputs, ctx: Context) -> _Made:
         if self.config.scheme == "weight-only":

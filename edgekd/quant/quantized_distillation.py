@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgekd.core.digest import Json
 from edgekd.core.schema import suggest
+from edgekd.core.text import percent
 from edgekd.errors import UserError
 from edgekd.nn.mode import evaluating
 from edgekd.nn.shapes import example_images
@@ -24,12 +25,14 @@ from edgekd.quant.bucket import Quantized, Rounding, WeightGrid, projected, quan
 from edgekd.train.projection import WeightProjection
 
 QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+SHOWN = 8
 
 
 class QuantizedWeights(WeightProjection):
     """Projects the weights of convolutions and linear layers onto a grid.
 
-    Biases, normalisation and embeddings are never quantized, and neither are the excluded layers.
+    Biases, normalisation and embeddings are never quantized, and neither are the excluded layers, nor weights that
+    belong to no layer of their own, such as the packed projections of `nn.MultiheadAttention`; see `left_float`.
 
     Deviations from the authors' code: layers are excluded by module and not by parameter index (which spares the
     output's bias instead of its weight), and biases and BatchNorm stay float32. Their gradient variants are left out:
@@ -108,6 +111,22 @@ class QuantizedWeights(WeightProjection):
 def quantizable_layers(module: nn.Module) -> dict[str, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear]:
     """Convolutions and linear layers by path, in the order of definition."""
     return {name: part for name, part in module.named_modules() if isinstance(part, QUANTIZABLE)}
+
+
+def left_float(module: nn.Module) -> str:
+    """A sentence that names the tables of numbers outside of those layers, which nothing quantizes; "" without."""
+    layers = {id(layer.weight) for layer in quantizable_layers(module).values()}
+    parameters = dict(module.named_parameters())
+    found = {
+        name: value.numel()
+        for name, value in parameters.items()
+        if sum(size > 1 for size in value.shape) > 1 and id(value) not in layers
+    }
+    if not found:
+        return ""
+    share = sum(found.values()) / sum(value.numel() for value in parameters.values())
+    shown = ", ".join(list(found)[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+    return f" No weights of these layers, and float32 too: {shown}, {percent(share)} of all parameters."
 
 
 def outer_layers(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class SensitivityStage(Stage[SensitivityConfig]):
     """Quantizes every layer of an FP32 graph alone and reports the noise that it adds to the logits."""
 
     name: ClassVar[str] = "sensitivity"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Config: ClassVar[type[StageConfig]] = SensitivityConfig
     ports: ClassVar[Mapping[str, Port]] = {"model": port(BundleKind.ONNX), "calibration": port(BundleKind.DATA)}
     produces: ClassVar[BundleKind] = BundleKind.REPORT

@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from safetensors import safe_open
 from torch import Tensor
 
 from edgekd.errors import UserError
 from edgekd.quant.bucket import Bits, Granularity, WeightGrid, decode, projected, quantized
 from edgekd.quant.codes import code_counts, huffman_bits, packed_bytes, read_codes, write_codes
+from edgekd.quant.layers import GraphView, quantized_weight_of
+from edgekd.quant.observe import observe
+from edgekd.quant.onnxruntime import cpu_form, prepared_graph
+from edgekd.quant.qd_stage import QuantizedDistillConfig
+from edgekd.quant.ranges import range_of
+from edgekd.runtimes.onnx_file import write_graph
+from edgekd.runtimes.samples import random_images
+from edgekd.testing.toy_graphs import toy_graph
 
 VALUES = torch.tensor([-1, -0.2, 0.1, 0.4, 2, 1, 0.3, 0.9, -0.6, 0.05], dtype=torch.float64)
 FOURS = WeightGrid(bits=2, granularity="bucket", bucket_size=4)
@@ -22,7 +32,7 @@ GRIDS = [
     WeightGrid(bits=bits, granularity=granularity, bucket_size=7)
     for bits in (2, 3, 4, 8)
     for granularity in ("channel", "bucket")
-]
+] + [WeightGrid(bits=8, bucket_size=7, reduce_range=True)]
 
 
 def weights(seed: int, *shape: int) -> Tensor:
@@ -130,6 +140,35 @@ def test_huffman_codes_lie_between_the_entropy_and_one_bit_more() -> None:
     shares = [count / 4096 for count in counts if count]
     entropy = -sum(p * math.log2(p) for p in shares)
     assert entropy <= huffman_bits(counts) < min(4, entropy + 1)
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_int8_of_the_same_range_leaves_the_weights_where_they_are(tmp_path: Path, reduce_range: bool) -> None:
+    grid, full = WeightGrid(bits=8, reduce_range=reduce_range), toy_graph()
+    for entry in full.graph.initializer:
+        if len(entry.dims) > 1:
+            on_grid = projected(torch.from_numpy(numpy_helper.to_array(entry).copy()), grid).numpy()
+            entry.CopyFrom(numpy_helper.from_array(on_grid, entry.name))
+    write_graph(full, tmp_path / "m.onnx", made_by="test")
+    prepared = prepared_graph(tmp_path / "m.onnx", tmp_path)
+    seen = observe(prepared, random_images((3, 8, 8), samples=4, seed=0)).histograms
+    ranges = {name: range_of(found, "minmax") for name, found in seen.items()}
+    off = {}
+    for reduced in (False, True):
+        view = GraphView(cpu_form(prepared, reduce_range=reduced, attention=False).build(ranges))
+        before, after = GraphView(prepared), quantized_weight_of(view, "block")
+        assert after is not None
+        weight = before.array(before.nodes["block"].input[1])
+        off[reduced] = float(np.abs(after.values - weight).max() / np.abs(weight).max())
+    assert off[reduce_range] < 1e-6
+    assert off[not reduce_range] > 1e-3
+
+
+def test_a_reduced_range_is_one_of_bytes_per_channel() -> None:
+    with pytest.raises(UserError, match="reduce_range is for 8 bits per channel, not for 4 per channel"):
+        WeightGrid.parse({"bits": 4, "reduce_range": True}, "test")
+    with pytest.raises(UserError, match="reduce_range is for 8 bits per channel, not for 8 per bucket"):
+        QuantizedDistillConfig.parse({"granularity": "bucket", "reduce_range": True}, "test")
 
 
 @pytest.mark.parametrize(("bits", "megabytes"), [(4, 0.53125), (2, 0.28125)])

@@ -4,15 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgekd.core.bundle import BundleKind
 from edgekd.data.dataset import ArrayImages, Split
+from edgekd.quant import calibration_stage
 from edgekd.quant.calibration_stage import (
     CalibrationConfig,
     CalibrationStage,
     SyntheticSamplesConfig,
     SyntheticSamplesStage,
 )
+from edgekd.quant.calibrators import parts_of
 from edgekd.runtimes.samples import samples_from_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
@@ -81,6 +84,30 @@ def test_coverage_takes_the_rare_kind_of_image_among_few_samples(tmp_path: Path)
     assert result.decisions[0].endswith("chosen to cover the model's features of 320 of them.")
     again = run_stage(CalibrationStage(config), make_inputs(model=model), ctx)
     assert again.bundle.files == result.bundle.files
+
+
+def test_coverage_spreads_the_unusual_images_over_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = toy_dataset(n=250)
+    rows = np.arange(len(usual.train))
+    shape = usual.train.images(rows, toy_recipe().preprocessing).shape
+    pixels = np.broadcast_to(rows.astype(np.uint8)[:, None, None, None], shape)  # an image's brightness is its row
+    unusual = rows[-12:]
+
+    def points(_model: object, split: Split, _ctx: object) -> tuple[np.ndarray, str]:
+        at = split.images(np.arange(len(split)), toy_recipe().preprocessing)[:, 0, 0, 0].astype(float)
+        return np.where(at >= unusual[0], at * 100, at)[:, None], "features"
+
+    monkeypatch.setattr(calibration_stage, "embeddings", points)
+    dataset = replace(usual, train=Split(ArrayImages(pixels), rows, usual.train.labels))
+    ctx = make_context(tmp_path, resources={"data": dataset})
+    model = toy_bundle(ctx.blobs, ctx.scratch)
+    config = CalibrationConfig(samples=30, method="coverage")
+    result = run_stage(CalibrationStage(config), make_inputs(model=model), ctx)
+    images = samples_from_bundle(result.bundle, ctx.blobs, preprocessing=model.model.preprocessing).images
+    brightness = images.mean(axis=(1, 2, 3))
+    among = np.argsort(np.argsort(brightness)) >= 30 - len(unusual)  # the brightest are the unusual ones
+    judged = among[parts_of(30, hold_out=True).compared]
+    assert 2 <= judged.sum() <= 7
 
 
 def test_coverage_of_a_graph_goes_by_its_logits(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgekd.core.events import SilentReporter
-from edgekd.errors import BuildFailed
+from edgekd.errors import BuildFailed, UserError
 from edgekd.quant.calibrators import parts_of
 from edgekd.quant.fallback import fallback
 from edgekd.quant.limit import Limit
@@ -163,3 +163,10 @@ def test_a_dead_layer_is_named(tmp_path: Path) -> None:
         tmp_path / "model.onnx", samples, "ort-u8s8", PtqConfig(), scratch=tmp_path, seed=0, reporter=SilentReporter()
     )
     assert any(text.startswith("Constant on all 32 samples: 'depth.act'") for text in found.decisions)
+
+
+def test_an_empty_set_of_samples_is_refused_by_name(tmp_path: Path) -> None:
+    path, none = tmp_path / "model.onnx", Samples(np.empty((0, 3, 10, 10), np.float32), None, "real")
+    write_graph(chain(), path, made_by="test")
+    with pytest.raises(UserError, match="There are no calibration samples, so no activation ranges can be found"):
+        int8_builder(path, none, "ort-u8s8", PtqConfig(), scratch=tmp_path, seed=0, reporter=SilentReporter())

@@ -15,10 +15,10 @@ from edgekd.errors import BuildFailed
 from edgekd.lint.requantized import keep_float_weights_
 from edgekd.nn.onnx_module import OnnxModule
 from edgekd.quant.averaged import Grid, RangeAverages
-from edgekd.quant.fake_quant import fake_quantized, rounded_to
+from edgekd.quant.fake_quant import fake_quantized, rounded_to, wide_step
 from edgekd.quant.observe import observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
-from edgekd.quant.qat import QatNetwork
+from edgekd.quant.qat import QatNetwork, Ranges
 from edgekd.quant.ranges import range_of
 from edgekd.quant.weight_only import weight_only_from_float32
 from edgekd.runtimes.compare import logits_of
@@ -32,12 +32,17 @@ LABELS = torch.arange(24) % 4
 
 
 def quantized(
-    folder: Path, scheme: str, *, reduce_range: bool = True, exclude: tuple[str, ...] = ()
+    folder: Path,
+    scheme: str,
+    *,
+    reduce_range: bool = True,
+    exclude: tuple[str, ...] = (),
+    full: onnx.ModelProto | None = None,
 ) -> onnx.ModelProto:
     if scheme == "weight-only":
         return weight_only_from_float32(toy_graph())
     source = folder / "source.onnx"
-    write_graph(toy_graph(), source, made_by="test")
+    write_graph(full or toy_graph(), source, made_by="test")
     full = prepared_graph(source, folder)
     form = tensorrt_form(full, attention=False)
     if scheme == "ort-u8s8":
@@ -60,6 +65,17 @@ def train_(network: QatNetwork, *, steps: int = 20, lr: float = 0.02) -> None:
         optimizer.zero_grad()
         F.cross_entropy(network(torch.from_numpy(IMAGES)), LABELS).backward()
         optimizer.step()
+
+
+def nearly_without_weights(folder: Path) -> onnx.ModelProto:
+    """A calibrated graph of which a channel of `block` has a bias and next to no weights."""
+    full = toy_graph()
+    for entry in full.graph.initializer:
+        if entry.name in ("block.weight", "block.bias"):
+            array = numpy_helper.to_array(entry).copy()
+            array[1] = array[1] * 1e-9 if array.ndim > 1 else 0.75
+            entry.CopyFrom(numpy_helper.from_array(array, entry.name))
+    return quantized(folder, "ort-u8s8", full=full)
 
 
 def codes_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -142,6 +158,40 @@ def test_weights_stay_in_the_range_that_calibration_left_them(tmp_path: Path, re
     )
 
 
+@pytest.mark.parametrize("ranges", ["learned", "calibrated"])
+def test_a_bias_keeps_its_sign_where_training_narrows_the_steps_of_a_channel_without_weights(
+    tmp_path: Path, ranges: Ranges
+) -> None:
+    model = nearly_without_weights(tmp_path)
+    network = QatNetwork(model, ranges)
+    (bias,) = (found for name, found in network.biases.items() if name.startswith("block"))
+    codes = {entry.name: entry for entry in model.graph.initializer}[bias.name]
+    assert numpy_helper.to_array(codes)[1] > 2**31 * 0.999, "the quantizer leaves no room"
+    assert network.widened() == ()
+    with torch.no_grad():
+        network.constant(bias.input_step).mul_(0.9)  # as training may
+    (name,) = network.widened()
+    assert name.startswith("block")
+    assert name.endswith("[1]")
+    made = {entry.name: numpy_helper.to_array(entry) for entry in network.graph().graph.initializer}
+    assert made[bias.name][1] * made[bias.step][1] == pytest.approx(0.75, rel=1e-6)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(IMAGES)).numpy()
+    np.testing.assert_allclose(deployed_logits(network.graph(), tmp_path), logits, atol=1e-5)
+    train_(network)
+    assert torch.isfinite(network.step(bias.weight_step)).all()
+
+
+def test_a_step_for_the_whole_weight_is_as_wide_as_its_largest_bias_needs() -> None:
+    step = torch.tensor(1e-9, requires_grad=True)
+    wide = wide_step(step, torch.tensor(0.5), torch.tensor([0.1, -3.0]))
+    assert float(wide.detach()) == pytest.approx(3.0 / 0.5 / 2**31, rel=1e-5)
+    assert 3.0 / (0.5 * float(wide.detach())) < 2**31 - 1
+    enough = wide_step(torch.tensor(0.1, requires_grad=True), torch.tensor(0.5), torch.tensor([0.1, -3.0]))
+    assert float(enough.detach()) == pytest.approx(0.1)
+    enough.backward()
+
+
 def test_calibrated_ranges_stay_and_learned_ones_move(tmp_path: Path) -> None:
     model = quantized(tmp_path, "ort-u8s8")
     for ranges, moves in (("learned", True), ("calibrated", False)):
@@ -155,7 +205,7 @@ def test_calibrated_ranges_stay_and_learned_ones_move(tmp_path: Path) -> None:
 def test_averaged_ranges_follow_the_extremes_for_their_steps_and_then_stand_still(tmp_path: Path) -> None:
     model = quantized(tmp_path, "ort-u8s8")
     network = QatNetwork(model, "average", followed_steps=6)
-    grid = network._grids["images"]
+    grid = network.grids["images"]
     step, zero, _ = network._grid("images")
     with torch.no_grad():
         step.mul_(3)  # a calibration that was far off

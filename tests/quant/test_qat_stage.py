@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
@@ -16,6 +20,7 @@ from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage, Scheme
 from edgekd.quant.qat import QatNetwork
 from edgekd.quant.qat_stage import QatConfig, QatStage
 from edgekd.runtimes.onnx_file import graph_from_file
+from edgekd.runtimes.onnxruntime import emulated
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toy_graphs import toy_onnx_bundle
@@ -50,6 +55,8 @@ def test_every_scheme_trains_in_the_graph_that_calibration_made(tmp_path: Path, 
     assert result.bundle.tags == {**model.tags, "qat": True}
     assert result.metrics["parity_agreement"] == 1.0
     assert float(str(result.metrics["parity_sqnr_db"])) > 100
+    assert ("parity_here_sqnr_db" in result.metrics) == (scheme != "tensorrt-s8")
+    assert not any("8-bit kernels on this CPU" in line for line in result.decisions)
     assert float(str(result.metrics["train_loss"])) > 0
     assert any("calibration placed" in line for line in result.decisions)
 
@@ -110,6 +117,12 @@ def test_dead_layers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "dead" in said
 
 
+def test_weights_whose_steps_a_bias_keeps_wide_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, model, full = stages(tmp_path)
+    monkeypatch.setattr(QatNetwork, "widened", lambda _self: ("block.weight[3]",))
+    assert any("fits into 32 bits: block.weight[3]." in line for line in trained(ctx, model, full).decisions)
+
+
 def test_an_fp32_graph_is_refused(tmp_path: Path) -> None:
     ctx, _, full = stages(tmp_path)
     with pytest.raises(UserError, match="trains an INT8 graph, but its input is fp32"):
@@ -137,14 +150,59 @@ def test_a_teacher_of_another_preprocessing_is_refused(tmp_path: Path) -> None:
         trained(ctx, model, toy_bundle(ctx.blobs, ctx.scratch, size=16))
 
 
+def written_wrong(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Breaks the export: one constant is written otherwise."""
+    graph = QatNetwork.graph
+
+    def wrong(self: QatNetwork) -> onnx.ModelProto:
+        made = graph(self)
+        (entry,) = (entry for entry in made.graph.initializer if entry.name == name)
+        array = numpy_helper.to_array(entry)
+        entry.CopyFrom(numpy_helper.from_array(change(array.copy()).astype(array.dtype), name))
+        return made
+
+    monkeypatch.setattr(QatNetwork, "graph", wrong)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "change"),
+    [
+        ("ort-u8s8", "head.weight_scale", lambda scale: scale * 1.1),
+        ("ort-u8s8", "block_scale", lambda scale: scale * 1.1),
+        ("ort-u8s8", "images_zero_point", lambda zero: zero + 1),
+        ("ort-u8s8", "block.weight_quantized", lambda codes: codes + (np.arange(codes.size).reshape(codes.shape) == 7)),
+        ("ort-u8s8", "stem.bias_quantized", lambda codes: codes + (np.arange(len(codes)) == 1)),
+        ("tensorrt-s8", "head.weight", lambda weight: weight * 1.1),
+        ("tensorrt-s8", "head.bias", lambda bias: bias * 1.1),
+    ],
+)
+def test_a_number_that_is_written_otherwise_than_it_was_trained_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Scheme, name: str, change: Callable[..., np.ndarray]
+) -> None:
+    ctx, model, full = stages(tmp_path, scheme)
+    written_wrong(monkeypatch, name, change)
+    with pytest.raises(BuildFailed, match=rf"other numbers than the network that was trained, in .*{name}"):
+        trained(ctx, model, full)
+
+
 def test_a_graph_that_deploys_otherwise_than_it_trained_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx, model, full = stages(tmp_path)
-    wrong = graph_from_file(ctx.path(model, "model.onnx"))
-    scale = next(entry for entry in wrong.graph.initializer if entry.name == "head.weight_scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 4, scale.name))
-    monkeypatch.setattr(QatNetwork, "graph", lambda _self: wrong)
+    written_wrong(monkeypatch, "head.weight_scale", lambda scale: scale * 4)
+    monkeypatch.setattr(qat_stage, "require_as_trained", lambda *_: None)
     with pytest.raises(BuildFailed, match="gives other logits than the network that was trained"):
         trained(ctx, model, full)
+
+
+def test_kernels_that_compute_otherwise_than_exact_rounding_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx, model, full = stages(tmp_path)
+    # A graph that computes something else stands for kernels that compute it wrongly.
+    other = ctx.path(toy_onnx_bundle(ctx.blobs, ctx.scratch, seed=1), "model.onnx")
+    monkeypatch.setattr(qat_stage, "RUNTIME", SimpleNamespace(open=lambda _path: emulated(other)))
+    result = trained(ctx, model, full)
+    assert any("8-bit kernels on this CPU give other logits than exact rounding" in said for said in result.decisions)
+    assert float(str(result.metrics["parity_here_sqnr_db"])) < 15 < float(str(result.metrics["parity_sqnr_db"]))
 
 
 def test_a_graph_whose_nodes_changed_fails(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from edgekd.nn.build import WEIGHTS_FILE, module_from_bundle
 from edgekd.quant.bucket import WeightGrid, projected, quantized
 from edgekd.quant.codes import CODES_FILE, packed_bytes, read_codes
 from edgekd.quant.qd_stage import QuantizedDistillConfig, QuantizedDistillStage
-from edgekd.quant.quantized_distillation import QuantizedWeights, outer_layers, quantizable_layers
+from edgekd.quant.quantized_distillation import QuantizedWeights, left_float, outer_layers, quantizable_layers
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toys import toy_bundle, toy_cnn
@@ -98,6 +98,18 @@ def test_the_first_layer_that_runs_and_the_classifier_are_found_by_running() -> 
 
     assert outer_layers(Backwards(), SHAPE) == ("stem", "head")
     assert outer_layers(toy_cnn(), SHAPE) == ("stem.0", "classifier")
+
+
+def test_weights_that_belong_to_no_layer_are_named_with_their_share() -> None:
+    attention = nn.MultiheadAttention(6, 2)
+    network = nn.ModuleDict({"attention": attention, "norm": nn.LayerNorm(6)})
+    network.token = nn.Parameter(torch.zeros(1, 1, 6))  # one row is no table
+    share = 108 / sum(parameter.numel() for parameter in network.parameters())
+    assert left_float(network) == (
+        " No weights of these layers, and float32 too: attention.in_proj_weight, "
+        f"{100 * share:.1f} % of all parameters."
+    )
+    assert left_float(toy_cnn()) == ""
 
 
 def test_excluded_layers_are_excluded_by_name_weight_and_bias_alike() -> None:

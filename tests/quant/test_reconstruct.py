@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from edgekd.core.events import SilentReporter
 from edgekd.errors import UserError
-from edgekd.quant.layers import GraphView, bias_place, quantized_weight_of
+from edgekd.quant.layers import GraphView, add_to_bias_, bias_place, quantized_weight_of
 from edgekd.quant.observe import observe
 from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
 from edgekd.quant.ptq import PtqConfig, int8_builder
@@ -197,6 +197,23 @@ def test_a_bias_that_an_optimiser_shared_is_moved_once_for_each_layer(tmp_path: 
         shift = refined[layer].shift
         assert shift is not None
         assert np.allclose(written, view.array(constant) + shift, atol=1e-6)
+
+
+def test_a_correction_of_a_bias_ends_at_the_limits_of_its_codes(tmp_path: Path) -> None:
+    write_graph(chain(), tmp_path / "m.onnx", made_by="test")
+    full = prepared_graph(tmp_path / "m.onnx", tmp_path)
+    ranges = {name: range_of(found, "minmax") for name, found in observe(full, images()).histograms.items()}
+    view = GraphView(cpu_form(full, reduce_range=False, attention=False).build(ranges))
+    dequantize = view.maker[view.nodes["expand"].input[2]]
+    codes = np.full_like(view.array(dequantize.input[0]), 2**31 - 10)
+    codes[::2] *= -1
+    view.write(dequantize.input[0], codes)
+    shift = 100 * np.sign(codes) * view.array(dequantize.input[1])
+    assert add_to_bias_(view, "expand", shift.astype(np.float32))
+    written = view.array(dequantize.input[0])
+    assert written.dtype == np.int32
+    assert set(written.tolist()) == {-(2**31), 2**31 - 1}
+    assert np.array_equal(np.sign(written), np.sign(codes))
 
 
 @pytest.mark.parametrize("form_of", [partial(cpu_form, reduce_range=False), tensorrt_form], ids=["cpu", "tensorrt"])
