@@ -27,7 +27,7 @@ from edgekd.train.loop import Loop
 from edgekd.train.signal import TAPPED
 
 COST_S = 40.0
-"""What compiling a small network takes as a rule; what is left of the training must be able to win it back."""
+"""What compiling a small network for one batch size takes as a rule; what is left must be able to win it back."""
 MOST_SAVED = 0.5
 """Share of a pass that compiling saves at best, for this estimate."""
 LEAST_SAVED = 0.05
@@ -122,10 +122,11 @@ def _decided(loop: Loop, compiler: Callable[[Call], Call], clock: Callable[[], f
     passes = (loop.config.epochs * loop.steps - loop.step) * loop.config.accumulate
     expected = _measured(loop, large, clock)
     (plain_s,) = _slowest(loop, expected.seconds)
-    if passes * plain_s * MOST_SAVED < COST_S:
+    cost_s = COST_S * len({len(large), len(small)})
+    if passes * plain_s * MOST_SAVED < cost_s:
         return (
             f"The student was not compiled: what is left of the training takes it {passes * plain_s:.3g} s, of which "
-            f"compiling, which takes about {COST_S:g} s, would save half at best."
+            f"compiling, which takes about {cost_s:g} s, would save half at best."
         )
     loop.reporter.message("Compiles the student, to see whether that makes it faster.")
     trial = _tried(loop, (large, small), expected, compiler, clock)

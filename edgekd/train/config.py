@@ -73,9 +73,9 @@ class TrainConfig(StageConfig):
             whose gradients would be wrong in it are trained in the contiguous format all the same.
         compile: `auto` compiles the student (torch.compile) where there is time to win back what compiling costs, and
             it was measured to be faster and to compute the same up to rounding; the decision is said. To try it takes
-            about a minute before the training, and on CPUs a C++ compiler; without one, or where an objective reads the
-            inside of the student, it is trained as it is. Only with `off` is it certain that an interrupted training
-            ends with the very bits of a whole one.
+            a minute or two before the training, and on CPUs a C++ compiler; without one, or where an objective reads
+            the inside of the student, it is trained as it is. Only with `off` is it certain that an interrupted
+            training ends with the very bits of a whole one.
     """
 
     epochs: int = Field(default=60, ge=1)

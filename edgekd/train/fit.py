@@ -126,7 +126,7 @@ def distil_(
     """Trains `student` on `dataset.train`; afterwards it is in evaluation mode, on the CPU, with its final weights.
 
     A checkpoint in `ctx.scratch` is taken up when it belongs to the same training, and the result has the same bits as
-    without the interruption (on one machine, with one number of threads).
+    without the interruption (on one machine, with one number of threads, and the student not compiled).
 
     Args:
         student: Images (N, C, H, W) to logits (N, K).

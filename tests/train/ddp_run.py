@@ -36,6 +36,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "sum": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}]},
     # The processes exchange gradients in the last of three passes only.
     "cut": {"objectives": [{"name": "kd"}, {"name": "fitnet", "weight": 0.1, "until_epoch": 2}], "accumulate": 3},
+    # They agree by the slowest that there is nothing to be won by compiling.
+    "short": {"objective": "kd", "compile": "auto"},
     # A teacher that is trained along, and rests in the last epochs.
     "online": {"objectives": [{"name": "bdkd-online", "until_epoch": 4}, {"name": "kd"}], "teacher_views": 0},
 }
