@@ -78,9 +78,10 @@ def test_a_swin_gives_the_pixels_of_its_last_stage_with_channels_first() -> None
 
 def test_pixels_with_channels_last_are_known_by_the_proportions_of_the_image() -> None:
     # Its fourth stage is a single pixel here, so that the third is taken, which is not as wide as the embedding.
-    module = module_from_timm("swinv2_cr_tiny_ns_224", {"num_classes": 4, "img_size": 32, "depths": (1, 1, 1, 1)})
+    kwargs = {"num_classes": 4, "img_size": 32, "depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 1, 2, 2)}
+    module = module_from_timm("swinv2_tiny_window8_256", kwargs)
     taps = Taps(module, {"feature_map"}, (3, 32, 32))
-    assert taps(images(2, 32)).feature_map.shape == (2, 384, 2, 2)
+    assert taps(images(2, 32)).feature_map.shape == (2, 96, 2, 2)
 
 
 def test_the_windows_of_an_attention_are_no_map() -> None:
