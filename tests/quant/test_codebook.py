@@ -23,7 +23,7 @@ from edgekd.runtimes.compare import logits_of
 from edgekd.runtimes.onnx_file import graph_from_file, write_graph
 from edgekd.runtimes.onnxruntime import RUNTIME, emulated
 from edgekd.runtimes.samples import random_images
-from edgekd.runtimes.session import open_bundle
+from edgekd.runtimes.session import computes_in_int8, open_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_graphs import toy_graph, toy_onnx_bundle
 from edgekd.testing.toys import toy_bundle
@@ -147,10 +147,13 @@ def connected(folder: Path, form: str = "levels3") -> tuple[Context, ModelBundle
     return ctx, full, weights.model_copy(update={"files": files, "tags": {"weights_bits": 3}})
 
 
-def test_the_stage_gives_a_smaller_graph_that_runtimes_run(tmp_path: Path) -> None:
-    ctx, full, weights = connected(tmp_path)
+@pytest.mark.parametrize("form", ["channel2", "channel4", "channel8", "bucket2", "bucket4", "levels3"])
+def test_the_stage_gives_a_smaller_graph_that_runtimes_run(tmp_path: Path, form: str) -> None:
+    ctx, full, weights = connected(tmp_path, form)
     result = run_stage(CodebookStage(CodebookConfig()), make_inputs(model=full, weights=weights), ctx)
-    assert result.bundle.tags == {"precision": "int8", "scheme": "weight-only", "weights_bits": 3}
+    assert result.bundle.tags == {"precision": "fp32", "scheme": "weight-only", "weights_bits": 3}
+    assert not computes_in_int8(result.bundle)
+    assert float(str(result.metrics["sqnr_db"])) > 80
     assert float(str(result.metrics["size_mib"])) < float(str(result.metrics["size_mib_before"]))
     assert "nothing gets faster" in result.decisions[0]
     for runtime in ("onnxruntime", "openvino"):
