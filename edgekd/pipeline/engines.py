@@ -9,6 +9,7 @@ from edgekd.data.dataset import Dataset
 from edgekd.export.tensorrt import types_strongly
 from edgekd.pipeline.converted import Candidate, draft_converted
 from edgekd.pipeline.draft import Draft
+from edgekd.pipeline.few_bits import draft_codebook
 from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
 from edgekd.pipeline.situation import Situation
@@ -77,6 +78,7 @@ def draft_engines(
         found += _draft_int8(draft, options, budget, situation, label, exported, samples)
     return [
         *_built(draft, situation, found),
+        *draft_codebook(draft, situation, label, model, exported),
         *draft_converted(draft, options, situation, label, model, exported, samples),
     ]
 

@@ -1,8 +1,8 @@
 """Goes on without an engine that cannot be made, instead of ending a run that has others.
 
-An operator that one runtime lacks, or a graph that loses itself in 8 bits, shows only when it is converted or quantized,
-which may be hours into a run. Everything that was finished before is in the store, so the run without the engine takes
-up where the failure stopped it.
+An operator that one runtime lacks, or a graph that loses itself in 8 bits, shows only when it is converted or
+quantized, which may be hours into a run. Everything that was finished before is in the store, so the run without the
+engine takes up where the failure stopped it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 from edgekd.core.graph import ALL, Graph, Node, validate_graph
 from edgekd.errors import BuildFailed
+from edgekd.pipeline.few_bits import CODEBOOK
 from edgekd.pipeline.results import CONVERT
 from edgekd.pipeline.stages import STAGES
 
-
-SPARED = frozenset({CONVERT, "fp16", "int8-fp16", "qat", "quantize", "sensitivity"})
+SPARED = frozenset({CODEBOOK, CONVERT, "fp16", "int8-fp16", "qat", "quantize", "sensitivity"})
 """Stages that make an engine's twin from a graph or network that is a candidate itself, or prepare one."""
 
 
