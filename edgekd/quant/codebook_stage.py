@@ -35,7 +35,7 @@ class CodebookStage(Stage[CodebookConfig]):
     """
 
     name: ClassVar[str] = "codebook"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     Config: ClassVar[type[StageConfig]] = CodebookConfig
     ports: ClassVar[Mapping[str, Port]] = {"model": port(BundleKind.ONNX), "weights": port(BundleKind.TORCH)}
     produces: ClassVar[BundleKind] = BundleKind.ONNX
