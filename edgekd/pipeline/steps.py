@@ -20,7 +20,7 @@ MADE_OF = ("model", "student")
 """Ports that take the network which a stage changes; a stage without them (`pick`) starts a new one."""
 RECOVERED = "recover"
 DONE = {"distill": "distilled", RECOVERED: "pruned"}
-ON_LEVELS = {"qd": "weights", "dq": "weights at learned levels"}
+ON_LEVELS = {"qd": "weights", "dq": "learned levels"}
 """What weights of few bits are called, by how the node that trained them is named before their bits."""
 
 

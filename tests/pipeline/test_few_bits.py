@@ -91,7 +91,7 @@ def test_levels_without_bits_are_refused(tmp_path: Path) -> None:
 
 def test_models_are_called_by_their_bits_and_levels() -> None:
     assert _title("student-2-qd4") == "Student 2, 4-bit weights"
-    assert _title("teacher-dq2") == "Teacher, 2-bit weights at learned levels"
+    assert _title("teacher-dq2") == "Teacher, 2-bit learned levels"
 
 
 @pytest.mark.slow
@@ -111,8 +111,8 @@ def test_a_size_that_only_few_bits_keep_ships_them(world: World, levels: str) ->
         full, packed = accuracy["teacher-w4-fp32", runtime], accuracy["teacher-w4-codebook", runtime]
         assert abs(packed - full) <= 0.005
     assert Choice.parse(metrics["choice"], "test").candidate == "teacher-w4-codebook"
-    called = "4-bit weights at learned levels" if levels == "learned" else "4-bit weights"
-    assert f"→ Teacher, {called}, FP32 (packed)" in done.stdout
+    called = "4-bit learned levels" if levels == "learned" else "4-bit weights"
+    assert f"Teacher, {called}, FP32 (packed)" in (out / "report.html").read_text()
     package = verified_package(out / "bundle")
     assert package.deployment is not None
     chosen = next(engine for engine in package.deployment.engines if engine.chosen)
