@@ -80,7 +80,10 @@ student_options = section(
     click.option("--prune-rounds", type=click.IntRange(1, 16),
                  help="Cuts, each of them recovered, measured and drawn; default: one."),
     click.option("--weight-bits", type=click.Choice(["2", "3", "4", "8"]),
-                 help="Add quantized distillation at this width."),
+                 help="Add a training after which weights have so few bits, and engines that store them so."),
+    click.option("--weight-levels", type=click.Choice(["channel", "bucket", "learned"]),
+                 help="Where the levels of those weights lie: even per output channel, even per 256 weights, or "
+                 "trained. Default: channel."),
 )  # fmt: skip
 training_options = section(
     "Training",

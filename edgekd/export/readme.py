@@ -26,7 +26,7 @@ _ONE_IMAGE = """\
 """
 
 _FOLD_WEIGHTS = """\
-    options.add_session_config_entry("{}", "{}")   # expands the INT8 weights once, at loading
+    options.add_session_config_entry("{}", "{}")   # expands the packed weights once, at loading
 """.format(*FOLD_WEIGHTS)
 
 _OPENVINO = """\

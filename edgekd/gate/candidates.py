@@ -24,12 +24,14 @@ class Candidate:
         precision: `fp32`, `fp16` or `int8`.
         family: Equal for the precisions of one trained model, and for nothing else: these are each other's twins.
         runtime: The only one that runs it, for an engine; None for a graph, which several runtimes read.
+        packed: It stores its weights as codes, and computes what its twin of the same precision does.
     """
 
     name: str
     precision: str
     family: str
     runtime: str | None = None
+    packed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,11 +141,22 @@ def surely_faster(one: LatencyReport, other: LatencyReport) -> bool:
 
 
 def _fastest(rows: Sequence[Row]) -> Row:
-    """The most accurate of the rows that the fastest one is not surely faster than."""
+    """The most accurate of the rows that the fastest one is not surely faster than.
+
+    Where that one has a twin among them that computes the same from packed weights, the twin: its file is smaller.
+    """
     timed = [(row, latency) for row in rows if (latency := _measured(row)) is not None]
     fastest = min(timed, key=lambda pair: pair[1].p50_ms)[1]
     near = [(row, latency) for row, latency in timed if not surely_faster(fastest, latency)]
-    return max(near, key=lambda pair: (pair[0].value, -pair[1].p50_ms))[0]
+    best = max(near, key=lambda pair: (pair[0].value, -pair[1].p50_ms))[0]
+    same = (row for row, _ in near if _packs(row, best) and row.value >= best.value and row.size_mib < best.size_mib)
+    return min(same, key=lambda row: (row.runtime != best.runtime, row.size_mib), default=best)
+
+
+def _packs(row: Row, other: Row) -> bool:
+    """Whether a row holds the very weights of another as codes."""
+    one, two = row.candidate, other.candidate
+    return one.packed and not two.packed and (one.family, one.precision) == (two.family, two.precision)
 
 
 def _why(winner: Row, keeping: Sequence[Row], budget: Budget) -> str:
@@ -173,7 +184,8 @@ def _why(winner: Row, keeping: Sequence[Row], budget: Budget) -> str:
     fast = f"median {ms(latency.p50_ms)} (95 % interval {low} to {high})"
     place = ", the fastest of them" if many else ""
     if any(row.latency is not None and row.latency.median_ms < latency.p50_ms for row in keeping):
-        place = f", as fast as the fastest of them within the noise and {_better(winner)}"
+        better = "a smaller file of the same weights" if winner.candidate.packed else _better(winner)
+        place = f", as fast as the fastest of them within the noise and {better}"
     return f"{rivals}{place}: {fast}; {_accuracy_text(winner, budget)}"
 
 
@@ -237,6 +249,8 @@ def _why_not(row: Row, winner: Row, rows: Sequence[Row]) -> str:
         return f"predicted to be slower: {pair}"
     if surely_faster(winner.latency, row.latency):
         return f"slower: {pair}{_because(row, rows)}"
+    if _packs(winner, row):
+        return f"not measurably faster ({pair}), and a larger file of the same weights: {mib(row.size_mib)}"
     return f"not measurably faster ({pair}), and not {_better(winner)}{_because(row, rows)}"
 
 

@@ -14,7 +14,7 @@ from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, 
 from edgekd.errors import UserError
 from edgekd.gate.artifacts import judge_choice
 from edgekd.gate.baseline import Baseline
-from edgekd.gate.candidates import Candidate
+from edgekd.gate.candidates import FP32, Candidate
 from edgekd.gate.choose import choose
 from edgekd.targets.schema import Target
 
@@ -43,7 +43,7 @@ class SelectStage(Stage[SelectConfig]):
     """
 
     name = "select"
-    version = 4
+    version = 5
     Config = SelectConfig
     ports: ClassVar = {
         "candidates": port(*DEPLOYABLE, many=True),
@@ -136,12 +136,14 @@ def candidate_from_bundle(name: str, bundle: ModelBundle) -> Candidate:
         bundle: ONNX or ENGINE.
     """
     recipe = bundle.content if bundle.recipe is None else bundle.recipe.digest
+    precision = str(bundle.tags.get("precision", FP32))
     return Candidate(
         name=name,
-        precision=str(bundle.tags.get("precision", "fp32")),
+        precision=precision,
         # Models of one architecture share a recipe; the tag that `export` sets tells their weights apart too.
         family=str(bundle.tags.get("model", recipe)),
         runtime=bundle.format if bundle.kind is BundleKind.ENGINE else None,
+        packed=precision == FP32 and bundle.tags.get("scheme") == "weight-only",
     )
 
 

@@ -17,6 +17,7 @@ from edgekd.core.text import points
 from edgekd.pipeline.converted import Candidate
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.engines import draft_engines, draft_samples
+from edgekd.pipeline.few_bits import check_weight_levels
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
 from edgekd.pipeline.students import draft_students
@@ -45,6 +46,7 @@ def compose(request: Request, options: Options, situation: Situation) -> Composi
     Raises:
         UserError: Options that contradict each other or the data (an objective that needs labels without labels).
     """
+    check_weight_levels(options)
     draft = Draft()
     _say_what_is_left_out(draft, options, situation)
     samples = draft_samples(draft, request, options, situation)

@@ -9,16 +9,15 @@ from edgekd.data.dataset import Dataset
 from edgekd.export.tensorrt import types_strongly
 from edgekd.pipeline.converted import Candidate, draft_converted
 from edgekd.pipeline.draft import Draft
+from edgekd.pipeline.few_bits import draft_codebook
 from edgekd.pipeline.qat import draft_qat
 from edgekd.pipeline.request import SYNTHETIC, Options, Request
-from edgekd.pipeline.situation import Situation
+from edgekd.pipeline.situation import Situation, saturates
 from edgekd.pipeline.teaching import TEACHER_ENGINE
 from edgekd.runtimes.engines.settings import INT8
 from edgekd.targets.schema import QuantScheme, Target
 
 SAMPLES = "calibration"
-AVX = frozenset({"avx2", "avx512f"})
-VNNI = frozenset({"avx_vnni", "avx512_vnni"})
 SHORT = {"ort-u8s8": "ort", "openvino": "openvino", "tensorrt-s8": "trt", "weight-only": "weights"}
 
 
@@ -78,6 +77,7 @@ def draft_engines(
         found += _draft_int8(draft, options, budget, situation, label, exported, samples)
     return [
         *_built(draft, situation, found),
+        *draft_codebook(draft, situation, label, model, exported),
         *draft_converted(draft, options, situation, label, model, exported, samples),
     ]
 
@@ -173,9 +173,3 @@ def _runtimes_with(situation: Situation, precision: str) -> tuple[str, ...]:
 def best_opset(target: Target) -> int:
     """The newest opset that all runtimes of the target read; TensorRT 8.6 (JetPack 5 and 6.0) stops at 17."""
     return 17 if target.support("tensorrt") is not None else 20
-
-
-def saturates(target: Target) -> bool:
-    """Whether 8-bit products may overflow: x86 processors with AVX but without VNNI add pairs of them in 16 bits."""
-    features = set(target.features)
-    return target.kind == "cpu" and bool(features & AVX) and not features & VNNI

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 
 from edgekd.core.graph import ALL, Graph, Node, validate_graph
 from edgekd.errors import BuildFailed
+from edgekd.pipeline.few_bits import CODEBOOK
 from edgekd.pipeline.results import CONVERT
 from edgekd.pipeline.stages import STAGES
 
-SPARED = frozenset({CONVERT, "fp16", "int8-fp16", "latency-table", "prune", "qat", "quantize", "sensitivity"})
+SPARED = frozenset({CODEBOOK, CONVERT, "fp16", "int8-fp16", "latency-table", "prune", "qat", "quantize", "sensitivity"})
 """Stages that make a smaller twin of a graph or network that is a candidate itself, or prepare one."""
 
 

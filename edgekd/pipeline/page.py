@@ -16,6 +16,7 @@ from edgekd.export.manifest import MANIFEST_FILE
 from edgekd.export.tensorrt import build_command, is_read
 from edgekd.pipeline.compose import FINAL
 from edgekd.pipeline.curves import curves_of
+from edgekd.pipeline.few_bits import CODEBOOK
 from edgekd.pipeline.found import found_students
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import SYNTHETIC, Request
@@ -25,7 +26,7 @@ from edgekd.report.data import Asked, DeliveredFile, GraphNode, ParityRow, Repor
 
 BUNDLE = "bundle"
 RESOLVED = "resolved.yaml"
-PARITY_STAGES = (EXPORT, "fp16", "quantize", "int8-fp16", CONVERT)
+PARITY_STAGES = (EXPORT, CODEBOOK, "fp16", "quantize", "int8-fp16", CONVERT)
 ORIGINS: dict[str, Literal["real", "synthetic", "random"]] = {
     "real": "real",
     "synthetic": "synthetic",

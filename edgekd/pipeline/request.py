@@ -104,7 +104,11 @@ class Options(Schema):
             chosen; the report draws accuracy and latency over them.
         quantize: `ptq`: INT8 engines are calibrated; `qat`: each has a twin beside it that was also trained, with its
             quantizers in place, for a tenth of the epochs.
-        weight_bits: Adds quantized distillation (Polino et al., 2018) at so many bits as a last training stage.
+        weight_bits: Adds a last training stage after which weights have so many bits (Polino et al., 2018), and engines
+            that store them as codes.
+        weight_levels: On which levels: `channel`, evenly spaced with a scale per output channel; `bucket`, the paper's,
+            evenly spaced in each run of 256 weights; `learned`, weights stay and the levels of each layer are trained.
+            None is `channel`.
         precisions: Precisions to build, of those the target runs.
         calib_samples: Calibration images; None takes 300 real ones, or 64 generated ones.
         calib_select: How calibration images are chosen; None takes the classes in turn, or a card's own way. `coverage`
@@ -144,6 +148,7 @@ class Options(Schema):
     prune_rounds: int = Field(default=1, ge=1, le=MOST_ROUNDS)
     quantize: Literal["ptq", "qat"] = "ptq"
     weight_bits: Literal[2, 3, 4, 8] | None = None
+    weight_levels: Literal["channel", "bucket", "learned"] | None = None
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     calib_samples: int | None = Field(default=None, ge=1)
     calib_select: Literal["random", "stratified", "coverage"] | None = None

@@ -10,6 +10,9 @@ from edgekd.export.convert import CONVERTERS
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Precision, RuntimeSupport, Target
 
+AVX = frozenset({"avx2", "avx512f"})
+VNNI = frozenset({"avx_vnni", "avx512_vnni"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
@@ -66,3 +69,9 @@ def runtimes_of(target: Target) -> tuple[tuple[RuntimeSupport, ...], tuple[str, 
         else:
             missing.append(f"{support.runtime} is not measured: {found.reason} ({found.install})")
     return tuple(usable), tuple(missing)
+
+
+def saturates(target: Target) -> bool:
+    """Whether 8-bit products may overflow: x86 processors with AVX but without VNNI add pairs of them in 16 bits."""
+    features = set(target.features)
+    return target.kind == "cpu" and bool(features & AVX) and not features & VNNI

@@ -12,6 +12,7 @@ from edgekd.core.report import METRIC_NAMES, Metric
 from edgekd.core.text import mib, ms, percent, points, significant
 from edgekd.pipeline.compose import FINAL, PROFILE
 from edgekd.pipeline.draft import TEACHER
+from edgekd.pipeline.few_bits import CODEBOOK
 from edgekd.pipeline.results import CONVERT, EXPORT, Results
 from edgekd.report.data import Step
 
@@ -19,7 +20,8 @@ MADE_OF = ("model", "student")
 """Ports that take the network which a stage changes; a stage without them (`pick`) starts a new one."""
 RECOVERED = "recover"
 DONE = {"distill": "distilled", RECOVERED: "pruned"}
-QUANTIZED = "qd"
+ON_LEVELS = {"qd": "weights", "dq": "learned levels"}
+"""What weights of few bits are called, by how the node that trained them is named before their bits."""
 
 
 def steps_of(results: Results) -> tuple[Step, ...]:
@@ -93,6 +95,8 @@ def _step(name: str, parent: str, made_for_it: list[str], nodes: dict[str, Node]
     precision = str(run.bundle.tags.get("precision", "fp32")).upper()
     converted = run.bundle.kind is BundleKind.ENGINE and nodes[name].stage == CONVERT
     scheme = run.bundle.format if converted else run.bundle.tags.get("scheme")
+    if nodes[name].stage == CODEBOOK:
+        scheme = "packed"
     if scheme and run.bundle.tags.get("qat"):
         scheme = f"{scheme}, trained"
     return Step(
@@ -156,8 +160,8 @@ def _title(trained: str) -> str:
     if trained == TEACHER:
         return "Teacher"
     label, last, cut = trained_parts(trained)
-    bits = last.removeprefix(QUANTIZED)
-    done = f"{bits}-bit weights" if bits.isdecimal() else DONE.get(last, last)
+    bits = last[2:]
+    done = f"{bits}-bit {ON_LEVELS[last[:2]]}" if last[:2] in ON_LEVELS and bits.isdecimal() else DONE.get(last, last)
     return f"{title_of_label(label)}, {done}" + (f", cut {cut}" if cut else "")
 
 

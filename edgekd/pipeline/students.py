@@ -7,12 +7,12 @@ from pydantic import JsonValue
 from edgekd.data.dataset import Dataset
 from edgekd.pipeline.assembled import LABEL, draft_assembled
 from edgekd.pipeline.draft import TEACHER, Draft
-from edgekd.pipeline.engines import saturates
+from edgekd.pipeline.few_bits import draft_few_bits
 from edgekd.pipeline.pruning import Recover, check_importance, draft_pruned
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.search import draft_search, leaves_room, space_of
 from edgekd.pipeline.situation import Situation
-from edgekd.pipeline.teaching import fitting_loss, objective_names, taught_by, trained_images
+from edgekd.pipeline.teaching import objective_names, taught_by, trained_images
 from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
 
 MIN_TRAINING_IMAGES = 200
@@ -82,7 +82,7 @@ def _draft_student(
             images=trained_images(dataset, objective_names(options)),
             recover=_recovery(draft, options, situation, dataset),
         )
-    return [*models, *_draft_quantized(draft, options, situation, dataset, label, models[-1][1])]
+    return [*models, *draft_few_bits(draft, options, situation, dataset, label, models[-1][1])]
 
 
 def _draft_teacher_branch(
@@ -106,7 +106,7 @@ def _draft_teacher_branch(
         images=len(dataset.train),
         recover=_recovery(draft, options, situation, dataset),
     )
-    return [*models, *_draft_quantized(draft, options, situation, dataset, "teacher", models[-1][1])]
+    return [*models, *draft_few_bits(draft, options, situation, dataset, "teacher", models[-1][1])]
 
 
 def _draft_assembled_branch(
@@ -116,26 +116,7 @@ def _draft_assembled_branch(
     if assembled is None:
         return []
     trained = _train(draft, options, situation, dataset, f"{LABEL}-distill", assembled, fresh=False)
-    return [(LABEL, trained), *_draft_quantized(draft, options, situation, dataset, LABEL, trained)]
-
-
-def _draft_quantized(
-    draft: Draft, options: Options, situation: Situation, dataset: Dataset, label: str, model: str
-) -> list[tuple[str, str]]:
-    """Quantized distillation as the last training stage of a branch, when asked for."""
-    if options.weight_bits is None:
-        return []
-    why = "rewrites the last layer after a training, and weights of few bits lie on a grid"
-    loss = fitting_loss(draft, options, lambda kind: not kind.concludes, why)
-    plain = _train_config(options, situation, dataset, fresh=False)
-    config = {name: value for name, value in plain.items() if name not in ("objective", "objectives")} | loss
-    config["bits"] = options.weight_bits
-    if options.weight_bits == 8 and saturates(situation.target):
-        config["reduce_range"] = True  # as INT8 will: another range would round the weights a second time
-    name = draft.add(
-        f"{label}-qd{options.weight_bits}", "quantized-distill", config, {"student": model, **taught_by(draft)}
-    )
-    return [(f"{label}-w{options.weight_bits}", name)]
+    return [(LABEL, trained), *draft_few_bits(draft, options, situation, dataset, LABEL, trained)]
 
 
 def _recovery(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> Recover:

@@ -17,10 +17,11 @@ from edgekd.core.schema import Schema
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.export.convert import CONVERTERS
-from edgekd.pipeline.engines import best_opset, sampling, saturates
+from edgekd.pipeline.engines import best_opset, sampling
 from edgekd.pipeline.pruning import LATENCY_TABLE, kernel_block, table_config
 from edgekd.pipeline.request import ModelSource, Options
 from edgekd.pipeline.search import likely_precision
+from edgekd.pipeline.situation import saturates
 from edgekd.pipeline.sources import starts_fresh
 from edgekd.pipeline.teaching import (
     GATHERED,

@@ -4,9 +4,13 @@
     buckets, even levels     w = Reshape(Slice(DequantizeLinear(codes, scale) + offset))
     buckets, learned levels  w = Reshape(Slice(Gather(levels, codes) * scale + offset))
 
-Codes of up to 4 bits are 4-bit integers (opset 21) and larger ones bytes: ONNX has no 3-bit type, and runtimes do not
-read its 2-bit one yet. Only initialisers go in, so a runtime folds all of it when it loads the graph and computes in
-float32: this makes the file smaller, not inference faster. Where export has folded BatchNorm into a weight, its factor
+Codes of up to 4 bits are 4-bit integers (opset 21) and larger ones bytes. ONNX has no 3-bit type, and runtimes do not
+read its 2-bit one yet: codes of 2 bits stand four to a byte, and a table that all weights share takes bytes apart.
+
+    codes = Reshape(Slice(Gather(table, bytes)))                                         table: 256 rows of 4 codes
+
+Only initialisers go in, so a runtime folds all of it when it loads the graph and computes in float32: this makes the
+file smaller, not inference faster. Where export has folded BatchNorm into a weight, its factor
 per output channel goes into the scale of a channel grid, and follows as a product elsewhere.
 """
 
@@ -24,7 +28,9 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from edgekd.errors import BuildFailed, UserError
 from edgekd.quant.bucket import Quantized, decode
 
-FOUR_BITS = 4
+TWO_BITS, FOUR_BITS = 2, 4
+FEWEST_IN_BYTES = 2048
+"""Codes of 2 bits from which bytes take less than 4-bit integers, with the nodes that take them apart."""
 FOUR_BIT_OPSET = 21
 FOUR_BIT_IR = 10
 _SAME = 1e-4
@@ -39,6 +45,8 @@ class _Parts:
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
+    shared: dict[str, TensorProto] = field(default_factory=dict)
+    """Constants that several weights use, by name."""
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         self.constants.append(numpy_helper.from_array(value, name))
@@ -68,6 +76,7 @@ def codebook_from_float32(model: onnx.ModelProto, coded: Mapping[str, Quantized]
     graph = made.graph
     weights = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
     nodes: list[onnx.NodeProto] = []
+    shared: dict[str, TensorProto] = {}
     for name, q in coded.items():
         place, factor, transposed = _found(name, q, weights)
         parts = _expanded(place, q, factor, transposed)
@@ -75,7 +84,9 @@ def codebook_from_float32(model: onnx.ModelProto, coded: Mapping[str, Quantized]
         graph.initializer.remove(entry)
         graph.initializer.extend(parts.constants)
         nodes += parts.nodes
+        shared |= parts.shared
         del weights[place]
+    graph.initializer.extend(shared.values())
     users = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *users])
@@ -161,12 +172,33 @@ def _bucket_values(parts: _Parts, place: str, q: Quantized) -> str:
 
 
 def _codes(parts: _Parts, place: str, codes: NDArray[Any], bits: int, *, unsigned: bool = False) -> str:
+    """The value that holds codes in their own shape: a constant, or what bytes are taken apart into."""
     name = f"{place}_codes"
+    if bits <= TWO_BITS and codes.size >= FEWEST_IN_BYTES:
+        return _codes_from_bytes(parts, name, codes, np.dtype(np.uint8 if unsigned else np.int8))
     if bits > FOUR_BITS:
         return parts.constant(name, codes.astype(np.uint8 if unsigned else np.int8))
     kind = TensorProto.UINT4 if unsigned else TensorProto.INT4
     parts.constants.append(helper.make_tensor(name, kind, codes.shape, codes.astype(np.int8).reshape(-1)))
     return name
+
+
+def _codes_from_bytes(parts: _Parts, name: str, codes: NDArray[Any], kind: np.dtype[Any]) -> str:
+    """Codes of 2 bits, four to a byte, the first one in its lowest bits."""
+    lowest, places = int(kind.kind == "i") * -1, np.arange(4) * TWO_BITS
+    flat = codes.reshape(-1).astype(np.int64) - lowest
+    filled = np.concatenate([flat, np.zeros(-len(flat) % 4, np.int64)]).reshape(-1, 4)
+    packed = parts.constant(f"{name}_packed", (filled << places).sum(1).astype(np.uint8))
+    table = f"codes_in_a_byte_{kind.name}"
+    rows = (np.arange(256)[:, None] >> places & 3) + lowest
+    parts.shared[table] = numpy_helper.from_array(rows.astype(kind), table)
+    index = parts.node("Cast", [packed], f"{name}_bytes", to=TensorProto.INT32)
+    value = parts.node("Gather", [table, index], f"{name}_apart", axis=0)
+    if filled.size != len(flat):
+        value = parts.node("Reshape", [value, parts.constant(f"{name}_line", np.array([-1]))], f"{name}_in_line")
+        ends = [parts.constant(f"{name}_{n}", np.array([x])) for n, x in (("first", 0), ("end", len(flat)))]
+        value = parts.node("Slice", [value, *ends], f"{name}_without_filling")
+    return parts.node("Reshape", [value, parts.constant(f"{name}_shape", np.array(codes.shape))], name)
 
 
 def _with_four_bits(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -128,8 +128,8 @@ class DifferentiableQuantizeStage(Stage[DifferentiableQuantizeConfig]):
 
 
 def _with_teacher(inputs: Inputs) -> Inputs:
-    """The student teaches itself where nobody else does."""
-    if inputs.maybe("teacher") is not None:
+    """The student teaches itself where nobody else does, neither a teacher nor the stored logits of one."""
+    if inputs.maybe("teacher") is not None or inputs.maybe("answers") is not None:
         return inputs
     return Inputs({**inputs.by_port, "teacher": [("teacher", inputs.one("student"))]})
 

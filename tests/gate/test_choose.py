@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgekd.core.packing import packed
 from edgekd.core.report import Budget, Choice, Evaluation, ProfileReport
 from edgekd.errors import UserError
+from edgekd.gate.candidates import Candidate
 from edgekd.gate.choose import choose
 from tests.gate.results import accuracy, candidates, entry, prediction, profile
 
@@ -257,3 +258,32 @@ def test_int8_is_never_chosen_when_a_twin_is_faster_or_better_than_the_limit(
         assert times[mine] < times[theirs] or values[theirs] < values[0] - max_drop
         assert times[mine] * 0.99 <= times[theirs] * 1.01
         assert values[theirs] - values[mine] <= max_drop + 1e-9
+
+
+def packing(size_mib: float, *, packed_ms: float = 1.0, value: float = 0.9) -> Choice:
+    """The choice between an FP32 engine and one that holds the same weights as codes."""
+    report = profile(
+        entry("teacher-fp32", 3.0),
+        entry("student-fp32", 0.999),
+        entry("student-codes", packed_ms, size=size_mib),
+    )
+    listed = [*candidates("teacher-fp32", "student-fp32")]
+    listed.append(Candidate(name="student-codes", family="student", precision="fp32", packed=True))
+    values = {"teacher-fp32": 0.9, "student-fp32": 0.9, "student-codes": value}
+    evaluations = [accuracy(name, found) for name, found in values.items()]
+    return choose(listed, report, evaluations, BUDGET, reference="teacher-fp32", runtimes={})
+
+
+def test_of_two_files_with_the_same_weights_the_smaller_is_deployed() -> None:
+    choice = packing(0.1)
+    assert choice.candidate == "student-codes"
+    assert "as fast as the fastest of them within the noise and a smaller file of the same weights" in choice.reason
+    why = choice.rejected["student-fp32@onnxruntime"]
+    assert why.startswith("not measurably faster (0.999 ms against 1.00 ms), and a larger file of the same weights: ")
+
+
+@pytest.mark.parametrize(("size_mib", "packed_ms", "value"), [(90.0, 1.0, 0.9), (0.1, 1.5, 0.9), (0.1, 1.0, 0.899)])
+def test_packed_weights_are_no_gain_where_the_file_is_larger_slower_or_worse(
+    size_mib: float, packed_ms: float, value: float
+) -> None:
+    assert packing(size_mib, packed_ms=packed_ms, value=value).candidate == "student-fp32"

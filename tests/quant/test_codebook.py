@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from edgekd.core.bundle import ModelBundle
 from edgekd.core.stage import Context
 from edgekd.errors import BuildFailed, UserError
-from edgekd.quant import codebook_stage
+from edgekd.quant import codebook, codebook_stage
 from edgekd.quant.bucket import Quantized, WeightGrid, decode, quantized
 from edgekd.quant.codebook import codebook_from_float32
 from edgekd.quant.codebook_stage import CodebookConfig, CodebookStage
@@ -22,8 +22,9 @@ from edgekd.quant.differentiable_quantization import LearnedLevels
 from edgekd.runtimes.compare import logits_of
 from edgekd.runtimes.onnx_file import graph_from_file, write_graph
 from edgekd.runtimes.onnxruntime import RUNTIME, emulated
+from edgekd.runtimes.openvino import RUNTIME as OPENVINO
 from edgekd.runtimes.samples import random_images
-from edgekd.runtimes.session import open_bundle
+from edgekd.runtimes.session import computes_in_int8, open_bundle
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_graphs import toy_graph, toy_onnx_bundle
 from edgekd.testing.toys import toy_bundle
@@ -81,6 +82,48 @@ def test_codes_have_the_smallest_type_that_runtimes_read(form: str, kind: str) -
     assert made.opset_import[0].version == (17 if kind == "INT8" else 21)
 
 
+@pytest.mark.parametrize("form", ["channel2", "bucket2", "levels2"])
+@pytest.mark.parametrize("size", [2304, 9 * 16 * 17 + 45])
+def test_codes_of_two_bits_take_two_bits(tmp_path: Path, form: str, size: int) -> None:
+    """Four to a byte, however many there are, and the same in every runtime."""
+    weight = np.random.default_rng(0).normal(size=(1, size)).astype(np.float32)
+    q = codes_of(form, weight)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Gemm", ["images", "w"], ["logits"], transB=1)],
+            "one layer",
+            [onnx.helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", size])],
+            [onnx.helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 1])],
+            [numpy_helper.from_array(decode(q).numpy(), "w")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 20)],
+    )
+    model.ir_version = 10
+    made = codebook_from_float32(model, {"w": q})
+    onnx.checker.check_model(made, full_check=True)
+    (packed,) = (entry for entry in made.graph.initializer if entry.name == "w_codes_packed")
+    assert (packed.data_type, packed.dims[0]) == (TensorProto.UINT8, -(-q.codes.numel() // 4))
+    write_graph(made, tmp_path / "codes.onnx", made_by="test")
+    eye = np.eye(size, dtype=np.float32)
+    for runtime in (RUNTIME, OPENVINO):
+        with runtime.open(tmp_path / "codes.onnx") as session:
+            found = session.infer({"images": eye})["logits"]
+        np.testing.assert_allclose(found[:, 0], decode(q).numpy()[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["channel2", "bucket2"])
+def test_weights_of_two_bits_share_one_table(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codebook, "FEWEST_IN_BYTES", 1)
+    model, coded = coded_graph(form)
+    made = codebook_from_float32(model, coded)
+    names = [entry.name for entry in made.graph.initializer]
+    assert sum(name.endswith("_codes_packed") for name in names) == len(NAMES)
+    assert sum(name.startswith("codes_in_a_byte") for name in names) == 1
+    expected = logits(model, tmp_path / "full.onnx")
+    found = logits(made, tmp_path / "codes.onnx")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
 def test_a_graph_of_an_old_opset_is_converted_for_four_bits_and_not_only_renumbered(tmp_path: Path) -> None:
     """ReduceMean has its axes as an attribute up to opset 17, and as an input from 18 on."""
     model, coded = coded_graph("channel4")
@@ -105,7 +148,7 @@ def test_a_graph_that_cannot_be_converted_is_refused_with_the_opset_to_export() 
 
 
 def test_levels_are_gathered_and_even_grids_dequantized() -> None:
-    for form, operator in (("levels2", "Gather"), ("channel4", "DequantizeLinear"), ("bucket4", "DequantizeLinear")):
+    for form, operator in (("levels3", "Gather"), ("channel4", "DequantizeLinear"), ("bucket4", "DequantizeLinear")):
         nodes = codebook_from_float32(*coded_graph(form)).graph.node
         assert sum(node.op_type == operator for node in nodes) == len(NAMES)
 
@@ -147,10 +190,13 @@ def connected(folder: Path, form: str = "levels3") -> tuple[Context, ModelBundle
     return ctx, full, weights.model_copy(update={"files": files, "tags": {"weights_bits": 3}})
 
 
-def test_the_stage_gives_a_smaller_graph_that_runtimes_run(tmp_path: Path) -> None:
-    ctx, full, weights = connected(tmp_path)
+@pytest.mark.parametrize("form", ["channel2", "channel4", "channel8", "bucket2", "bucket4", "levels3"])
+def test_the_stage_gives_a_smaller_graph_that_runtimes_run(tmp_path: Path, form: str) -> None:
+    ctx, full, weights = connected(tmp_path, form)
     result = run_stage(CodebookStage(CodebookConfig()), make_inputs(model=full, weights=weights), ctx)
-    assert result.bundle.tags == {"precision": "int8", "scheme": "weight-only", "weights_bits": 3}
+    assert result.bundle.tags == {"precision": "fp32", "scheme": "weight-only", "weights_bits": 3}
+    assert not computes_in_int8(result.bundle)
+    assert float(str(result.metrics["sqnr_db"])) > 80
     assert float(str(result.metrics["size_mib"])) < float(str(result.metrics["size_mib_before"]))
     assert "nothing gets faster" in result.decisions[0]
     for runtime in ("onnxruntime", "openvino"):

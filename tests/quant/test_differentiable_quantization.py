@@ -291,6 +291,14 @@ def test_another_network_can_teach(tmp_path: Path) -> None:
     assert alone.metrics["train_distill_loss"] != taught.metrics["train_distill_loss"]
 
 
+def test_stored_logits_teach_alone_where_there_are_some(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    student, answers = toy_bundle(ctx.blobs, ctx.scratch, seed=0), toy_bundle(ctx.blobs, ctx.scratch, seed=1)
+    alone, taught = make_inputs(student=student), make_inputs(student=student, answers=answers)
+    assert dq_stage._with_teacher(alone).one("teacher") == student
+    assert dq_stage._with_teacher(taught).maybe("teacher") is None
+
+
 def test_the_result_is_an_ordinary_bundle(tmp_path: Path) -> None:
     result, _, ctx = leveled(tmp_path, epochs=1)
     assert module_from_bundle(result.bundle, ctx.blobs)(torch.zeros(1, 3, 8, 8)).shape == (1, 4)

@@ -15,8 +15,9 @@ from edgekd.errors import UserError
 from edgekd.export.convert import CONVERTERS
 from edgekd.pipeline.benchmark.request import BenchmarkRequest
 from edgekd.pipeline.draft import Draft
-from edgekd.pipeline.engines import SAMPLES, SHORT, best_opset, sampling, saturates
+from edgekd.pipeline.engines import SAMPLES, SHORT, best_opset, sampling
 from edgekd.pipeline.request import SYNTHETIC
+from edgekd.pipeline.situation import saturates
 from edgekd.profiling.answers_stage import version_of
 from edgekd.runtimes.engines.settings import INT8, INT8_FP16
 from edgekd.runtimes.session import RUNTIMES, Availability
