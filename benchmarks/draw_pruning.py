@@ -19,11 +19,12 @@ WAYS = {
     "latency-kd": ("by predicted latency", "#d08b2c"),
     "macs-kd": ("by MACs, kd", "#3f9c63"),
     "macs-l2": ("by MACs, l2", "#2f6db5"),
+    "torch-pruning-8-inner": ("Torch-Pruning, round_to=8, streams whole", "#0f8b8d"),
     "torch-pruning-8": ("Torch-Pruning, round_to=8", "#8a3ab0"),
     "torch-pruning": ("Torch-Pruning", "#c8453b"),
 }
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-PANEL, GAP, LEFT, TOP, HEIGHT, LEGEND = 430.0, 60.0, 62.0, 64.0, 320.0, 30.0
+PANEL, GAP, LEFT, TOP, HEIGHT, LEGEND = 430.0, 60.0, 62.0, 84.0, 320.0, 26.0
 STYLE = (
     ".bg{fill:#fff}.t{font:13px system-ui,Segoe UI,Helvetica,Arial,sans-serif;fill:#1d2733}.muted{fill:#66738a}"
     ".strong{font-weight:600}.grid{stroke:#e4e8ee}.axis{stroke:#8a94a6}"
@@ -91,11 +92,15 @@ def _mark(row: dict[str, Any], runtime: str, x: Scale, y: Scale, way: str) -> st
 
 
 def _legend() -> str:
-    parts, across = [], LEFT
-    for way, (name, _) in WAYS.items():
-        parts.append(tag("circle", {"cx": across + 6, "cy": LEGEND - 4, "r": 4.5, "class": f"{way}-dot"}))
-        parts.append(label(across + 16, LEGEND, name))
-        across += 36 + 6.6 * len(name)
+    """Ours on one line, Torch-Pruning's on the next."""
+    parts = []
+    for peers in (False, True):
+        across, height = LEFT, LEGEND + 20 * peers
+        for way, (name, _) in WAYS.items():
+            if way.startswith("torch-pruning") == peers:
+                parts.append(tag("circle", {"cx": across + 6, "cy": height - 4, "r": 4.5, "class": f"{way}-dot"}))
+                parts.append(label(across + 16, height, name))
+                across += 36 + 7 * len(name)
     return tag("g", {}, *parts)
 
 
