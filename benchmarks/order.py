@@ -1,10 +1,11 @@
-"""In which order should a network be distilled, pruned and quantized? The same steps in other orders, at equal cost.
+"""In which order should a network be distilled, pruned and quantized? The same steps in others, for as many epochs.
 
     python benchmarks/order.py --data ../shared/data --out benchmarks/results/order.json
 
 Two beginnings: a residual student of random weights beside its ResNet-56 teacher, and the trained teacher itself. Every
 order distils for the same number of epochs in all, keeps the same share of multiply-accumulates, and ends in the same
-post-training INT8 graph; `joint` spends its last epochs at quantized weights (quantized distillation). Accuracies are
+post-training INT8 graph, but for the `brief` and `whole` ones, which say what a searched student and its twin cost
+(`ORDERS`); `joint` spends its last epochs at quantized weights (quantized distillation). Accuracies are
 taken on test images that no decision has seen, before and after quantization, for each seed; engines are measured by
 turns. Orders are plain recipes of existing stages, and steps that two orders share are computed once. A run that was
 killed goes on.
