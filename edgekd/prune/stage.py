@@ -42,7 +42,7 @@ class PruneStage(Stage[PruneConfig]):
     """
 
     name = "prune"
-    version = 3
+    version = 4
     Config = PruneConfig
     ports: ClassVar = {
         "model": port(BundleKind.TORCH),
@@ -126,8 +126,9 @@ class PruneStage(Stage[PruneConfig]):
         before, after = inputs.one("model"), result.bundle
         shape = before.model.preprocessing.input_shape
         had, has = (count_macs(module_from_bundle(bundle, ctx.blobs), shape) for bundle in (before, after))
-        # Along the latency a cut ends where nothing more makes the engine faster.
-        most = had if self.config.follow != "macs" else self.config.macs_keep * had
+        # Along the latency a cut ends where nothing more makes the engine faster; else it may end where groups end.
+        gives_way = self.config.follow != "macs" or not self.config.strict
+        most = had if gives_way else self.config.macs_keep * had
         if has > most:
             raise BuildFailed(
                 f"Pruning was to keep at most {percent(self.config.macs_keep)} of {had:,} multiply-accumulates, but "

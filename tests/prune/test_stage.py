@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,40 @@ def test_a_share_out_of_reach_is_refused_with_the_one_in_reach(tmp_path: Path) -
     assert caught.value.hint is not None
     assert "ask for macs_keep 0." in caught.value.hint
     assert "Kept whole: stem" in caught.value.message
+
+
+def test_a_budget_below_the_reach_of_the_groups_falls_back_to_the_share_that_was_asked_for(tmp_path: Path) -> None:
+    # The groups of this network end at 21 %, above the floor.
+    _, plain, _ = prune(tmp_path / "plain", recipe(PADDED), macs_keep=0.7)
+    _, result, _ = prune(
+        tmp_path / "tight", recipe(PADDED), macs_keep=0.7, budget_ms=1e-9, latency_model=MODEL, macs_floor=0.1
+    )
+    assert "70.0 % are kept" in result.decisions[0]
+    assert result.bundle.content == plain.bundle.content
+
+
+def test_the_deepest_cut_is_tried_against_the_budget_too(tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed) as caught:
+        prune(tmp_path / "deepest", recipe(PADDED), macs_keep=0.05)
+    reach = float(str(caught.value.hint).split()[3])
+    before, *_ = prune(tmp_path / "whole", recipe(PADDED), macs_keep=0.9)
+    whole = MODEL.predict_ms(layer_costs(module_from_recipe(before.model), (3, 8, 8)), "fp32")
+    _, result, _ = prune(
+        tmp_path / "tight", recipe(PADDED), macs_keep=0.9, budget_ms=reach * whole, latency_model=MODEL
+    )
+    assert "keeps the budget" in result.decisions[0]
+    assert result.metrics["macs_kept"] == pytest.approx(reach, abs=0.02)
+
+
+def test_a_share_that_nobody_asked_for_gives_way_to_what_the_groups_reach(tmp_path: Path) -> None:
+    _, result, _ = prune(tmp_path, recipe(PADDED), macs_keep=0.1, strict=False)
+    kept = result.metrics["macs_kept"]
+    assert isinstance(kept, float)
+    assert 0.1 < kept < 0.9
+    assert re.search(r"not 10\.0 %: the groups of channels that can be cut reach [\d.]+ %", result.decisions[0])
+    # A net in which nothing can be cut has no share to give way to.
+    with pytest.raises(BuildFailed, match=r"reach 100\.0 %"):
+        prune(tmp_path, recipe(PADDED), macs_keep=0.5, strict=False, exclude=("*conv*",))
 
 
 def test_bn_ranking_names_the_groups_without_batchnorm(tmp_path: Path) -> None:
