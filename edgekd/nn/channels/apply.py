@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from edgekd.nn.channels.groups import Axis, ChannelGroup
+from edgekd.nn.channels.groups import Axis, ChannelGroup, parameter_axis
 
 Removal = tuple[ChannelGroup, Tensor]
 """A group and the units that leave it, int64."""
@@ -126,11 +126,6 @@ def made_by(module: nn.Module, group: ChannelGroup, among: Container[str] | None
             if not isinstance(part, nn.Parameter) and channels_along(part, "out") == len(member.channels):
                 return member.path
     return None
-
-
-def parameter_axis(parameter: Tensor) -> int:
-    """The axis of a bare parameter that runs over channels: the last one that is not 1."""
-    return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=0)
 
 
 def _others(size: int, removed: Tensor) -> Tensor:
