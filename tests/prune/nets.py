@@ -123,6 +123,23 @@ class Grouped(nn.Module):
         return logits
 
 
+class OneWhole(nn.Module):
+    """Two branches of which one must be whole: each can be cut, and both cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 16, 3, padding=1)
+        self.plain = nn.Conv2d(32, 16, 1)
+        self.classifier = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.first(x), self.second(x)], 1)
+        if y.shape[1] < 32 and self.first.out_channels < 16 and self.second.out_channels < 16:
+            raise ValueError("one of the branches must be whole")
+        logits: Tensor = self.classifier(F.relu(self.plain(F.relu(y))).mean((2, 3)))
+        return logits
+
+
 def seeded(kind: type[nn.Module], seed: int = 0) -> nn.Module:
     """A network of the kind with weights from the seed, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):

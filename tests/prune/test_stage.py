@@ -185,6 +185,33 @@ def test_a_share_that_nobody_asked_for_gives_way_to_what_the_groups_reach(tmp_pa
         prune(tmp_path, recipe(PADDED), macs_keep=0.5, strict=False, exclude=("*conv*",))
 
 
+def test_groups_that_hold_alone_but_not_together_are_told_apart_and_the_cut_is_planned_anew(tmp_path: Path) -> None:
+    _, result, ctx = prune(tmp_path, recipe("module:tests.prune.nets:OneWhole"), macs_keep=0.7)
+    module = module_from_bundle(result.bundle, ctx.blobs)
+    assert sorted(module.get_submodule(name).out_channels < 16 for name in ("first", "second")) == [False, True]
+    assert any(line.startswith("Planned anew without second: ") for line in result.decisions)
+    assert any("second (it can be cut alone, but not beside the others)" in line for line in result.decisions)
+
+
+def test_the_widths_that_were_cut_are_reported_and_those_off_the_multiple_named(tmp_path: Path) -> None:
+    before, result, ctx = prune(tmp_path / "aligned", channel_multiple=8, macs_keep=0.6)
+    whole, cut = (module_from_bundle(bundle, ctx.blobs) for bundle in (before, result.bundle))
+    widths = result.metrics["widths"]
+    assert isinstance(widths, dict)
+    assert widths == {
+        path: [part.out_channels, cut.get_submodule(path).out_channels]
+        for path, part in whole.named_modules()
+        if isinstance(part, nn.Conv2d) and cut.get_submodule(path).out_channels < part.out_channels
+    }
+    count = len(widths)
+    assert f"{count} of the {count} layers that got narrower have a multiple of 8 channels." in result.decisions[0]
+    # Halved to reach the share, so that some widths are no multiples of what was asked for.
+    _, result, _ = prune(tmp_path / "halved", channel_multiple=16, macs_keep=0.3)
+    said = next(line for line in result.decisions if "groups of channels were cut" in line)
+    assert re.search(r"[0-9] of the [0-9]+ layers .* multiple of 16 channels, all but [^()]+ \([0-9]+\), ", said)
+    assert re.search(r" and [0-9]+ more\.$", said)
+
+
 def test_bn_ranking_names_the_groups_without_batchnorm(tmp_path: Path) -> None:
     made = recipe("module:tests.prune.nets:Transformer")
     _, result, _ = prune(tmp_path, made, importance="bn", channel_multiple=1, macs_keep=0.8)

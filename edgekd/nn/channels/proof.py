@@ -85,6 +85,21 @@ class Proof:
         )
         return None if same else "the cut network computes something else than the masked one"
 
+    def compatible(self, removals: Sequence[Removal]) -> list[Removal]:
+        """Those that hold together, the rest left out one by one: what holds alone may not hold beside another.
+
+        They are tried together and halved where a trial fails, each half beside what was taken before.
+        """
+        waiting, taken = [list(removals)], list[Removal]()
+        while waiting:
+            batch = waiting.pop()
+            if self.holds([*taken, *batch]):
+                taken += batch
+            elif len(batch) > 1:
+                middle = len(batch) // 2
+                waiting += [batch[middle:], batch[:middle]]
+        return taken
+
     def sound(
         self, groups: Sequence[ChannelGroup], on_progress: Callable[[int, int], None] | None = None
     ) -> list[ChannelGroup]:
