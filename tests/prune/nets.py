@@ -106,7 +106,7 @@ class Transformer(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A convolution of two groups, which stays whole, and a plain one behind it."""
+    """A convolution of two groups, which leave as a whole, and a plain one behind it."""
 
     def __init__(self) -> None:
         super().__init__()

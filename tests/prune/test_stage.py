@@ -218,6 +218,16 @@ def test_bn_ranking_names_the_groups_without_batchnorm(tmp_path: Path) -> None:
     assert any("have no BatchNorm and were ranked by l2" in line for line in result.decisions)
 
 
+@pytest.mark.parametrize("follow", ["macs", "latency"])
+def test_groups_of_a_convolution_leave_and_the_network_reloads(tmp_path: Path, follow: str) -> None:
+    made = recipe("module:tests.nn.channels.couplings:Bottleneck")
+    _, result, ctx = prune(tmp_path, made, macs_keep=0.4, follow=follow, importance="lamp", latency_model=MODEL)
+    conv = module_from_bundle(result.bundle, ctx.blobs).get_submodule("conv2")
+    assert conv.groups < 4
+    assert conv.in_channels == conv.out_channels == 8 * conv.groups
+    assert result.metrics["macs_kept"] <= 0.4
+
+
 def test_excluded_layers_keep_their_width(tmp_path: Path) -> None:
     _, result, ctx = prune(tmp_path, exclude=("stages.1.0.conv1",), macs_keep=0.7)
     assert module_from_bundle(result.bundle, ctx.blobs).get_submodule("stages.1.0.conv1").out_channels == 32

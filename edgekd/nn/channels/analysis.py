@@ -12,6 +12,7 @@ from torch import nn
 from edgekd.core.schema import suggest
 from edgekd.errors import UserError
 from edgekd.nn.channels.apply import channels_along, is_channelwise, part_at, why_not_cut
+from edgekd.nn.channels.grouped import joined, leaves_whole
 from edgekd.nn.channels.groups import ChannelGroup, head_groups, split_by_members
 from edgekd.nn.channels.proof import Proof
 from edgekd.nn.channels.torch_pruning import proposed_groups
@@ -54,7 +55,7 @@ def analyse(
     _check_patterns(module, exclude)
     proposals = proposed_groups(module, torch.zeros(1, *input_shape))
     heads = head_groups(module)
-    proposed = _with_heads(proposals.groups, heads)
+    proposed = joined(module, _with_heads(proposals.groups, heads))
     kept_whole = {path: why for path, why in proposals.lost.items() if path not in {group.name for group in heads}}
     kept_whole |= {group.name: why for group in proposed if (why := _why_not_cut(module, group))}
     parts = [part for group in proposed if group.name not in kept_whole for part in split_by_members(group)]
@@ -80,7 +81,7 @@ def _why_not_cut(module: nn.Module, group: ChannelGroup) -> str | None:
     for member in group.members:
         part = part_at(module, member.path)
         reason = why_not_cut(part)
-        if reason is not None:
+        if reason is not None and not (isinstance(part, nn.Conv2d) and leaves_whole(part, member)):
             return f"{member.path} is {reason}"
         channels = channels_along(part, "out")
         # A trace that runs into padding or slicing along channels pairs layers of different widths. What only carries

@@ -54,6 +54,18 @@ class Bottleneck(_Net):
         return F.relu(x + self.conv3(F.relu(self.bn2(self.conv2(y)))))
 
 
+class GroupedChain(_Net):
+    """Convolutions of four and of two groups in a row, around which the stream is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.four = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+        self.two, self.last = nn.Conv2d(16, 16, 3, padding=1, groups=2), nn.Conv2d(16, 16, 1)
+
+    def body(self, x: Tensor) -> Tensor:
+        return F.relu(self.last(x + F.relu(self.two(F.relu(self.four(x))))))
+
+
 class Concatenated(_Net):
     """DenseNet: BatchNorm behind a concatenation, which holds the channels of several layers."""
 

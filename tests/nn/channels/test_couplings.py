@@ -38,10 +38,10 @@ class Family:
 NOT_MADE = "the cut network cannot be made: the trace names channels that a layer does not have"
 HALVED = "the cut network does not run: it fails in a layer of type Gated"
 FIXED = "the cut network does not run: it fails in a layer of type FixedAttention"
-GROUPED = "conv2 is a convolution of 4 groups"
 FAMILIES = [
     Family(kind=couplings.Inverted, groups={"squeeze", "excite", "project"}, reach=0.05),
-    Family(kind=couplings.Bottleneck, groups={"conv3"}, reach=0.66, refused={"conv1": GROUPED, "conv2": GROUPED}),
+    Family(kind=couplings.Bottleneck, groups={"conv2", "conv3"}, reach=0.18),
+    Family(kind=couplings.GroupedChain, groups={"two", "last"}, reach=0.45),
     Family(kind=couplings.Concatenated, groups={"stem", "grow1", "grow2", "transition"}, reach=0.03),
     Family(
         kind=couplings.Shuffled,
