@@ -70,6 +70,8 @@ class LayerReport(Schema):
             reports of earlier versions.
         float_between: Layers in float that ran after the first and before the last one in int8: each is an island that
             values leave and enter int8 for.
+        named_kernels: Convolutions and matrix products whose kernel the runtime names.
+        sparse_kernels: Those of them whose kernel's name says that it is for N:M sparsity.
     """
 
     source: str
@@ -80,6 +82,8 @@ class LayerReport(Schema):
     fell_back: tuple[str, ...] = ()
     kinds: tuple[LayerKind, ...] = ()
     float_between: int = 0
+    named_kernels: int = 0
+    sparse_kernels: int = 0
     layers: tuple[LayerTime, ...] = ()
 
 
@@ -105,6 +109,7 @@ def layer_report(
     if quantized:
         stayed = (layer for layer in layers if layer.op in HEAVY and layer.arithmetic == "float")
         fell += [f"{n.name} ({n.op}) computed in float: {n.median_ms / total if total else 0:.0%}" for n in stayed]
+    kernels = [layer.kernel.lower() for layer in layers if layer.op in HEAVY and layer.kernel]
     return LayerReport(
         source=source,
         calls=calls,
@@ -114,6 +119,8 @@ def layer_report(
         fell_back=tuple(fell),
         kinds=_kinds(layers),
         float_between=_float_between(layers),
+        named_kernels=len(kernels),
+        sparse_kernels=sum("sparse" in kernel for kernel in kernels),
         layers=tuple(layers),
     )
 

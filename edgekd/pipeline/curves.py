@@ -1,7 +1,6 @@
-"""The pruning curves of a run: each network that was cut several times, with the engines that it gave at every width.
+"""The pruning curves of a run: each network that was cut, with the engines that it gave at every width.
 
-All numbers are those of the candidates, so a point is what would be deployed there. A network that was cut once has no
-curve: its two ends are neighbouring rows of the table of steps.
+All numbers are those of the candidates, so a point is what would be deployed there.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from edgekd.pipeline.results import Results
 from edgekd.pipeline.steps import RECOVERED, title_of_label, trained_parts
 from edgekd.report.data import CurveEngine, CurvePoint, PruningCurve, Step
 
-FEWEST_CUTS = 2
-
 
 def curves_of(results: Results, steps: Sequence[Step]) -> tuple[PruningCurve, ...]:
-    """A curve for each network with at least two cuts whose engines have latencies, in the order of the steps.
+    """A curve for each network that was cut, in the order of the steps, where it and a cut have engines with latencies.
+
+    A cut whose engines have none is missing and named.
 
     Args:
         results: Of the run.
@@ -31,9 +30,12 @@ def curves_of(results: Results, steps: Sequence[Step]) -> tuple[PruningCurve, ..
     for label, cuts in _chains(by_model).items():
         whole = made_from.get(by_model[cuts[0]][0].parent, "")
         points = tuple(_points([whole, *cuts], by_model, results))
-        if len(cuts) >= FEWEST_CUTS and len(points) == len(cuts) + 1:
+        drawn = {point.cut for point in points}
+        # Everything is compared with the whole network.
+        if len(points) > 1 and 0 in drawn:
             origin = by_model[cuts[0]][0].latency_origin
-            found.append(PruningCurve(name=title_of_label(label), origin=origin, points=points))
+            missing = tuple(cut for cut in range(1, len(cuts) + 1) if cut not in drawn)
+            found.append(PruningCurve(name=title_of_label(label), origin=origin, points=points, missing=missing))
     return tuple(found)
 
 

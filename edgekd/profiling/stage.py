@@ -22,6 +22,7 @@ from edgekd.profiling.predict.candidates import predicted_latency
 from edgekd.profiling.process import LIMIT_S
 from edgekd.profiling.remote.for_target import profile_for_target
 from edgekd.profiling.remote.request import FORMATS, BoardPlan, candidate_from_bundle
+from edgekd.profiling.sparsity import patterns_in_words
 from edgekd.runtimes.formats import model_size_mib
 from edgekd.runtimes.session import RUNTIMES
 from edgekd.targets.schema import Target
@@ -107,7 +108,7 @@ class ProfileStage(Stage[ProfileConfig]):
     """
 
     name = "profile"
-    version = 3
+    version = 4
     Config = ProfileConfig
     ports: ClassVar = {"candidates": port(BundleKind.ONNX, BundleKind.ENGINE, BundleKind.TORCH, many=True)}
     produces = BundleKind.REPORT
@@ -126,7 +127,7 @@ class ProfileStage(Stage[ProfileConfig]):
             return self._on_board(ctx.execution.board, target, inputs, ctx)
         candidates = [(name, bundle, model_size_mib(bundle, ctx.blobs)) for name, bundle in inputs.all("candidates")]
         if not target.measured_here:
-            return _predicted(candidates, target, self.config.threads, ctx)
+            return _predicted(candidates, target, self.config.threads, inputs, ctx)
         runtimes, decisions = _installed(self.config.runtimes or _usual(target, [found[1] for found in candidates]))
         if self.config.runtimes and not runtimes:
             raise DeviceUnavailable(" ".join(f"{text}." for text in decisions), hint="edgekd doctor says what is here")
@@ -151,7 +152,7 @@ class ProfileStage(Stage[ProfileConfig]):
         report = ProfileReport(
             device=fingerprint(facts, versions), measured=True, threads=self.config.threads, entries=tuple(entries)
         )
-        return _result(report, decisions, ctx)
+        return _result(report, decisions, inputs, ctx)
 
     def _on_board(self, access: BoardAccess, target: Target, inputs: Inputs, ctx: Context) -> StageResult:
         """The same on a board, where modules do not run: only graphs and engines go there."""
@@ -178,7 +179,8 @@ class ProfileStage(Stage[ProfileConfig]):
             if bundle.kind is BundleKind.ENGINE and bundle.format not in FORMATS
         ]
         entries = tuple(_with_layers(entry, config.layers) for entry in found.report.entries)
-        return _result(found.report.model_copy(update={"entries": entries}), [where, *left_out, *found.decisions], ctx)
+        report = found.report.model_copy(update={"entries": entries})
+        return _result(report, [where, *left_out, *found.decisions], inputs, ctx)
 
     def _measured(self, trials: Sequence[_Trial], ctx: Context) -> tuple[list[CandidateLatency], list[str]]:
         """Entries of one thread count, and what may have disturbed them."""
@@ -234,7 +236,11 @@ def _installed(runtimes: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _predicted(
-    candidates: Sequence[tuple[str, ModelBundle, float]], target: Target, threads: tuple[int, ...], ctx: Context
+    candidates: Sequence[tuple[str, ModelBundle, float]],
+    target: Target,
+    threads: tuple[int, ...],
+    inputs: Inputs,
+    ctx: Context,
 ) -> StageResult:
     entries = []
     for name, bundle, size_mib in candidates:
@@ -248,12 +254,15 @@ def _predicted(
         f"Nothing was measured: this machine is not {target.name}. Predicted latencies come from the target's card or "
         "its calibration and steer only; they do not decide a verdict."
     )
-    return _result(report, [sentence], ctx)
+    return _result(report, [sentence], inputs, ctx)
 
 
-def _result(report: ProfileReport, decisions: Sequence[str], ctx: Context) -> StageResult:
+def _result(report: ProfileReport, decisions: Sequence[str], inputs: Inputs, ctx: Context) -> StageResult:
     notes = [f"{e.candidate} in {e.runtime} has no latency: {e.failure}" for e in report.entries if e.failure]
     notes += _mostly_float(report.entries)
+    if report.measured:
+        sparse = ((name, bundle.tags.get("sparsity")) for name, bundle in inputs.all("candidates"))
+        notes += patterns_in_words(report.entries, {name: str(pattern) for name, pattern in sparse if pattern})
     unsure = [(e, e.latency) for e in report.entries if e.latency and e.latency.inconclusive]
     if unsure:
         entry, latency = max(unsure, key=lambda pair: pair[1].median_width)

@@ -19,6 +19,8 @@ class PruneConfig(StageConfig):
     Attributes:
         macs_keep: Largest share of the multiply-accumulates that may remain; gives way, and says so, where a cut along
             the latency finds nothing more that makes the engine faster.
+        strict: Fails where the groups of channels that can be cut do not reach `macs_keep`; otherwise the same share of
+            what they do reach is kept, and that is said.
         budget_ms: Cut on until the latency at batch 1, predicted or by the table, keeps this; None stops at
             `macs_keep`.
         rounds_left: This cut is the first of so many with training in between, and goes the first of as many equal
@@ -45,6 +47,7 @@ class PruneConfig(StageConfig):
     """
 
     macs_keep: float = Field(gt=0, lt=1)
+    strict: bool = True
     budget_ms: float | None = Field(default=None, gt=0)
     rounds_left: int = Field(default=1, ge=1)
     precision: Precision = "fp32"

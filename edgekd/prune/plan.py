@@ -37,11 +37,13 @@ class Plan:
     Attributes:
         removals: Groups that lose units.
         multiple: The channel multiple it took.
-        said: What the budget had to do with it, one sentence each.
+        kept: Share of the multiply-accumulates that remains.
+        said: What the budget, or the reach of the groups, had to do with it, one sentence each.
     """
 
     removals: Sequence[Removal]
     multiple: int
+    kept: float
     said: tuple[str, ...] = ()
 
 
@@ -96,11 +98,12 @@ class Planner:
         """The cut that reaches the goals.
 
         Raises:
-            BuildFailed: The groups together cannot reach `macs_keep`, whatever the channel multiple.
+            BuildFailed: The groups together cannot reach `macs_keep`, whatever the channel multiple, and the config is
+                strict or there are no groups.
         """
         goal = self._goal_ms()
         if goal is None:
-            return self._cut(self.config.macs_keep)
+            return self._loose()
         return self._along_macs(goal) if self.config.follow == "macs" else self._along_latency(goal)
 
     def _goal_ms(self) -> float | None:
@@ -110,19 +113,39 @@ class Planner:
             return None
         return float(now * (budget / now) ** (1 / self.config.rounds_left)) if now > budget else budget
 
+    def _loose(self) -> Plan:
+        """The cut to `macs_keep`; where the groups do not reach it, to the same share of what they do reach."""
+        config = self.config
+        plan = self._cut(config.macs_keep)
+        if plan.kept <= config.macs_keep or config.follow != "macs":
+            return plan
+        if config.strict or not plan.removals:
+            raise self._shortfall(config.macs_keep, plan.kept)
+        # A cut as deep as the groups go would leave a tenth of each.
+        keep = plan.kept + (1 - plan.kept) * config.macs_keep
+        said = (
+            f"At most {percent(keep)} of the multiply-accumulates are kept, not {percent(config.macs_keep)}: the "
+            f"groups of channels that can be cut reach {percent(plan.kept)} at the utmost."
+        )
+        plan = self._cut(keep)
+        return replace(plan, said=(said, *plan.said))
+
     def _along_macs(self, goal: float) -> Plan:
         """Ever deeper cuts by multiply-accumulates until the prediction fits."""
-        keep = self.config.macs_keep
-        plan = loose = self._cut(keep)
+        config = self.config
+        plan = loose = self._loose()
+        keep = max(config.macs_keep, loose.kept)
         while (predicted := self._predicted_after(plan)) > goal:
+            ended = plan.kept > keep
             keep *= _STEP
-            if keep < self.config.macs_floor:
+            if ended or keep < config.macs_floor:
                 # No cut that can recover is fast enough, so a deeper one would only cost accuracy.
-                return self._out_of_reach(loose, keep / _STEP, predicted, goal)
+                return self._out_of_reach(loose, plan.kept if ended else keep / _STEP, predicted, goal)
+            # Where the groups end above `keep`, the deepest cut there is, which is tried last.
             plan = self._cut(keep)
         said = (
-            f"Cut to at most {percent(keep)} of the multiply-accumulates: the predicted {ms(predicted)} "
-            f"({self.config.precision}) keeps {self._goal_in_words(goal)}."
+            f"Cut to at most {percent(max(keep, plan.kept))} of the multiply-accumulates: the predicted "
+            f"{ms(predicted)} ({config.precision}) keeps {self._goal_in_words(goal)}."
         )
         return replace(plan, said=(*plan.said, said))
 
@@ -131,7 +154,7 @@ class Planner:
         aim, keep, predicted = goal, 1.0, goal
         for _ in range(_CORRECTIONS):
             plan = self._cut(self.config.macs_keep, aim)
-            keep, predicted = self._kept(plan.removals), self._predicted_after(plan)
+            keep, predicted = plan.kept, self._predicted_after(plan)
             if keep < self.config.macs_floor:
                 break
             if predicted <= goal:
@@ -153,7 +176,8 @@ class Planner:
             else f"Even {percent(keep)} of the multiply-accumulates would take {'a ' if self._table is None else ''}"
             f"{self._in_words(predicted)}, more than {ms(goal)}"
         )
-        return replace(loose, said=(f"{reason}: {percent(config.macs_keep)} are kept.", *loose.said))
+        kept = max(config.macs_keep, loose.kept)
+        return replace(loose, said=(f"{reason}: {percent(kept)} are kept.", *loose.said))
 
     def _in_words(self, latency_ms: float) -> str:
         figure = f"{ms(latency_ms)} ({self.config.precision})"
@@ -164,13 +188,6 @@ class Planner:
             return f"the budget of {ms(goal)}"
         return f"this round's goal of {ms(goal)} on the way to {ms(self.config.budget_ms or goal)}"
 
-    def _kept(self, removals: Sequence[Removal]) -> float:
-        """Share of the multiply-accumulates that remains."""
-        macs = MacModel(self._module, self._costs, self._analysis.groups)
-        for group, units in removals:
-            macs.remove(group, len(units))
-        return macs.now / macs.total
-
     def _predicted_after(self, plan: Plan) -> float:
         predicted = self.predicted_ms(plan.removals)
         assert predicted is not None, "a goal in milliseconds comes with a latency model"
@@ -179,21 +196,21 @@ class Planner:
     def _cut(self, keep: float, goal_ms: float | None = None) -> Plan:
         """What leaves so that at most `keep` of the MACs and, where the groups allow it, `goal_ms` remain.
 
-        The channel multiple is halved while `keep` is out of reach with it. Along the latency `keep` gives way where no
-        further cut makes the engine faster.
+        The channel multiple is halved while `keep` is out of reach with it. Where the groups do not reach `keep` at
+        all, the deepest cut that there is. Along the latency `keep` gives way where no further cut makes the engine
+        faster.
         """
         multiple, first = self.config.channel_multiple, None
         while True:
             macs = MacModel(self._module, self._costs, self._analysis.groups)
             target = keep * macs.total
             removals = self._removals(macs, target, goal_ms, multiple)
+            plan = Plan(removals=removals, multiple=multiple, kept=macs.now / macs.total)
             if macs.now <= target:
-                return Plan(removals=removals, multiple=multiple)
-            first = first or Plan(removals=removals, multiple=multiple, said=(self._no_faster(keep, macs),))
+                return replace(plan, kept=min(keep, plan.kept))  # a quotient may round to a little more than `keep`
+            first = first or replace(plan, said=(self._no_faster(keep, macs),))
             if multiple == 1:
-                if self.config.follow != "macs":
-                    return first
-                raise self._shortfall(keep, macs.now / macs.total)
+                return plan if self.config.follow == "macs" else first
             multiple //= 2
 
     def _no_faster(self, keep: float, macs: MacModel) -> str:

@@ -69,7 +69,7 @@ class SparseDistillStage(Stage[SparseDistillConfig]):
     produces = BundleKind.TORCH
     reads = frozenset({"data"})
     # All of them would fill the zeros, or move them to a level near zero.
-    never_before = frozenset({"distill", "prune", "quantized-distill", "differentiable-quantize"})
+    never_before = frozenset({"distill", "prune", "quantized-distill", "differentiable-quantize", "qat"})
     distributed = True
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import Context, Inputs, Stage, StageResult, port
-from edgekd.core.text import percent
+from edgekd.core.text import counted, percent
 from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import WEIGHTS_FILE, is_trainable, module_from_bundle
 from edgekd.nn.channels.analysis import Analysis, analyse
-from edgekd.nn.channels.apply import remove_channels_
+from edgekd.nn.channels.apply import channels_along, is_channelwise, remove_channels_
 from edgekd.nn.count import count_macs, count_params
 from edgekd.nn.edits import resize_edit
 from edgekd.nn.save import bundle_from_module
@@ -33,6 +35,9 @@ _NOT_COMPARABLE = (
     "rank better for it."
 )
 
+_NAMED = 3
+"""How many layers of a width that the device does not like are named."""
+
 
 class PruneStage(Stage[PruneConfig]):
     """Removes whole channels and attention heads, with everything that is coupled to them.
@@ -42,7 +47,7 @@ class PruneStage(Stage[PruneConfig]):
     """
 
     name = "prune"
-    version = 3
+    version = 4
     Config = PruneConfig
     ports: ClassVar = {
         "model": port(BundleKind.TORCH),
@@ -93,23 +98,20 @@ class PruneStage(Stage[PruneConfig]):
             said += importance.remarks(evidence, analysis.groups)
         if self.config.follow != "macs" and not importance.comparable:
             said += (_NOT_COMPARABLE.format(importance.name),)
-        planner = Planner(
-            self.config,
-            module,
-            shape,
-            analysis,
-            scores,
-            self._latency_model(inputs, ctx),
-            self._latency_table(inputs, analysis, ctx),
-            on_progress=lambda done, total: ctx.reporter.progress("pricing channel groups", done, total),
-        )
+        planner = self._planner(module, analysis, scores, inputs, ctx)
         plan = planner.plan()
-        _check_plan(plan, analysis)
+        if not analysis.proof.holds(plan.removals):
+            analysis, apart = _without_incompatible(analysis, plan)
+            said = (apart, *said)
+            planner = self._planner(module, analysis, scores, inputs, ctx)
+            plan = planner.plan()
+            _check_plan(plan, analysis)
         pruned = copy.deepcopy(module)
         remove_channels_(pruned, plan.removals)
         recipe = before.model.with_edit(resize_edit(module, pruned))
         after = bundle_from_module(pruned, recipe=recipe, blobs=ctx.blobs, scratch=ctx.scratch, carry=before)
         _check_reload(pruned, after, ctx)
+        widths = _widths(module, pruned)
         lost = sum(float(scores[group.name][units].sum()) for group, units in plan.removals)
         return StageResult(
             bundle=after,
@@ -118,16 +120,18 @@ class PruneStage(Stage[PruneConfig]):
             | {
                 "importance_lost": lost / sum(float(values.abs().sum()) for values in scores.values()),
                 "size_mib": ctx.path(after, WEIGHTS_FILE).stat().st_size / 2**20,
+                "widths": {path: list(pair) for path, pair in widths.items()},
             },
-            decisions=(*plan.said, *self._decisions(analysis, plan), *said),
+            decisions=(*plan.said, *self._decisions(analysis, plan, widths), *said),
         )
 
     def ensures(self, inputs: Inputs, result: StageResult, ctx: Context) -> None:
         before, after = inputs.one("model"), result.bundle
         shape = before.model.preprocessing.input_shape
         had, has = (count_macs(module_from_bundle(bundle, ctx.blobs), shape) for bundle in (before, after))
-        # Along the latency a cut ends where nothing more makes the engine faster.
-        most = had if self.config.follow != "macs" else self.config.macs_keep * had
+        # Along the latency a cut ends where nothing more makes the engine faster; else it may end where groups end.
+        gives_way = self.config.follow != "macs" or not self.config.strict
+        most = had if gives_way else self.config.macs_keep * had
         if has > most:
             raise BuildFailed(
                 f"Pruning was to keep at most {percent(self.config.macs_keep)} of {had:,} multiply-accumulates, but "
@@ -135,6 +139,20 @@ class PruneStage(Stage[PruneConfig]):
             )
         if (before.inputs, before.outputs) != (after.inputs, after.outputs):
             raise BuildFailed(f"Pruning changed the outputs of the network: {before.outputs} became {after.outputs}.")
+
+    def _planner(
+        self, module: nn.Module, analysis: Analysis, scores: Mapping[str, Tensor], inputs: Inputs, ctx: Context
+    ) -> Planner:
+        return Planner(
+            self.config,
+            module,
+            inputs.one("model").model.preprocessing.input_shape,
+            analysis,
+            scores,
+            self._latency_model(inputs, ctx),
+            self._latency_table(inputs, analysis, ctx),
+            on_progress=lambda done, total: ctx.reporter.progress("pricing channel groups", done, total),
+        )
 
     def _latency_model(self, inputs: Inputs, ctx: Context) -> LatencyModel | None:
         fitted = inputs.maybe("latency_model")
@@ -150,11 +168,11 @@ class PruneStage(Stage[PruneConfig]):
         check_table(table, analysis.groups, self.config.precision)
         return table
 
-    def _decisions(self, analysis: Analysis, plan: Plan) -> tuple[str, ...]:
+    def _decisions(self, analysis: Analysis, plan: Plan, widths: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
         config = self.config
         lines = [
             f"{len(plan.removals)} of {len(analysis.groups)} groups of channels were cut, ranked by "
-            f"{config.importance}."
+            f"{config.importance}.{_alignment_in_words(widths, config.channel_multiple)}"
         ]
         if analysis.kept_whole:
             lines.append(kept_whole_in_words(analysis))
@@ -166,15 +184,51 @@ class PruneStage(Stage[PruneConfig]):
         return tuple(lines)
 
 
+def _without_incompatible(analysis: Analysis, plan: Plan) -> tuple[Analysis, str]:
+    """The analysis without the groups that do not hold beside the rest of the plan, and a sentence that names them."""
+    taken = {group.name for group, _ in analysis.proof.compatible(plan.removals)}
+    apart = [group.name for group, _ in plan.removals if group.name not in taken]
+    left = replace(
+        analysis,
+        groups=tuple(group for group in analysis.groups if group.name not in apart),
+        kept_whole={**analysis.kept_whole, **dict.fromkeys(apart, "it can be cut alone, but not beside the others")},
+    )
+    said = f"Planned anew without {', '.join(apart)}: beside the others, the cut network is not the masked one."
+    return left, said
+
+
 def _check_plan(plan: Plan, analysis: Analysis) -> None:
-    """Proves the cut as a whole: groups may hold one by one and not together."""
-    if not analysis.proof.holds(plan.removals):
+    """Proves the cut as a whole."""
+    if (why := analysis.proof.why_not(plan.removals)) is not None:
         names = ", ".join(group.name for group, _ in plan.removals)
         raise BuildFailed(
-            f"The planned cut does not compute what the masked network computes, although each of its groups does: "
-            f"{names}.",
+            f"The planned cut of {names} does not hold, although each of its groups does: {why}.",
             hint="exclude some of them with prune.exclude",
         )
+
+
+def _widths(before: nn.Module, after: nn.Module) -> dict[str, tuple[int, int]]:
+    """Output channels before and after, by path of each convolution and linear layer that makes fewer of them."""
+    found, cut = {}, dict(after.named_modules())
+    for path, part in before.named_modules():
+        if isinstance(part, nn.Conv2d | nn.Linear) and not is_channelwise(part):
+            had, has = channels_along(part, "out"), channels_along(cut[path], "out")
+            if has < had:
+                found[path] = had, has
+    return found
+
+
+def _alignment_in_words(widths: Mapping[str, tuple[int, int]], multiple: int) -> str:
+    """How many of the cut layers have a width that the device likes, after a space; empty where it likes any."""
+    if multiple == 1 or not widths:
+        return ""
+    odd = [f"{path} ({has})" for path, (_, has) in widths.items() if has % multiple]
+    more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+    but = f", all but {', '.join(odd[:_NAMED])}{more}" if odd else ""
+    return (
+        f" {len(widths) - len(odd)} of the {counted(len(widths), 'layer')} that got narrower have a multiple of "
+        f"{multiple} channels{but}."
+    )
 
 
 def _predictions(planner: Planner, plan: Plan) -> dict[str, JsonValue]:

@@ -222,11 +222,13 @@ class PruningCurve(Schema):
         name: Of what was cut: `Teacher`, `Student 2`.
         origin: Of the latencies.
         points: From the whole network to the smallest.
+        missing: Numbers of the cuts that have no engine with a latency.
     """
 
     name: str
     origin: Origin = "measured"
     points: tuple[CurvePoint, ...] = Field(min_length=2)
+    missing: tuple[int, ...] = ()
 
 
 class ReportData(Schema):
@@ -241,7 +243,7 @@ class ReportData(Schema):
         choice: What is deployed, and why not each other engine; None when nothing was chosen.
         steps: From the teacher (the first one, which the others are compared with) to what is deployed.
         search: The students that were scored; None without a search.
-        curves: Of each network that was cut several times.
+        curves: Of each network that was cut.
         profile: Latencies of all candidates; None when nothing was profiled.
         evaluations: Of all candidates, on both splits.
         reference: Candidate that stands for the teacher in `profile` and `evaluations`.

@@ -102,7 +102,32 @@ def test_the_fastest_engine_stands_for_its_precision_unless_another_one_is_chose
     assert not [e for e in last.engines if e.precision == "int8"]
 
 
-def test_one_cut_alone_is_no_curve() -> None:
+def test_one_cut_is_a_line_of_two_points_and_none_is_no_curve() -> None:
     found = cut(rounds=1)
-    assert curves_of(found, steps_of(found)) == ()
+    [curve] = curves_of(found, steps_of(found))
+    assert [(point.cut, point.kept) for point in curve.points] == [(0, 1.0), (1, 0.25)]
+    assert curve.missing == ()
     assert curves_of(results(), steps_of(results())) == ()
+
+
+def without_latencies(found: Results, label: str) -> Results:
+    assert found.profile is not None
+    entries = tuple(
+        entry.model_copy(update={"latency": None, "failure": "it crashed"})
+        if entry.candidate.startswith((f"{label}-fp32", f"{label}-int8"))
+        else entry
+        for entry in found.profile.entries
+    )
+    return replace(found, profile=found.profile.model_copy(update={"entries": entries}))
+
+
+def test_a_cut_without_a_timed_engine_is_named_and_the_others_stay() -> None:
+    found = without_latencies(cut(), "teacher-pruned-1")
+    [curve] = curves_of(found, steps_of(found))
+    assert [point.cut for point in curve.points] == [0, 2]
+    assert curve.missing == (1,)
+
+
+def test_without_the_whole_network_there_is_nothing_to_compare_with() -> None:
+    found = without_latencies(cut(), "teacher")
+    assert curves_of(found, steps_of(found)) == ()

@@ -106,7 +106,7 @@ class Transformer(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A convolution of two groups, which stays whole, and a plain one behind it."""
+    """A convolution of two groups, which leave as a whole, and a plain one behind it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,6 +120,23 @@ class Grouped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(F.relu(self.grouped(F.relu(self.stem(x)))))
         logits: Tensor = self.classifier(self.norm2(F.relu(self.plain(x))).mean((2, 3)))
+        return logits
+
+
+class OneWhole(nn.Module):
+    """Two branches of which one must be whole: each can be cut, and both cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 16, 3, padding=1)
+        self.plain = nn.Conv2d(32, 16, 1)
+        self.classifier = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.first(x), self.second(x)], 1)
+        if y.shape[1] < 32 and self.first.out_channels < 16 and self.second.out_channels < 16:
+            raise ValueError("one of the branches must be whole")
+        logits: Tensor = self.classifier(F.relu(self.plain(F.relu(y))).mean((2, 3)))
         return logits
 
 

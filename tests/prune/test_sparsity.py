@@ -153,3 +153,14 @@ def test_no_stage_that_would_fill_the_zeros_may_follow(later: str) -> None:
     )
     with pytest.raises(UserError, match="sparse"):
         validate_graph(Graph(inputs={"student": BundleKind.TORCH}, nodes=nodes), STAGES)
+
+
+def test_quantization_aware_training_has_no_mask_and_may_not_follow_either() -> None:
+    nodes = (
+        Node(name="sparse", stage="sparse-distill", config={}, inputs={"student": ("@student",)}),
+        Node(name="fp32", stage="export", config={}, inputs={"model": ("sparse",)}),
+        Node(name="int8", stage="quantize", config={"scheme": "ort-u8s8"}, inputs={"model": ("fp32",)}),
+        Node(name="trained", stage="qat", config={}, inputs={"model": ("int8",)}),
+    )
+    with pytest.raises(UserError, match=r"'sparse' .* must not come before node 'trained'"):
+        validate_graph(Graph(inputs={"student": BundleKind.TORCH}, nodes=nodes), STAGES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,10 +151,81 @@ def test_a_share_out_of_reach_is_refused_with_the_one_in_reach(tmp_path: Path) -
     assert "Kept whole: stem" in caught.value.message
 
 
+def test_a_budget_below_the_reach_of_the_groups_falls_back_to_the_share_that_was_asked_for(tmp_path: Path) -> None:
+    # The groups of this network end at 21 %, above the floor.
+    _, plain, _ = prune(tmp_path / "plain", recipe(PADDED), macs_keep=0.7)
+    _, result, _ = prune(
+        tmp_path / "tight", recipe(PADDED), macs_keep=0.7, budget_ms=1e-9, latency_model=MODEL, macs_floor=0.1
+    )
+    assert "70.0 % are kept" in result.decisions[0]
+    assert result.bundle.content == plain.bundle.content
+
+
+def test_the_deepest_cut_is_tried_against_the_budget_too(tmp_path: Path) -> None:
+    with pytest.raises(BuildFailed) as caught:
+        prune(tmp_path / "deepest", recipe(PADDED), macs_keep=0.05)
+    reach = float(str(caught.value.hint).split()[3])
+    before, *_ = prune(tmp_path / "whole", recipe(PADDED), macs_keep=0.9)
+    whole = MODEL.predict_ms(layer_costs(module_from_recipe(before.model), (3, 8, 8)), "fp32")
+    _, result, _ = prune(
+        tmp_path / "tight", recipe(PADDED), macs_keep=0.9, budget_ms=reach * whole, latency_model=MODEL
+    )
+    assert "keeps the budget" in result.decisions[0]
+    assert result.metrics["macs_kept"] == pytest.approx(reach, abs=0.02)
+
+
+def test_a_share_that_nobody_asked_for_gives_way_to_what_the_groups_reach(tmp_path: Path) -> None:
+    _, result, _ = prune(tmp_path, recipe(PADDED), macs_keep=0.1, strict=False)
+    kept = result.metrics["macs_kept"]
+    assert isinstance(kept, float)
+    assert 0.1 < kept < 0.9
+    assert re.search(r"not 10\.0 %: the groups of channels that can be cut reach [\d.]+ %", result.decisions[0])
+    # A net in which nothing can be cut has no share to give way to.
+    with pytest.raises(BuildFailed, match=r"reach 100\.0 %"):
+        prune(tmp_path, recipe(PADDED), macs_keep=0.5, strict=False, exclude=("*conv*",))
+
+
+def test_groups_that_hold_alone_but_not_together_are_told_apart_and_the_cut_is_planned_anew(tmp_path: Path) -> None:
+    _, result, ctx = prune(tmp_path, recipe("module:tests.prune.nets:OneWhole"), macs_keep=0.7)
+    module = module_from_bundle(result.bundle, ctx.blobs)
+    assert sorted(module.get_submodule(name).out_channels < 16 for name in ("first", "second")) == [False, True]
+    assert any(line.startswith("Planned anew without second: ") for line in result.decisions)
+    assert any("second (it can be cut alone, but not beside the others)" in line for line in result.decisions)
+
+
+def test_the_widths_that_were_cut_are_reported_and_those_off_the_multiple_named(tmp_path: Path) -> None:
+    before, result, ctx = prune(tmp_path / "aligned", channel_multiple=8, macs_keep=0.6)
+    whole, cut = (module_from_bundle(bundle, ctx.blobs) for bundle in (before, result.bundle))
+    widths = result.metrics["widths"]
+    assert isinstance(widths, dict)
+    assert widths == {
+        path: [part.out_channels, cut.get_submodule(path).out_channels]
+        for path, part in whole.named_modules()
+        if isinstance(part, nn.Conv2d) and cut.get_submodule(path).out_channels < part.out_channels
+    }
+    count = len(widths)
+    assert f"{count} of the {count} layers that got narrower have a multiple of 8 channels." in result.decisions[0]
+    # Halved to reach the share, so that some widths are no multiples of what was asked for.
+    _, result, _ = prune(tmp_path / "halved", channel_multiple=16, macs_keep=0.3)
+    said = next(line for line in result.decisions if "groups of channels were cut" in line)
+    assert re.search(r"[0-9] of the [0-9]+ layers .* multiple of 16 channels, all but [^()]+ \([0-9]+\), ", said)
+    assert re.search(r" and [0-9]+ more\.$", said)
+
+
 def test_bn_ranking_names_the_groups_without_batchnorm(tmp_path: Path) -> None:
     made = recipe("module:tests.prune.nets:Transformer")
     _, result, _ = prune(tmp_path, made, importance="bn", channel_multiple=1, macs_keep=0.8)
     assert any("have no BatchNorm and were ranked by l2" in line for line in result.decisions)
+
+
+@pytest.mark.parametrize("follow", ["macs", "latency"])
+def test_groups_of_a_convolution_leave_and_the_network_reloads(tmp_path: Path, follow: str) -> None:
+    made = recipe("module:tests.nn.channels.couplings:Bottleneck")
+    _, result, ctx = prune(tmp_path, made, macs_keep=0.4, follow=follow, importance="lamp", latency_model=MODEL)
+    conv = module_from_bundle(result.bundle, ctx.blobs).get_submodule("conv2")
+    assert conv.groups < 4
+    assert conv.in_channels == conv.out_channels == 8 * conv.groups
+    assert result.metrics["macs_kept"] <= 0.4
 
 
 def test_excluded_layers_keep_their_width(tmp_path: Path) -> None:

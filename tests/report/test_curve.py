@@ -87,6 +87,19 @@ def test_the_sentence_compares_what_was_gained_with_what_the_arithmetic_promises
     )
 
 
+def test_two_points_are_drawn_and_a_missing_cut_is_named() -> None:
+    whole, *_, last = curve().points
+    short = curve().model_copy(update={"points": (whole, last), "missing": (1, 2)})
+    drawing = curve_picture(short, Budget())
+    assert "over 1 cut" in drawing
+    assert "over 1 cuts" not in drawing
+    assert len(corners(drawing, "curve int8")[1]) == 2
+    assert curve_in_words(short).endswith(
+        "It is 2.6 points less accurate. Cut 1 is not drawn: none of its engines has a latency. Cut 2 is not drawn: "
+        "none of its engines has a latency."
+    )
+
+
 def test_without_images_the_latencies_are_drawn_alone() -> None:
     drawing = curve_picture(curve(evaluated=False), Budget())
     assert "Accuracy was not evaluated" in drawing
@@ -94,7 +107,7 @@ def test_without_images_the_latencies_are_drawn_alone() -> None:
     assert curve_in_words(curve(evaluated=False)).endswith(f"would give 4.0{TIMES}.")
 
 
-def test_the_page_has_the_curve_only_where_something_was_cut_several_times() -> None:
+def test_the_page_has_the_curve_only_where_something_was_cut() -> None:
     page = html_from_report(sample_report().model_copy(update={"curves": (curve(),)}))
     assert 'id="pruning"' in page
     assert "Teacher.</strong> With 25.0 %" in page

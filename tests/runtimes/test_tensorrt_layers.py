@@ -56,6 +56,22 @@ def test_layers_have_the_order_of_the_engine_and_the_median_of_their_times() -> 
     assert report.share_by_arithmetic["int8"] == pytest.approx(2 / 3)
 
 
+def test_sparse_kernels_are_counted_among_those_of_convolutions_and_matrix_products() -> None:
+    sparse = "sm80_xmma_fprop_sparse_conv_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_nchw"
+    information = {
+        "Layers": [
+            layer("a", "CaskConvolution", "Half", ParameterType="Convolution", TacticName=sparse),
+            layer("b", "CaskConvolution", "Half", ParameterType="Convolution", TacticName="sm80_xmma_fprop_f16f16"),
+            layer("c", "gemm", "Half", TacticName="Sparse_gemm"),
+            layer("unnamed", "CaskConvolution", "Half", ParameterType="Convolution"),
+            layer("gathered", "kgen", "Half", TacticName="__myl_SparseGather"),
+        ]
+    }
+    found = layers_from_information(information, {name: [1.0] for name in ("a", "b", "c", "unnamed", "gathered")}, "G")
+    report = layer_report(found, source="test", calls=1, provider="G", quantized=False)
+    assert (report.sparse_kernels, report.named_kernels) == (2, 3)
+
+
 def test_an_engine_that_was_built_without_details_has_names_alone() -> None:
     (found,) = layers_from_information({"Layers": ["conv + relu"]}, {"conv + relu": [1.0]}, "Orin")
     assert (found.name, found.op, found.arithmetic) == ("conv + relu", "unknown", "other")

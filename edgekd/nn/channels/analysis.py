@@ -12,6 +12,7 @@ from torch import nn
 from edgekd.core.schema import suggest
 from edgekd.errors import UserError
 from edgekd.nn.channels.apply import channels_along, is_channelwise, part_at, why_not_cut
+from edgekd.nn.channels.grouped import joined, leaves_whole
 from edgekd.nn.channels.groups import ChannelGroup, head_groups, split_by_members
 from edgekd.nn.channels.proof import Proof
 from edgekd.nn.channels.torch_pruning import proposed_groups
@@ -52,30 +53,40 @@ def analyse(
         BuildFailed: The network cannot be traced.
     """
     _check_patterns(module, exclude)
-    heads = {group.name: group for group in head_groups(module)}
-    proposed = proposed_groups(module, torch.zeros(1, *input_shape))
-    proposed = [heads.get(group.name, group) for group in proposed]
-    kept_whole = {group.name: why for group in proposed if (why := _why_not_cut(module, group))}
+    proposals = proposed_groups(module, torch.zeros(1, *input_shape))
+    heads = head_groups(module)
+    proposed = joined(module, _with_heads(proposals.groups, heads))
+    kept_whole = {path: why for path, why in proposals.lost.items() if path not in {group.name for group in heads}}
+    kept_whole |= {group.name: why for group in proposed if (why := _why_not_cut(module, group))}
     parts = [part for group in proposed if group.name not in kept_whole for part in split_by_members(group)]
     kept_whole |= {part.name: why for part in parts if (why := _why_not_chosen(module, part, exclude))}
     candidates = [part for part in parts if part.name not in kept_whole]
     proof = Proof(module, input_shape)
     groups = proof.sound(candidates, on_progress)
-    sound = {group.name for group in groups}
-    refuted = "cut and masked networks differ: there is padding, slicing or reshaping by fixed numbers"
-    kept_whole |= {group.name: refuted for group in candidates if group.name not in sound}
+    kept_whole |= proof.refuted
     return Analysis(groups=tuple(groups), kept_whole=kept_whole, proof=proof)
+
+
+def _with_heads(proposed: Sequence[ChannelGroup], heads: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """The proposals, with whole heads in the place of single channels of queries, keys and values."""
+    left = {group.name: group for group in heads}
+    found = []
+    for group in proposed:
+        makers = [member.path for member in group.members if member.axis == "out" and member.path in left]
+        found += [left.pop(path) for path in makers] or [group]
+    return [*found, *left.values()]
 
 
 def _why_not_cut(module: nn.Module, group: ChannelGroup) -> str | None:
     for member in group.members:
         part = part_at(module, member.path)
         reason = why_not_cut(part)
-        if reason is not None:
+        if reason is not None and not (isinstance(part, nn.Conv2d) and leaves_whole(part, member)):
             return f"{member.path} is {reason}"
         channels = channels_along(part, "out")
-        # A trace that runs into padding or slicing along channels pairs layers of different widths.
-        if member.axis == "out" and len(member.channels) < channels:
+        # A trace that runs into padding or slicing along channels pairs layers of different widths. What only carries
+        # channels carries those of several groups behind a concatenation.
+        if member.axis == "out" and len(member.channels) < channels and not is_channelwise(part):
             return f"it holds only {len(member.channels)} of the {channels} channels of {member.path}"
     return None
 

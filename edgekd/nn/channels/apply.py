@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from edgekd.nn.channels.groups import Axis, ChannelGroup
+from edgekd.nn.channels.groups import Axis, ChannelGroup, parameter_axis
 
 Removal = tuple[ChannelGroup, Tensor]
 """A group and the units that leave it, int64."""
@@ -19,7 +19,7 @@ def remove_channels_(module: nn.Module, removals: Iterable[Removal]) -> None:
     """Removes the units from every member of their groups; the module computes what it did with them masked.
 
     Args:
-        module: Holds the members' paths; each member passes `why_not_cut`.
+        module: Holds the members' paths; each member passes `why_not_cut`, or takes whole groups of a convolution.
         removals: At most one per group. A layer may stand in several groups.
     """
     cut: dict[tuple[str, Axis], list[Tensor]] = defaultdict(list)
@@ -45,9 +45,9 @@ def part_at(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
 
 
 def why_not_cut(part: nn.Module | nn.Parameter) -> str | None:
-    """Why channels of this layer cannot be removed; None when they can."""
+    """Why single channels of this layer cannot be removed; None when they can."""
     if isinstance(part, nn.Conv2d):
-        return None if part.groups == 1 or is_depthwise(part) else f"a convolution of {part.groups} groups"
+        return f"a convolution of {part.groups} groups" if is_grouped(part) else None
     if isinstance(part, nn.GroupNorm) and part.num_groups != 1:
         return f"a GroupNorm of {part.num_groups} groups"
     if isinstance(part, nn.Linear | nn.Parameter) or is_channelwise(part):
@@ -58,6 +58,11 @@ def why_not_cut(part: nn.Module | nn.Parameter) -> str | None:
 def is_depthwise(part: nn.Module | nn.Parameter) -> bool:
     """A convolution that filters each channel by itself, one output per input."""
     return isinstance(part, nn.Conv2d) and part.groups == part.in_channels == part.out_channels and part.groups > 1
+
+
+def is_grouped(part: nn.Module | nn.Parameter) -> bool:
+    """A convolution of groups of several channels, which can only leave as a whole."""
+    return isinstance(part, nn.Conv2d) and part.groups > 1 and not is_depthwise(part)
 
 
 def is_channelwise(part: nn.Module | nn.Parameter) -> bool:
@@ -73,8 +78,14 @@ def mixes_channels(part: nn.Module | nn.Parameter) -> bool:
 
 
 def keep_channels_(part: nn.Module, axis: Axis, keep: Tensor) -> None:
-    """Reduces a layer to the channels `keep` (int64, ascending); `axis` matters for dense layers only."""
+    """Reduces a layer to the channels `keep` (int64, ascending); `axis` matters for dense layers only.
+
+    Of a grouped convolution, `keep` are the output channels of whole groups; their inputs follow.
+    """
     size = len(keep)
+    if isinstance(part, nn.Conv2d) and is_grouped(part):
+        part.groups = size * part.groups // part.out_channels
+        part.in_channels = part.groups * part.weight.shape[1]
     if isinstance(part, nn.Conv2d | nn.Linear) and not is_depthwise(part):
         _select_(part, ("weight", "bias") if axis == "out" else ("weight",), 0 if axis == "out" else 1, keep)
         setattr(part, f"{axis}_features" if isinstance(part, nn.Linear) else f"{axis}_channels", size)
@@ -126,11 +137,6 @@ def made_by(module: nn.Module, group: ChannelGroup, among: Container[str] | None
             if not isinstance(part, nn.Parameter) and channels_along(part, "out") == len(member.channels):
                 return member.path
     return None
-
-
-def parameter_axis(parameter: Tensor) -> int:
-    """The axis of a bare parameter that runs over channels: the last one that is not 1."""
-    return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=0)
 
 
 def _others(size: int, removed: Tensor) -> Tensor:

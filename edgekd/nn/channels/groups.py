@@ -6,6 +6,7 @@ planning and cutting need no dependency graph. Who finds the groups is `torch_pr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,34 +90,57 @@ def _part_of(group: ChannelGroup, pattern: Tensor, units: Tensor) -> ChannelGrou
 def head_groups(module: nn.Module) -> list[ChannelGroup]:
     """The heads of multi-head attention with a fused `qkv` and a `proj` layer, as timm and most others write it.
 
-    Whole heads are removed: the remaining ones keep their dimension and with it the scale of their logits.
+    Whole heads are removed: the remaining ones keep their dimension and with it the scale of their logits. Bare
+    parameters of the attention that have a value for each head, or each channel of the heads, follow: tables of
+    relative positions do.
     """
     groups = []
     for path, part in module.named_modules():
-        heads, width = getattr(part, "num_heads", None), getattr(part, "head_dim", None)
+        heads = getattr(part, "num_heads", None)
         qkv, proj = getattr(part, "qkv", None), getattr(part, "proj", None)
-        if not (isinstance(heads, int) and isinstance(width, int)):
+        if not (isinstance(heads, int) and isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear)):
             continue
-        if not (isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear)):
-            continue
+        width = qkv.out_features // (3 * heads) if heads > 0 else 0
         inner = heads * width
-        if (qkv.out_features, proj.in_features) != (3 * inner, inner):
+        if not inner or (qkv.out_features, proj.in_features) != (3 * inner, inner):
             continue
         channels, units = torch.arange(inner), torch.arange(heads).repeat_interleave(width)
         queries_keys_values = torch.cat([channels, channels + inner, channels + 2 * inner])
         numbers = [(path, "num_heads", 1)]
         if getattr(part, "attn_dim", None) == inner:
             numbers.append((path, "attn_dim", width))
+        name = f"{path}.qkv" if path else "qkv"
         groups.append(
             ChannelGroup(
-                name=f"{path}.qkv",
+                name=name,
                 units=heads,
                 width=width,
                 members=(
-                    Member(f"{path}.qkv", "out", units.repeat(3), queries_keys_values),
-                    Member(f"{path}.proj", "in", units, channels),
+                    Member(name, "out", units.repeat(3), queries_keys_values),
+                    Member(f"{path}.proj" if path else "proj", "in", units, channels),
+                    *_parameters_of_heads(path, part, units),
                 ),
                 numbers=tuple(numbers),
             )
         )
     return groups
+
+
+def _parameters_of_heads(path: str, part: nn.Module, units: Tensor) -> Iterator[Member]:
+    """The attention's own parameters with as many values as there are heads, or channels of heads.
+
+    Args:
+        units: (heads * width,), the head of each channel.
+    """
+    heads = torch.unique(units)
+    for name, parameter in part.named_parameters(recurse=False):
+        size = parameter.shape[parameter_axis(parameter)] if parameter.ndim else 0
+        for owners in (heads, units):
+            if size == len(owners):
+                yield Member(f"{path}.{name}" if path else name, "out", owners, torch.arange(size))
+                break
+
+
+def parameter_axis(parameter: Tensor) -> int:
+    """The axis of a bare parameter that runs over channels: the last one that is not 1."""
+    return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=0)

@@ -9,6 +9,7 @@ hide a mistake.
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,6 +33,9 @@ TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest difference of logits over their largest magnitude. float64 reaches 1e-13 on the networks we tried; float32
 serves networks that hold float32 constants of their own."""
 
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What a cut that does not fit the network ends in."""
+
 
 class Proof:
     """Checks removals on a randomised copy of a network.
@@ -41,11 +45,15 @@ class Proof:
         input_shape: (C, H, W).
         seed: Of the weights, the input and the trial removals.
 
+    Attributes:
+        refuted: Reason by name of each group that `sound` left out.
+
     Raises:
         BuildFailed: The network does not run.
     """
 
     def __init__(self, module: nn.Module, input_shape: tuple[int, int, int], seed: int = 0) -> None:
+        self.refuted: dict[str, str] = {}
         self._random = torch.Generator().manual_seed(seed)
         for dtype in TOLERANCES:
             self._dtype = dtype
@@ -53,7 +61,7 @@ class Proof:
             _randomise_(self._module, self._random)
             for shape in _probe_shapes(input_shape):
                 self._images = torch.randn(2, *shape, dtype=dtype, generator=self._random)
-                if self._logits(lambda module: None) is not None:
+                if isinstance(self._logits(lambda module: None), Tensor):
                     return
         raise BuildFailed(
             f"Pruning needs to run the network on a batch of two random images {input_shape}, and it fails on them.",
@@ -62,16 +70,40 @@ class Proof:
 
     def holds(self, removals: Sequence[Removal]) -> bool:
         """Whether cutting the removals gives what masking them gives."""
+        return self.why_not(removals) is None
+
+    def why_not(self, removals: Sequence[Removal]) -> str | None:
+        """Why the removals cannot be cut, as far as it is known; None when they hold."""
         found = self._logits(lambda module: remove_channels_(module, removals))
+        if isinstance(found, str):
+            return f"the cut network {found}"
         expected = self._logits(lambda module: _mask_(module, removals))
-        if found is None or expected is None or found.shape != expected.shape:
-            return False
-        return bool((found - expected).abs().max() <= TOLERANCES[self._dtype] * expected.abs().max())
+        if isinstance(expected, str):
+            return f"the masked network {expected}"
+        same = found.shape == expected.shape and bool(
+            (found - expected).abs().max() <= TOLERANCES[self._dtype] * expected.abs().max()
+        )
+        return None if same else "the cut network computes something else than the masked one"
+
+    def compatible(self, removals: Sequence[Removal]) -> list[Removal]:
+        """Those that hold together, the rest left out one by one: what holds alone may not hold beside another.
+
+        They are tried together and halved where a trial fails, each half beside what was taken before.
+        """
+        waiting, taken = [list(removals)], list[Removal]()
+        while waiting:
+            batch = waiting.pop()
+            if self.holds([*taken, *batch]):
+                taken += batch
+            elif len(batch) > 1:
+                middle = len(batch) // 2
+                waiting += [batch[middle:], batch[:middle]]
+        return taken
 
     def sound(
         self, groups: Sequence[ChannelGroup], on_progress: Callable[[int, int], None] | None = None
     ) -> list[ChannelGroup]:
-        """The groups that hold, in their order, each tried with a random half of its units removed.
+        """The groups that hold, in their order, each tried with some of its units removed.
 
         Groups are tried together and halved where a trial fails, so that a network without bad groups costs one trial.
 
@@ -82,29 +114,39 @@ class Proof:
         waiting, sound, decided = [list(groups)], [], 0
         while waiting:
             batch = waiting.pop()
-            holds = self.holds([(group, self._some_units(group)) for group in batch])
-            if not holds and len(batch) > 1:
+            why_not = self.why_not([(group, self._some_units(group)) for group in batch])
+            if why_not is not None and len(batch) > 1:
                 middle = len(batch) // 2
                 waiting += [batch[middle:], batch[:middle]]
                 continue
-            sound += batch if holds else []
+            if why_not is None:
+                sound += batch
+            else:
+                self.refuted[batch[0].name] = why_not
             decided += len(batch)
             if on_progress is not None:
                 on_progress(decided, len(groups))
         return sound
 
-    def _logits(self, change_: Callable[[nn.Module], None]) -> Tensor | None:
-        """The logits of a changed copy, or None when it cannot run; which layer notices first does not matter."""
+    def _logits(self, change_: Callable[[nn.Module], None]) -> Tensor | str:
+        """The logits of a changed copy, or what becomes of it instead; which layer notices first does not matter."""
         module = copy.deepcopy(self._module)
         try:
             change_(module)
+        except _FAILURES:
+            return "cannot be made: the trace names channels that a layer does not have"
+        try:
             logits: Tensor = module(self._images)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-            return None
+        except _FAILURES as err:
+            return f"does not run: it fails {_place(module, err)}"
         return logits
 
     def _some_units(self, group: ChannelGroup) -> Tensor:
-        return torch.randperm(group.units, generator=self._random)[: max(1, group.units // 2)].sort().values
+        """At most half of them, a number drawn for each group: where all shrink by one ratio, code that takes one width
+        for another would run."""
+        most = max(1, group.units // 2)
+        number = int(torch.randint(1, most + 1, (), generator=self._random))
+        return torch.randperm(group.units, generator=self._random)[:number].sort().values
 
 
 def _probe_shapes(input_shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
@@ -112,6 +154,14 @@ def _probe_shapes(input_shape: tuple[int, int, int]) -> list[tuple[int, int, int
     channels, height, width = input_shape
     small = [(channels, height // 4, width // 4)] if min(height, width) >= SMALL_SIDE_PX else []
     return [*small, input_shape]
+
+
+def _place(module: nn.Module, err: Exception) -> str:
+    """`in a layer of type GRU`: the innermost part of the network that an error went through."""
+    known = {id(part) for part in module.modules()}
+    selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(err.__traceback__)]
+    inside = [type(part).__name__ for part in selves if id(part) in known]
+    return f"in a layer of type {inside[-1]}" if inside else f"with {type(err).__name__}"
 
 
 def _randomise_(module: nn.Module, random: torch.Generator) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from edgekd.core.report import Budget
-from edgekd.core.text import ms, percent, points, significant
+from edgekd.core.text import counted, ms, percent, points, significant
 from edgekd.report.data import CurveEngine, CurvePoint, PruningCurve
 from edgekd.report.plots.marks import PRECISION_NAMES, marker, metric_name, precision_name, runtime_name
 from edgekd.report.signs import TIMES
@@ -35,7 +35,7 @@ def curve_picture(curve: PruningCurve, budget: Budget) -> str:
         budget: Its limits are drawn where they were asked for.
     """
     x = Scale(low=1.0, high=min(min(point.kept for point in curve.points), 0.95), start=LEFT + 14, end=RIGHT - 14)
-    text = f"Accuracy and latency of {curve.name} over {len(curve.points) - 1} cuts"
+    text = f"Accuracy and latency of {curve.name} over {counted(len(curve.points) - 1, 'cut')}"
     return picture(WIDTH, HEIGHT, text, _frame(curve, x), _accuracies(curve, budget, x), _latencies(curve, budget, x))
 
 
@@ -49,12 +49,13 @@ def curve_in_words(curve: PruningCurve) -> str:
         f"({precision_name(end.precision)}) instead of {ms(start.median_ms)} ({precision_name(start.precision)}): "
         f"{pace}, where arithmetic alone would give {significant(1 / kept, 2)}{TIMES}."
     )
-    if start.accuracy is None or end.accuracy is None:
-        return said
-    lost = start.accuracy.value - end.accuracy.value
-    if abs(lost) < NO_DIFFERENCE:
-        return f"{said} It is as accurate."
-    return f"{said} It is {points(abs(lost))} {'less' if lost > 0 else 'more'} accurate."
+    if start.accuracy is not None and end.accuracy is not None:
+        lost = start.accuracy.value - end.accuracy.value
+        far = "as" if abs(lost) < NO_DIFFERENCE else f"{points(abs(lost))} {'less' if lost > 0 else 'more'}"
+        said += f" It is {far} accurate."
+    for cut in curve.missing:
+        said += f" Cut {cut} is not drawn: none of its engines has a latency."
+    return said
 
 
 def _frame(curve: PruningCurve, x: Scale) -> str:

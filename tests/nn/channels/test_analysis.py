@@ -6,6 +6,7 @@ from torch import nn
 
 from edgekd.errors import UserError
 from edgekd.nn.channels.analysis import analyse
+from edgekd.nn.channels.apply import remove_channels_
 from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.testing.toys import toy_cnn
 from tests.prune.nets import Dense, Grouped, PaddedShortcut, Transformer, seeded
@@ -63,10 +64,30 @@ def test_heads_leave_as_a_whole_and_tokens_with_their_position_and_scale() -> No
     assert {"embed", "scale", "norm1", "norm", "attn.proj", "fc2"} <= _makers(stream)
 
 
-def test_a_grouped_convolution_stays_whole_with_the_reason() -> None:
-    analysis = analyse(seeded(Grouped), SHAPE)
-    assert {group.name for group in analysis.groups} == {"plain"}
-    assert analysis.kept_whole["stem"] == "grouped is a convolution of 2 groups"
+def test_a_grouped_convolution_loses_whole_groups_with_the_layers_around_it() -> None:
+    module = seeded(Grouped)
+    groups = {group.name: group for group in analyse(module, SHAPE).groups}
+    group = groups["grouped"]
+    assert (group.units, group.width) == (2, 4)
+    assert _makers(group) == {"stem", "grouped", "norm"}
+    remove_channels_(module, [(group, torch.tensor([0]))])
+    grouped = module.get_submodule("grouped")
+    assert (grouped.groups, grouped.in_channels, grouped.out_channels) == (1, 4, 4)
+    assert module(torch.zeros(1, *SHAPE)).shape == (1, 4)
+
+
+class Separate(nn.Sequential):
+    """Each colour has filters of its own: the channels that the convolution reads are those of the image."""
+
+    def __init__(self) -> None:
+        pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        super().__init__(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 8, 1), *pool)
+
+
+def test_a_grouped_convolution_of_which_a_side_is_not_known_stays_whole_with_the_reason() -> None:
+    analysis = analyse(seeded(Separate), SHAPE)
+    assert {group.name for group in analysis.groups} == {"2"}
+    assert analysis.kept_whole["0"] == "0 is a convolution of 3 groups"
 
 
 def test_excluded_layers_keep_their_output_channels_only() -> None:

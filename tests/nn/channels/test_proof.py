@@ -14,6 +14,7 @@ from edgekd.nn.channels.analysis import Analysis, analyse
 from edgekd.nn.channels.apply import remove_channels_
 from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.nn.channels.proof import Proof
+from tests.nn.channels.couplings import FixedHeads
 from tests.prune.nets import Dense, PaddedShortcut, Transformer, seeded
 
 SHAPE = (3, 8, 8)
@@ -140,3 +141,24 @@ def test_the_cut_network_trains() -> None:
     pruned.train()(torch.randn(2, *SHAPE)).sum().backward()
     assert all(parameter.grad is not None for parameter in pruned.parameters())
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in module.parameters()) / 2
+
+
+def test_code_that_takes_one_width_for_another_is_refuted_although_both_shrink_together() -> None:
+    analysis = analyse(seeded(FixedHeads), SHAPE)
+    assert {"attn.qkv", "fc2"} <= set(analysis.kept_whole)
+
+
+def test_a_refuted_group_has_its_reason() -> None:
+    module = seeded(PaddedShortcut)
+    group = group_named(module, "first.conv1")
+    proof = Proof(module, SHAPE)
+    reader = next(member for member in group.members if member.axis == "in")
+    others = tuple(member for member in group.members if member is not reader)
+    proof.sound([replace(group, members=others)])
+    assert proof.refuted == {group.name: "the cut network does not run: it fails in a layer of type Conv2d"}
+    beyond = replace(reader, channels=reader.channels + 1)
+    reason = proof.why_not([(replace(group, members=(*others, beyond)), torch.tensor([group.units - 1]))])
+    assert reason == "the cut network cannot be made: the trace names channels that a layer does not have"
+    shifted = replace(reader, channels=reader.channels.roll(1))
+    reason = proof.why_not([(replace(group, members=(*others, shifted)), torch.tensor([0]))])
+    assert reason == "the cut network computes something else than the masked one"
