@@ -17,14 +17,16 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from edgekd.core.bundle import BundleKind
+from edgekd.core.bundle import BundleKind, ModelBundle
 from edgekd.core.digest import Json
 from edgekd.core.stage import Context, Inputs, Stage, StageConfig, StageResult, port
 from edgekd.core.text import percent
 from edgekd.data.choice import Float64Array, confident_and_balanced, entropies, probabilities, separation
 from edgekd.data.dataset import Dataset, Split
+from edgekd.data.transform import FloatArray
 from edgekd.errors import UserError
 from edgekd.train.pool import bundle_from_choice
+from edgekd.train.reconcile import class_order
 from edgekd.train.responses import responses
 
 FAR = 0.75
@@ -70,6 +72,7 @@ class GatherStage(Stage[GatherConfig]):
                 f"The data {data.name} has no pool of further images to choose from.",
                 hint="give images without labels: --unlabelled FOLDER_OR_NPZ",
             )
+        _asked(inputs, ctx)
 
     def run(self, inputs: Inputs, ctx: Context) -> StageResult:
         data, config = ctx.resource("data", Dataset), self.config
@@ -116,10 +119,31 @@ class GatherStage(Stage[GatherConfig]):
 
     def _said(self, split: Split, inputs: Inputs, ctx: Context) -> Float64Array:
         """(N, K) probabilities, of the teacher or of both."""
-        asked = [model for model in (inputs.one("teacher"), inputs.maybe("student")) if model is not None]
-        found: Float64Array = np.mean([probabilities(responses(model, split, ctx)) for model in asked], axis=0)
+        found: Float64Array = np.mean(
+            [probabilities(_in_order(responses(model, split, ctx), order)) for model, order in _asked(inputs, ctx)],
+            axis=0,
+        )
         return found
 
     def _most(self, images: int, classes: int) -> int | None:
         per_class = self.config.per_class
         return None if per_class is None else max(1, round(per_class * images / classes))
+
+
+def _asked(inputs: Inputs, ctx: Context) -> list[tuple[ModelBundle, tuple[int, ...] | None]]:
+    """Who is asked, and where the data's classes stand in its logits; None for their own order.
+
+    Raises:
+        UserError: One of them tells other classes apart than the data.
+    """
+    classes = ctx.resource("data", Dataset).classes
+    models = {name: inputs.maybe(name) for name in ("teacher", "student")}
+    return [
+        (model, class_order(model.model.labels, classes, name, "data"))
+        for name, model in models.items()
+        if model is not None
+    ]
+
+
+def _in_order(logits: FloatArray, order: tuple[int, ...] | None) -> FloatArray:
+    return logits if order is None else logits[:, order]

@@ -75,7 +75,7 @@ class TeachStage(Stage[TeachConfig]):
     """
 
     name = "teach"
-    version = 3
+    version = 4
     Config = TeachConfig
     ports: ClassVar = {"teacher": port(BundleKind.ONNX, BundleKind.TORCH), **POOL_PORT}
     produces = BundleKind.DATA
@@ -104,6 +104,7 @@ class TeachStage(Stage[TeachConfig]):
             data=dataset.digest,
             seed=ctx.seed,
             teacher=teacher_digest(teacher),
+            labels=teacher.model.labels,
         )
         kept = paths if views else {}
         for path in kept.values():

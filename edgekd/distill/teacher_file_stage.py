@@ -139,7 +139,7 @@ class StoredLogitsStage(Stage[StoredLogitsConfig]):
             data=dataset.digest,
             seed=ctx.seed if config.seed is None else config.seed,
         )
-        if views > 1:
+        if views > 1 or said.keys() & set(PIXELS):
             _check_pixels(config.path, said, spec)
         path = ctx.scratch / "logits.npy"
         with disk_errors(path):
@@ -210,7 +210,9 @@ def _check_bound(config: StoredLogitsConfig, bound_to: str | None, dataset: Data
 
 
 def _check_pixels(path: str, said: Mapping[str, str], wanted: AnswersSpec) -> None:
-    """Makes sure that several views are those that the training shows: of one preprocessing, augmentation and seed.
+    """Makes sure that the views are those that the training shows: of one preprocessing, augmentation and seed.
+
+    A single view is of the images as they are, which needs no seed, and need not be said.
 
     Raises:
         UserError: The file says of other pixels, or does not say of which.
@@ -225,14 +227,17 @@ def _check_pixels(path: str, said: Mapping[str, str], wanted: AnswersSpec) -> No
         + ")"
     )
     lacking = [name for name in PIXELS if name not in said]
-    if lacking:
+    if lacking and wanted.views > 1:
         raise UserError(
             f"{path} has {wanted.views} views and does not say of which pixels: it lacks {', '.join(lacking)}.",
             hint=hint,
         )
-    augment = _augment(path, said["augment"])
-    fits = {name: augment == plain if name == "augment" else said[name] == expected[name] for name in PIXELS}
-    differing = [name for name in PIXELS if not fits[name]]
+    given = [name for name in PIXELS if name in said and (wanted.views > 1 or name != "seed")]
+    fits = {
+        name: _augment(path, said[name]) == plain if name == "augment" else said[name] == expected[name]
+        for name in given
+    }
+    differing = [name for name in given if not fits[name]]
     if differing:
         theirs = ", ".join(f"{name} {said[name]}" for name in differing)
         raise UserError(f"The views of {path} are of other pixels than this run shows: {theirs}.", hint=hint)

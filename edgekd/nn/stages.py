@@ -186,9 +186,10 @@ def _by_resolution(calls: Sequence[_Call], input_shape: tuple[int, int, int]) ->
     """The last map of each resolution, as resolutions fall; the last call is the outermost, shortcut included."""
     found = [(number, _point(call, input_shape, None)) for number, call in enumerate(calls)]
     maps = [(number, point) for number, point in found if point is not None]
-    # A convolutional network may look at patches as tokens inside of a block; a transformer has one map, its patches.
+    # A convolutional network may look at patches as tokens inside of a block; a transformer has one map, its patches,
+    # whatever convolutions made them: where tokens come last, they are what it ends in.
     whole = [(number, point) for number, point in maps if point.layout != "tokens"]
-    maps = whole if len(_levels(whole)) > 1 else maps
+    maps = whole if len(_levels(whole)) > 1 and maps[-1][1].layout != "tokens" else maps
     levels = _levels(maps)
     following: dict[tuple[int, int], tuple[int, int]] = dict(pairwise(levels))
     points = []

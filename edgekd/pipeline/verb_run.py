@@ -16,7 +16,6 @@ from edgekd.core.stage import Resource
 from edgekd.core.store import LocalStore
 from edgekd.data.dataset import Dataset
 from edgekd.data.sources import load_dataset
-from edgekd.errors import UserError
 from edgekd.export.card import CARD_FILE, CardFacts, model_card
 from edgekd.export.deployment import Shipped, engine_entry, note_from_bundle
 from edgekd.export.package import require_replaceable, write_package
@@ -31,7 +30,7 @@ from edgekd.pipeline.sources import arch_flags, describes_itself, model_from_sou
 from edgekd.pipeline.stages import STAGES
 from edgekd.pipeline.verbs import MODEL, TEACHER, VerbRequest, graph_of
 from edgekd.targets.load import load_target
-from edgekd.train.reconcile import class_order
+from edgekd.train.reconcile import numbered
 
 METRICS_FILE = "metrics.json"
 METRICS_SCHEMA_VERSION = 1
@@ -163,23 +162,16 @@ class VerbRun:
     def _data(self) -> Dataset | None:
         """The data, its classes in the order of the model; where it has no names, in that of the teacher.
 
-        Who has no names takes them over. Another order of the teacher's is turned where it teaches
-        (`edgekd.train.reconcile`), but not where it chooses images.
+        Who has no names takes them over. Another order of the teacher's is turned where it answers
+        (`edgekd.train.reconcile`).
         """
         if self.request.data is None:
             return None
-        knows = TEACHER if TEACHER in self._inputs and not self._inputs[MODEL].model.labels else MODEL
+        knows = TEACHER if TEACHER in self._inputs and numbered(self._inputs[MODEL].model.labels) else MODEL
         dataset = load_dataset(self.request.data, seed=self.request.seed, unlabelled=self.request.unlabelled)
         self._inputs[knows], dataset = with_same_classes(self._inputs[knows], dataset)
         labels = self._inputs[knows].model.labels
         self._inputs = {name: named(bundle, labels) for name, bundle in self._inputs.items()}
-        asked = self._inputs.get(TEACHER) if self.request.unlabelled is not None else None
-        if asked is not None and class_order(asked.model.labels, labels) is not None:
-            raise UserError(
-                "The images of --unlabelled get the teacher's labels, and teacher and student list their classes in "
-                "another order.",
-                hint="leave out --unlabelled, or package the student with its classes in the teacher's order",
-            )
         return dataset
 
     def _facts(self) -> dict[str, str]:

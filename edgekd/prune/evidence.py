@@ -17,7 +17,7 @@ from edgekd.prune.config import PruneConfig
 from edgekd.prune.importance import Evidence, Need, importances_without, needs_of
 from edgekd.train.engine import resolve_device, torch_settings
 from edgekd.train.memory_format import placed
-from edgekd.train.reconcile import check_same_classes, reconciled
+from edgekd.train.reconcile import check_same_classes, reconciled, reconciliation
 
 
 def check_evidence(config: PruneConfig, inputs: Inputs, ctx: Context) -> None:
@@ -71,8 +71,10 @@ def gathered(
     )
     bundle = inputs.maybe("teacher")
     teacher: nn.Module | None = None
+    said: tuple[str, ...] = ()
     if bundle is not None and Need.TEACHER in needs:
         teacher = reconciled(module_from_bundle(bundle, ctx.blobs), bundle.model, inputs.one("model").model)
+        said = reconciliation(bundle.model, inputs.one("model").model)
     device = torch.device(resolve_device(ctx.execution.device))
     with torch_settings(ctx.execution, ctx.seed), ExitStack() as places:
         for network in (module, teacher):
@@ -80,4 +82,4 @@ def gathered(
                 places.enter_context(placed(network, device, channels_last=False))
         labels = None if samples.labels is None or Need.LABELS not in needs else torch.from_numpy(samples.labels)
         evidence = Evidence(module=module, images=torch.from_numpy(samples.images), labels=labels, teacher=teacher)
-        yield evidence, (f"The importance looked at {samples.description}.",)
+        yield evidence, (f"The importance looked at {samples.description}.", *said)

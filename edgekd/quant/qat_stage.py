@@ -38,7 +38,7 @@ from edgekd.train.fit import FitReport, distil_
 from edgekd.train.loss_plan import plan_loss
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective, Signal
 from edgekd.train.pool import POOL_PORT, adds_unlabelled, training_data
-from edgekd.train.reconcile import check_same_classes, reconciled
+from edgekd.train.reconcile import check_same_classes, reconciled, reconciliation
 from edgekd.train.student import teacher_metrics
 from edgekd.train.teachers import check_teacher_may_learn
 from edgekd.train.weighing import Weighing
@@ -137,9 +137,9 @@ class QatStage(Stage[QatConfig]):
         network = QatNetwork(
             graph_from_file(ctx.path(before, MODEL_FILE)),
             config.ranges,
-            followed_steps=round((1 - FROZEN_SHARE) * steps),
+            followed_steps=round((1 - FROZEN_SHARE) * steps * config.accumulate),
         )
-        teacher = _teacher(inputs, ctx)
+        teacher, teaching = _teacher(inputs, ctx), inputs.maybe("teacher")
         images = preprocess(data.select.images(range(min(PARITY_SAMPLES, len(data.select))), p), p)
         dead = network.constant_activations(torch.from_numpy(images))
         first = self._scores(network, teacher, data, before, ctx)
@@ -157,6 +157,7 @@ class QatStage(Stage[QatConfig]):
             metrics={**_metrics(report, parity, first, last), **here, "size_mib": size_mib(path)},
             decisions=(
                 *report.decisions,
+                *(() if teaching is None else reconciliation(teaching.model, before.model)),
                 self._said(network, began),
                 *_widened(network.widened()),
                 *kernels,
@@ -238,7 +239,8 @@ def _answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers | Non
     if bundle is None:
         return None
     p, dataset = inputs.one("model").model.preprocessing, training_data(inputs, ctx)
-    spec = answers_spec(config, p, dataset, ctx.seed, inputs.maybe("teacher"))
+    labels = inputs.one("model").model.labels
+    spec = answers_spec(config, p, dataset, ctx.seed, inputs.maybe("teacher"), labels)
     return answers_from_bundle(bundle, spec, ctx.blobs)
 
 

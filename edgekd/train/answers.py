@@ -26,6 +26,7 @@ from edgekd.data.augment import Augment
 from edgekd.data.dataset import Dataset
 from edgekd.errors import UserError
 from edgekd.train.config import TrainConfig
+from edgekd.train.reconcile import class_order
 from edgekd.train.signal import TAPPED, Signal
 
 _FLOAT32_BYTES = 4
@@ -43,6 +44,7 @@ class AnswersSpec(Schema):
         data: Digest of the data set.
         seed: Of the views.
         teacher: `teacher_digest` of who answered; None where that is unknown, as for logits from a file.
+        labels: Names of the classes in the order of the logits; empty where they have none.
     """
 
     views: int = Field(ge=1)
@@ -51,6 +53,7 @@ class AnswersSpec(Schema):
     data: Digest
     seed: int
     teacher: Digest | None = None
+    labels: tuple[str, ...] = ()
 
 
 def teacher_digest(teacher: ModelBundle) -> Digest:
@@ -65,7 +68,12 @@ def pixels_digest(p: Preprocessing) -> Digest:
 
 
 def answers_spec(
-    config: TrainConfig, p: Preprocessing, dataset: Dataset, seed: int, teacher: ModelBundle | None
+    config: TrainConfig,
+    p: Preprocessing,
+    dataset: Dataset,
+    seed: int,
+    teacher: ModelBundle | None,
+    labels: tuple[str, ...] = (),
 ) -> AnswersSpec:
     """What a training with `config` would need.
 
@@ -75,6 +83,7 @@ def answers_spec(
         dataset: Of the training.
         seed: Of the run.
         teacher: The one that is connected beside the answers; None takes those of any teacher.
+        labels: Names of the student's classes, in its order.
 
     Raises:
         UserError: It shows a new view in each epoch, which nobody can have stored.
@@ -93,6 +102,7 @@ def answers_spec(
         data=dataset.digest,
         seed=seed,
         teacher=None if teacher is None else teacher_digest(teacher),
+        labels=labels,
     )
 
 
@@ -154,7 +164,8 @@ def answers_from_bundle(bundle: ModelBundle, wanted: AnswersSpec, blobs: Blobs) 
     """The answers in a bundle, when they belong to the teacher and to the pixels of a training.
 
     Raises:
-        UserError: Another teacher, other data, views, augmentation, preprocessing or seed, or no answers at all.
+        UserError: Another teacher, other data, views, augmentation, preprocessing or seed, other classes or the same in
+            another order, or no answers at all.
     """
     if TAG not in bundle.tags:
         raise UserError("The port 'answers' takes what a `teach` node makes, and this is other data.")
@@ -165,7 +176,12 @@ def answers_from_bundle(bundle: ModelBundle, wanted: AnswersSpec, blobs: Blobs) 
             f"({wanted.teacher}).",
             hint="connect the teacher that the teach node asks, or disconnect 'answers'",
         )
-    fields = [name for name in AnswersSpec.model_fields if name != "teacher"]
+    if class_order(found.labels, wanted.labels) is not None:
+        raise UserError(
+            "The stored answers are in the teacher's order of the classes, and the student has another.",
+            hint="disconnect 'answers': the training then asks the teacher and turns its logits",
+        )
+    fields = [name for name in AnswersSpec.model_fields if name not in ("teacher", "labels")]
     differing = ", ".join(name for name in fields if getattr(found, name) != getattr(wanted, name))
     if differing:
         raise UserError(

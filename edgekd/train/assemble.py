@@ -35,6 +35,7 @@ from edgekd.train.objective import TAPPED, Objective, Signal, SignalSpec, Traini
 from edgekd.train.outer import OuterStep
 from edgekd.train.peer import Peer
 from edgekd.train.projection import WeightProjection
+from edgekd.train.reconcile import order_of
 from edgekd.train.signals import SignalSource
 from edgekd.train.teacher import Teacher
 from edgekd.train.teacher_cache import TeacherCache
@@ -84,6 +85,7 @@ class Job:
             weights.hexdigest(),
             None if self.projection is None else self.projection.plain(),
             self.answers is not None,
+            [order_of(module) for module in self.modules()],
         )
 
 

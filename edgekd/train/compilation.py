@@ -121,8 +121,8 @@ def _decided(loop: Loop, compiler: Callable[[Call], Call], clock: Callable[[], f
     large, small = _extremes(loop)
     passes = (loop.config.epochs * loop.steps - loop.step) * loop.config.accumulate
     expected = _measured(loop, large, clock)
-    (plain_s,) = _slowest(loop, expected.seconds)
-    cost_s = COST_S * len({len(large), len(small)})
+    # Processes have shares of unequal sizes: what each would wait for differs, and what is decided must not.
+    plain_s, cost_s = _slowest(loop, expected.seconds, COST_S * len({len(large), len(small)}))
     if passes * plain_s * MOST_SAVED < cost_s:
         return (
             f"The student was not compiled: what is left of the training takes it {passes * plain_s:.3g} s, of which "

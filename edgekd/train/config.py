@@ -31,9 +31,9 @@ class TrainConfig(StageConfig):
             optimizer's step: a batch that does not fit into memory can be had all the same. `batch_size`, learning
             rate, schedules, mixing and clipping mean what they mean without it, and the gradient of a loss that is a
             mean over images is that of the whole batch. What looks at a batch sees a micro-batch: the statistics of
-            BatchNorm, objectives that compare the images of a batch with each other (such as `sp`, `pkt`, `rkd`, `crd`,
-            `dist`) or take a mean over some of them (`dho`), and state that moves with each pass (`taid`). Refused is
-            `tgeo`, which looks back at whole batches.
+            BatchNorm, those of layers that an objective trains included, objectives that compare the images of a batch
+            with each other (`sp`, `pkt`, `rkd`, `crd`, `dist`, `sinkd`), and state that moves with each pass (`taid`).
+            Refused is `tgeo`, which looks back at whole batches.
         optimizer: `sgd` with momentum for convolutional networks, `adamw` for transformers.
         lr: Peak learning rate.
         momentum: Of SGD; the first beta of AdamW.

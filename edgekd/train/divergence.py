@@ -23,7 +23,7 @@ class Collapse:
 
     A collapse is: over two epochs in a row (`EPOCHS`), the mean cross-entropy is more than three times (`WORSE`) that
     of the best epoch, above that of the first one, and more than twice (`CHANCE`) that of guessing evenly, ln K, while
-    less than half (`LOST`) as many images are classified right as in the best epoch.
+    less than half (`LOST`) as many images are classified right, beyond 1 in K, as in the best epoch.
 
     The whole loss would not do, for weights are faded, and terms may rise by design (`taid`); nor would the
     cross-entropy alone: with a light weight it rises where a teacher contradicts the labels, with a pretrained student
@@ -34,7 +34,7 @@ class Collapse:
     """
 
     def __init__(self, classes: int) -> None:
-        self.even = math.log(classes)
+        self.even, self.guessed = math.log(classes), 1 / classes
         self.first = self.best = math.inf
         self.most_right = 0.0
         self._bad_epochs = 0
@@ -47,7 +47,8 @@ class Collapse:
             right: Share of images that were classified right, in [0, 1].
         """
         limit = max(WORSE * self.best, self.first, CHANCE * self.even)
-        bad = math.isfinite(self.best) and cross_entropy > limit and right < LOST * self.most_right
+        lost = right - self.guessed < LOST * (self.most_right - self.guessed)
+        bad = math.isfinite(self.best) and cross_entropy > limit and lost
         self._bad_epochs = self._bad_epochs + 1 if bad else 0
         if not math.isfinite(self.first):
             self.first = cross_entropy

@@ -261,6 +261,7 @@ def _start(loop: Loop, job: Job) -> int | None:
     loop.fabric.barrier()  # the first process writes nothing before all have looked for a checkpoint and a cache
     if not resumed:
         if cache is not None and loop.fabric.is_global_zero:
+            cache.check_space()
             loop.checkpoints.discard()  # its training would take the new cache, still full of zeros, for its own
             cache.create()
         _prepare_objectives(loop, job)

@@ -64,6 +64,12 @@ class Reconciled(nn.Module):
         return logits if self.order is None else logits[:, self.order]
 
 
+def order_of(network: nn.Module) -> list[list[int]]:
+    """The orders that `Reconciled` networks in it turn logits by; no weights, but a training depends on them."""
+    found = (module.order for module in network.modules() if isinstance(module, Reconciled))
+    return [order.tolist() for order in found if order is not None]
+
+
 def check_same_pixels(ours: Preprocessing, its: Preprocessing, who: str = "teacher") -> None:
     """Makes sure that a teacher can see the student's pixels.
 
@@ -93,40 +99,45 @@ def check_same_classes(student: ModelBundle, teacher: ModelBundle, who: str = "t
     class_order(teacher.model.labels, student.model.labels, who)
 
 
-def class_order(its: Sequence[str], ours: Sequence[str], who: str = "teacher") -> tuple[int, ...] | None:
+def class_order(
+    its: Sequence[str], ours: Sequence[str], who: str = "teacher", we: str = "student"
+) -> tuple[int, ...] | None:
     """Where each of our classes stands in its logits; None for the same order, or where one has no names.
 
-    Numbers from 0 on are no names: they say the positions of logits.
+    Numbers from 0 on beside names are none: they say the positions of logits.
 
     Args:
         its: Names of the teacher's classes, in the order of its logits; may be empty.
         ours: The same of the student.
         who: Names the teacher in messages.
+        we: Names the student.
 
     Raises:
         UserError: Other names, or names that stand for two classes.
     """
-    if tuple(its) == tuple(ours) or any(_numbered(names) for names in (its, ours)):
+    same = set(its) == set(ours)
+    if tuple(its) == tuple(ours) or not its or not ours or (not same and (numbered(its) or numbered(ours))):
         return None
-    unknown, twice = sorted(set(ours) - set(its)), len(set(its)) < len(its)
-    if len(its) != len(ours) or unknown:
+    if not same or len(its) != len(ours):
+        unknown = sorted(set(ours) - set(its))
         examples = ", ".join(repr(name) for name in unknown[:3])
         raise UserError(
-            f"Student and {who} name other classes: {len(unknown)} of the student's {len(ours)} are none of the "
+            f"The {we} and the {who} name other classes: {len(unknown)} of the {we}'s {len(ours)} are none of the "
             f"{who}'s {len(its)}" + (f", such as {examples}." if unknown else "."),
-            hint="choose a teacher of the same classes; where only the names differ, give the student's in the "
-            "teacher's words with --labels",
+            hint="choose a teacher of the same classes; where only the names differ, rename the class folders, or "
+            "package one of the two with the other's names (--labels, beside the weights it was made from)",
         )
-    if twice:
+    if len(set(its)) < len(its):
         raise UserError(
-            f"Student and {who} list their classes in another order, and some names stand for two of them.",
-            hint="give the student its classes in the teacher's order, or each a name of its own with --labels",
+            f"The {we} and the {who} list their classes in another order, and some names stand for two of them.",
+            hint="give both the same order, or each class a name of its own (--labels, beside the weights)",
         )
     place = {name: number for number, name in enumerate(its)}
     return tuple(place[name] for name in ours)
 
 
-def _numbered(names: Sequence[str]) -> bool:
+def numbered(names: Sequence[str]) -> bool:
+    """Whether these are the positions of logits, and no names: 0, 1, 2 ..., or nothing at all."""
     return list(names) == [str(number) for number in range(len(names))]
 
 

@@ -58,13 +58,14 @@ class SignalSource(nn.Module):
             logits=self._ordered(out.logits),
             embedding=out.embedding,
             feature_map=out.feature_map,
-            class_maps=out.class_maps,
+            class_maps=None if out.class_maps is None else self._ordered(out.class_maps),
             stages=out.stages,
             classifier=None if out.classifier is None else self._rows(*out.classifier),
         )
 
-    def _ordered(self, logits: Tensor) -> Tensor:
-        return logits if self._order is None else logits[:, self._order]
+    def _ordered(self, of_classes: Tensor) -> Tensor:
+        """Logits (N, K), or class maps (N, K, H, W), in the order that is asked for."""
+        return of_classes if self._order is None else of_classes[:, self._order]
 
     def _rows(self, weight: Tensor, bias: Tensor | None) -> Classifier:
         """The classifier, a row per class in the order that is asked for."""

@@ -55,9 +55,10 @@ def stored_answers(inputs: Inputs, ctx: Context, config: TrainConfig) -> Answers
     bundle = inputs.maybe("answers")
     if bundle is None:
         return None
-    p, dataset = inputs.one("student").model.preprocessing, training_data(inputs, ctx)
+    student, dataset = inputs.one("student").model, training_data(inputs, ctx)
     teacher = next((teacher for _, teacher in teacher_bundles(inputs)), None)
-    return answers_from_bundle(bundle, answers_spec(config, p, dataset, ctx.seed, teacher), ctx.blobs)
+    spec = answers_spec(config, student.preprocessing, dataset, ctx.seed, teacher, student.labels)
+    return answers_from_bundle(bundle, spec, ctx.blobs)
 
 
 def deployed_form(module: nn.Module, bundle: ModelBundle) -> tuple[nn.Module, ModelBundle]:

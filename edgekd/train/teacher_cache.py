@@ -47,12 +47,8 @@ class TeacherCache:
             for name, shape in self._shapes.items()
         )
 
-    def create(self) -> None:
-        """Reserves the disk space.
-
-        Raises:
-            UserError: There is not enough of it.
-        """
+    def check_space(self) -> None:
+        """Raises a `UserError` when there is not enough disk space; writes nothing."""
         needed = sum(_size(shape) for shape in self._shapes.values())
         free = shutil.disk_usage(self._folder).free
         if needed > free:
@@ -61,6 +57,14 @@ class TeacherCache:
                 f"{free / _MIB:,.0f} MiB are free.",
                 hint="lower teacher_views, or set it to 0 for a live teacher",
             )
+
+    def create(self) -> None:
+        """Reserves the disk space, all zeros.
+
+        Raises:
+            UserError: There is not enough of it.
+        """
+        self.check_space()
         for name, shape in self._shapes.items():
             path = self._path(name)
             with disk_errors(path), path.open("wb") as stream:

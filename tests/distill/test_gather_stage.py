@@ -191,3 +191,26 @@ def test_without_a_pool_or_without_anything_that_the_teacher_knows_nothing_is_ga
     foreign = replace(ctx, resources={"data": pool_of(toy_dataset(n=40), of_the_task=0, noise=4)})
     with pytest.raises(UserError, match="of none: they show nothing of this task"):
         run_stage(GatherStage(GatherConfig(sure_as=1.0)), make_inputs(teacher=teacher), foreign)
+
+
+def renamed(model: ModelBundle, labels: str) -> ModelBundle:
+    return model.model_copy(update={"recipe": model.model.model_copy(update={"labels": tuple(labels)})})
+
+
+def test_a_teacher_in_another_order_gives_the_images_the_numbers_of_the_data(
+    taught: tuple[Context, ModelBundle, ModelBundle],
+) -> None:
+    """The teacher's first logit is the data's last class, and so on."""
+    ctx, teacher, _ = taught
+    data = ctx.resource("data", Dataset)
+    named = Context(**{**vars(ctx), "resources": {"data": replace(data, classes=tuple("abcd"))}})
+    stage = GatherStage(GatherConfig(per_class=None))
+    numbers = []
+    for labels in ("abcd", "dcba"):
+        inputs = make_inputs(teacher=renamed(teacher, labels))
+        stage.requires(inputs, named)
+        bundle = stage.run(inputs, named).bundle
+        numbers.append(np.load(ctx.blobs.path(bundle.file(CLASSES))))
+    assert np.array_equal(numbers[1], 3 - numbers[0])
+    with pytest.raises(UserError, match="The data and the teacher name other classes"):
+        stage.requires(make_inputs(teacher=renamed(teacher, "abce")), named)

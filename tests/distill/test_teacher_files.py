@@ -185,6 +185,17 @@ def test_several_views_that_are_not_known_to_be_of_the_pixels_of_the_run_are_ref
         stored(context(tmp_path), tmp_path / "views.npz", augment=Augment(flip=True))
 
 
+@pytest.mark.parametrize(("augment", "fits"), [(Augment(), True), (Augment(flip=True), False)])
+def test_what_a_file_says_of_a_single_view_must_hold_too(tmp_path: Path, augment: Augment, fits: bool) -> None:
+    told = VIEWS | {"logits": VIEWS["logits"][:1], "augment": augment.model_dump_json(), "seed": 7}
+    np.savez(tmp_path / "view.npz", **told)
+    if fits:
+        stored(context(tmp_path), tmp_path / "view.npz")
+        return
+    with pytest.raises(UserError, match="of other pixels than this run shows: augment"):
+        stored(context(tmp_path), tmp_path / "view.npz")
+
+
 def test_several_views_without_any_word_on_their_pixels_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "views.npy", VIEWS["logits"])
     with pytest.raises(UserError, match="it lacks preprocessing, augment, seed"):

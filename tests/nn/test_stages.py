@@ -96,6 +96,29 @@ def test_an_untold_transformer_gives_its_last_tokens_as_a_map() -> None:
     assert [(point.path, point.layout, point.height) for point in points] == [("drop", "tokens", 2)]
 
 
+class Stemmed(nn.Module):
+    """A transformer whose patches two strided convolutions make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+        self.blocks = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.blocks(self.stem(x).flatten(2).transpose(1, 2)).mean(1))
+        return logits
+
+
+def test_a_transformer_behind_strided_convolutions_ends_in_its_tokens_and_not_in_its_stem() -> None:
+    module = Stemmed().eval()
+    points = find_stage_points(module, (3, 16, 16), "head")
+    assert points[-1].path.startswith("blocks")
+    assert points[-1].layout == "tokens"
+    out = Taps(module, {"feature_map", "embedding"}, (3, 16, 16))(torch.randn(2, 3, 16, 16))
+    torch.testing.assert_close(out.feature_map.mean((2, 3)), out.embedding)
+
+
 def test_stages_and_classifier_are_tapped_with_gradients() -> None:
     module = toy_cnn().train()
     out = Taps(module, {"stages", "classifier", "embedding"}, SHAPE)(images())

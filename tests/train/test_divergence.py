@@ -71,6 +71,12 @@ def test_two_epochs_that_know_less_than_nothing_are_a_collapse() -> None:
     assert noticed((1.4, 0.3), (0.9, 0.7), (40.0, 0.25), (0.9, 0.7), (40.0, 0.25), (0.8, 0.8)) is None
 
 
+def test_two_balanced_classes_are_guessed_right_every_second_time() -> None:
+    watch = Collapse(classes=2)
+    found = [watch.after_epoch(*epoch) for epoch in ((0.6, 0.7), (0.05, 0.99), (40.0, 0.5), (60.0, 0.5))]
+    assert found == [False, False, False, True]
+
+
 @pytest.mark.parametrize(
     "epochs",
     [

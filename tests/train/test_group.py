@@ -87,11 +87,15 @@ def test_a_reconciled_teacher_is_tapped_in_its_own_layers() -> None:
 def test_a_teacher_of_another_order_is_turned_in_its_logits_and_its_classifier() -> None:
     module, order = toy_cnn(seed=1), (2, 0, 3, 1)
     turned = Reconciled(module, order=order)
-    plain, other = (teacher_source(network, INNER | {Signal.CLASSIFIER}, SHAPE).eval() for network in (module, turned))
+    wanted = INNER | {Signal.CLASSIFIER, Signal.CLASS_MAPS}
+    plain, other = (teacher_source(network, wanted, SHAPE).eval() for network in (module, turned))
     images = torch.randn(2, *SHAPE)
     expected, found = plain(images), other(images)
     assert torch.equal(found.logits, expected.logits[:, order])
     assert torch.equal(found.logits, turned.eval()(images))
+    assert found.class_maps is not None
+    assert expected.class_maps is not None
+    assert torch.equal(found.class_maps, expected.class_maps[:, order])
     assert found.classifier is not None
     assert expected.classifier is not None
     again = found.embedding @ found.classifier.weight.T + found.classifier.bias

@@ -77,6 +77,18 @@ def test_other_classes_are_refused(its: tuple[str, ...], said: str) -> None:
         class_order(its, LABELS)
 
 
+def test_numbers_are_names_where_both_have_the_same_ones() -> None:
+    """Folders 0 to 11 are sorted as text; a file numbers its classes."""
+    numbers = tuple(str(number) for number in range(12))
+    assert class_order(tuple(sorted(numbers)), numbers) == (0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3)
+
+
+@pytest.mark.parametrize("ours", [("cat", "cat", "dog"), ("cat", "dog", "dog", "owl")])
+def test_a_name_twice_on_one_side_is_no_order(ours: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="name other classes"):
+        class_order(LABELS, ours)
+
+
 def test_a_name_of_two_classes_says_no_order() -> None:
     with pytest.raises(UserError, match="some names stand for two"):
         class_order(("crane", "crane", "owl"), ("owl", "crane", "crane"))
