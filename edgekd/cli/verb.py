@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgekd.pipeline.verbs import VerbRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_SHOWN = 4
+"""Entries of a metric that a cell of the table holds."""
 
 fields = click.argument("fields", nargs=-1, metavar="[KEY=VALUE]...")
 """Any field of the stage's config."""
@@ -121,4 +123,6 @@ def _print_outcome(outcome: VerbOutcome, flags: dict[str, Any]) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return significant(value)
+    if isinstance(value, dict) and len(value) > MOST_SHOWN:
+        return f"{len(value)} entries, in the package's metrics.json"
     return str(value) if isinstance(value, str | int) else json.dumps(value)

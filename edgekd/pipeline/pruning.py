@@ -47,6 +47,7 @@ def draft_pruned(
     label: str,
     model: str,
     keep: float,
+    asked: bool,
     budgeted: bool,
     images: int,
     recover: Recover,
@@ -62,6 +63,7 @@ def draft_pruned(
             models are `{label}-pruned`, and `{label}-pruned-1` ... before it.
         model: Node of the network, or the teacher.
         keep: Share of the multiply-accumulates that remains after all rounds.
+        asked: The user asked for this share: a network that cannot be cut so far is then left out, and else cut less.
         budgeted: Whether the cut goes on until the predicted latency keeps the request's limit.
         images: In the training split.
         recover: Adds a training.
@@ -78,7 +80,7 @@ def draft_pruned(
     for number in range(1, rounds + 1):
         last = number == rounds
         mark = "" if last else f"-{number}"
-        shares: dict[str, JsonValue] = {"macs_keep": keep ** (1 / rounds)}
+        shares: dict[str, JsonValue] = {"macs_keep": keep ** (1 / rounds)} | ({} if asked else {"strict": False})
         if "budget_ms" in config and rounds > 1:
             floor = PruneConfig.model_fields["macs_floor"].default
             shares |= {"rounds_left": rounds - number + 1, "macs_floor": floor ** (1 / rounds)}

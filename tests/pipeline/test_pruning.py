@@ -74,6 +74,7 @@ def test_a_budget_is_reached_by_rounds_that_know_how_many_are_left(tmp_path: Pat
 def test_one_round_is_what_it_was_before_there_were_rounds(tmp_path: Path) -> None:
     found = composed(tmp_path, dataset=labelled(), students=["prune"], teacher_keep=0.6, recover_epochs=4)
     assert node(found, "teacher-prune").config["macs_keep"] == 0.6
+    assert "strict" not in node(found, "teacher-prune").config, "a share that is asked for does not give way"
     assert node(found, "teacher-recover").config["epochs"] == 4
     assert "teacher-prune-1" not in names(found)
 
@@ -147,3 +148,10 @@ def test_cpus_with_wide_registers_compute_sixteen_channels_at_a_time() -> None:
     card = load_target("x86-cpu")
     assert kernel_block(card.model_copy(update={"features": ("avx512f",), "channel_multiple": 8})) == 16
     assert kernel_block(card.model_copy(update={"features": (), "channel_multiple": 8})) == 8
+
+
+def test_a_share_that_nobody_asked_for_gives_way_where_a_network_cannot_be_cut_so_far(tmp_path: Path) -> None:
+    found = composed(tmp_path, dataset=labelled())
+    assert [node(found, name).config["strict"] for name in ("teacher-prune", "student-prune")] == [False, False]
+    asked = composed(tmp_path, dataset=labelled(), prune_keep=0.5)
+    assert "strict" not in node(asked, "student-prune").config
