@@ -60,7 +60,7 @@ def choose(
         winner = min(deployable, key=lambda row: row.badness)
         reason = f"no engine keeps every limit; {winner.name} comes nearest ({against.pop(winner.name)})"
         return _choice(winner, reason, against, within_budget=False)
-    winner = _fastest(keeping) if profile.measured else min(keeping, key=_expected)
+    winner = _fastest(keeping, budget) if profile.measured else min(keeping, key=_expected)
     against |= {row.name: _why_not(row, winner, rows) for row in keeping if row is not winner}
     return _choice(winner, _why(winner, keeping, budget), against, within_budget=_in_time(winner, budget))
 
@@ -140,16 +140,24 @@ def surely_faster(one: LatencyReport, other: LatencyReport) -> bool:
     return one.median_high_ms < other.median_low_ms
 
 
-def _fastest(rows: Sequence[Row]) -> Row:
+def _fastest(rows: Sequence[Row], budget: Budget) -> Row:
     """The most accurate of the rows that the fastest one is not surely faster than.
 
-    Where that one has a twin among them that computes the same from packed weights, the twin: its file is smaller.
+    Where that one has a twin among them that computes the same from packed weights, and no limit of the latency is
+    given up for it, the twin: its file is smaller.
     """
     timed = [(row, latency) for row in rows if (latency := _measured(row)) is not None]
     fastest = min(timed, key=lambda pair: pair[1].p50_ms)[1]
     near = [(row, latency) for row, latency in timed if not surely_faster(fastest, latency)]
     best = max(near, key=lambda pair: (pair[0].value, -pair[1].p50_ms))[0]
-    same = (row for row, _ in near if _packs(row, best) and row.value >= best.value and row.size_mib < best.size_mib)
+    same = (
+        row
+        for row, _ in near
+        if _packs(row, best)
+        and row.value >= best.value
+        and row.size_mib < best.size_mib
+        and (_in_time(row, budget) or not _in_time(best, budget))
+    )
     return min(same, key=lambda row: (row.runtime != best.runtime, row.size_mib), default=best)
 
 
@@ -245,6 +253,8 @@ def _why_not(row: Row, winner: Row, rows: Sequence[Row]) -> str:
     if row.latency is None or winner.latency is None:
         return f"larger than the chosen one: {mib(row.size_mib)}"
     pair = f"{ms(row.latency.median_ms)} against {ms(winner.latency.median_ms)}"
+    if _packs(winner, row) and row.latency.median_ms >= winner.latency.median_ms:
+        return f"not faster ({pair}), and a larger file of the same weights: {mib(row.size_mib)}"
     if isinstance(row.latency, PredictedLatency) or isinstance(winner.latency, PredictedLatency):
         return f"predicted to be slower: {pair}"
     if surely_faster(winner.latency, row.latency):

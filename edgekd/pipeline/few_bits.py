@@ -76,12 +76,13 @@ def draft_codebook(draft: Draft, situation: Situation, label: str, model: str, e
     """
     if not any(node.name == model and node.stage in ON_LEVELS for node in draft.nodes):
         return []
-    runtimes = tuple(support.runtime for support in situation.graph_runtimes if support.runtime in READ_IN)
-    if not runtimes:
-        listed = ", ".join(support.runtime for support in situation.runtimes)
+    listed = tuple(support.runtime for support in situation.graph_runtimes if "fp32" in support.precisions)
+    runtimes = tuple(runtime for runtime in listed if runtime in READ_IN)
+    if not runtimes or (not situation.measured and listed[0] not in READ_IN):  # unmeasured, the first one is deployed
+        names = ", ".join(support.runtime for support in situation.runtimes)
         sentence = (
-            f"Weights of few bits are stored in full: no runtime of {situation.target.name} ({listed}) is known to "
-            "read a graph with codes."
+            f"Weights of few bits are stored in full: what {situation.target.name} would run them in ({names}) is not "
+            "known to read a graph with codes."
         )
         if sentence not in draft.decisions:
             draft.say(sentence)

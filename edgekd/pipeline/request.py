@@ -95,7 +95,8 @@ class Options(Schema):
         hard_augment: Above 0, images are varied as far as student and teacher disagree, up to this share of the full
             range; the teacher is then asked in each step.
         lr: Peak learning rate of a student that starts from random weights; recovery takes a fifth of it.
-        prune_keep: Share of multiply-accumulates kept when a searched student is pruned; 1 leaves that stage out.
+        prune_keep: Share of multiply-accumulates kept when a searched student is pruned; 1 leaves that stage out, and
+            None is three quarters.
         teacher_keep: The same when the teacher itself is pruned; None follows the latency budget.
         importance: How pruning ranks channels: see `edgekd.prune.importance`.
         prune_follow: Where pruning cuts: `macs` about evenly, `latency` where the predicted latency falls most for the
@@ -141,7 +142,7 @@ class Options(Schema):
     teacher_views: int = Field(default=4, ge=1)
     hard_augment: float = Field(default=0.0, ge=0, le=1)
     lr: float | None = Field(default=None, gt=0)
-    prune_keep: float = Field(default=0.75, gt=0, le=1)
+    prune_keep: float | None = Field(default=None, gt=0, le=1)
     teacher_keep: float | None = Field(default=None, gt=0, lt=1)
     importance: str = "l2"
     prune_follow: Literal["macs", "latency", "measured"] = "macs"

@@ -17,7 +17,7 @@ from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_confi
 
 MIN_TRAINING_IMAGES = 200
 """Below this a student from random weights learns nothing worth deploying; the pruned teacher still may."""
-DEFAULT_TEACHER_KEEP = 0.5
+DEFAULT_TEACHER_KEEP, DEFAULT_STUDENT_KEEP = 0.5, 0.75
 
 
 def draft_students(draft: Draft, request: Request, options: Options, situation: Situation) -> list[tuple[str, str]]:
@@ -69,7 +69,8 @@ def _draft_student(
     """distill -> prune -> recover of one searched student; the distilled one stays a candidate beside the pruned."""
     distilled = _train(draft, options, situation, dataset, f"{label}-distill", picked, fresh=True)
     models = [(label, distilled)]
-    if options.prune_keep < 1:
+    keep = options.prune_keep or DEFAULT_STUDENT_KEEP
+    if keep < 1:
         models += draft_pruned(
             draft,
             request,
@@ -77,8 +78,8 @@ def _draft_student(
             situation,
             label=label,
             model=distilled,
-            keep=options.prune_keep,
-            asked=options.prune_keep != Options.model_fields["prune_keep"].default,
+            keep=keep,
+            asked=options.prune_keep is not None,
             budgeted=False,
             images=trained_images(dataset, objective_names(options)),
             recover=_recovery(draft, options, situation, dataset),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekd.errors import UserError
+from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.channels.groups import ChannelGroup
 from edgekd.nn.channels.widths import Corrections, Stairs, stairs_of_blocks
 from edgekd.targets.latency_table import LatencyTable
@@ -17,7 +17,8 @@ def check_table(table: LatencyTable, groups: Sequence[ChannelGroup], precision: 
     The network may have been cut since: widths are absolute, so that a table of the whole one serves every round.
 
     Raises:
-        UserError: Another precision, or another network.
+        UserError: Another precision.
+        BuildFailed: Another network.
     """
     if table.precision != precision:
         raise UserError(
@@ -33,7 +34,7 @@ def check_table(table: LatencyTable, groups: Sequence[ChannelGroup], precision: 
             if wider is None
             else f"{wider.name} has {wider.units} units, more than were timed"
         )
-        raise UserError(
+        raise BuildFailed(
             f"The latency table is of another network: {why}.",
             hint="connect the latency-table node of the network before its first cut",
         )

@@ -25,7 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from edgekd.errors import BuildFailed, UserError
+from edgekd.errors import BuildFailed
 from edgekd.quant.bucket import Quantized, decode
 
 TWO_BITS, FOUR_BITS = 2, 4
@@ -208,7 +208,7 @@ def _with_four_bits(model: onnx.ModelProto) -> onnx.ModelProto:
         try:
             model = version_converter.convert_version(model, FOUR_BIT_OPSET)
         except Exception as err:  # a third-party converter: it raises what it stumbles over
-            raise UserError(
+            raise BuildFailed(
                 f"Weights of up to {FOUR_BITS} bits need opset {FOUR_BIT_OPSET}, and the graph of opset {opset} cannot "
                 f"be converted: {err}",
                 hint="export with opset=20 or above",

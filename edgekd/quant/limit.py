@@ -20,7 +20,6 @@ from edgekd.data.dataset import Split
 from edgekd.data.transform import preprocess
 from edgekd.errors import UserError
 from edgekd.quant.trial import DropType, Judge, Score
-from edgekd.runtimes.onnx_file import graph_from_file
 from edgekd.train.reconcile import class_order
 
 MOST_IMAGES = 2000
@@ -36,16 +35,17 @@ class Limit:
     Attributes:
         judge: Knows the images, and what is right to say of them.
         images: What they are, in words: "calibration samples".
-        taught: The loss is counted against a teacher, and not against the graph's own FP32 twin.
         max_drop: The largest loss.
         drop_type: What it counts.
+        twin: The score of the graph's own FP32 twin where the loss is counted against a teacher; an engine is chosen
+            only if it loses no more than the limit against either. None where it is counted against the twin alone.
     """
 
     judge: Judge
     images: str
-    taught: bool
     max_drop: float
     drop_type: DropType
+    twin: Score | None = None
 
     @property
     def amount(self) -> str:
@@ -62,31 +62,38 @@ class Limit:
 
     def loss_of(self, score: Score) -> float:
         """What is lost: of accuracy, or the share of other answers where there are no labels."""
-        return score.drop(self.drop_type)
+        lost = score.drop(self.drop_type)
+        return lost if self.twin is None else max(lost, _lost(self.twin, score, self.drop_type))
 
     def keeps(self, score: Score) -> bool:
         """Whether a score keeps the limit; a loss of exactly the limit does, whatever the rounding."""
         return self.loss_of(score) <= self.max_drop + 1e-9
 
     def of_what(self, score: Score) -> str:
-        """`of accuracy on 500 images of the select split, against the teacher`."""
-        labelled = score.top1 is not None
-        whose = "the teacher" if self.taught else "FP32"
-        what = "accuracy" if labelled else f"agreement with {whose}"
-        against = ", against the teacher" if labelled and self.taught else ""
+        """`of accuracy on 500 images of the select split, against the teacher or its FP32 twin`."""
+        labelled, taught = score.top1 is not None, self.twin is not None
+        what = "accuracy" if labelled else f"agreement with {'the teacher' if taught else 'FP32'}"
+        against = ", against the teacher or its FP32 twin, whichever is more" if taught else ""
         return f"of {what} on {score.n} {self.images}{against}"
 
-    def out_of_reach(self, source: Path) -> str | None:
+    @property
+    def out_of_reach(self) -> str | None:
         """A sentence where the FP32 graph already misses the limit, so that no layer in float can keep it."""
-        if not self.taught:
+        if self.twin is None or self.keeps(self.twin):
             return None
-        full = self.score(graph_from_file(source))
-        if self.keeps(full):
-            return None
+        what = "accuracy" if self.twin.top1 is not None else "agreement"
         return (
-            f"FP32 already loses {self.in_words(self.loss_of(full))} {self.of_what(full)}, and {self.amount} is "
-            "allowed: no layer is left in float for that."
+            f"FP32 already loses {self.in_words(self.loss_of(self.twin))} of {what} against the teacher on "
+            f"{self.twin.n} {self.images}, and {self.amount} is allowed: no layer is left in float for that."
         )
+
+
+def _lost(twin: Score, score: Score, drop_type: DropType) -> float:
+    """What a graph loses against its twin, both judged alike."""
+    if twin.top1 is None or score.top1 is None:
+        return twin.agreement - score.agreement
+    lost = twin.top1 - score.top1
+    return lost / max(twin.top1, 1e-9) if drop_type == "relative" else lost
 
 
 def select_judge(source: Path, split: Split, p: Preprocessing, scratch: Path) -> Judge:
@@ -119,7 +126,7 @@ def check_teacher(model: ModelBundle, teacher: ModelBundle) -> None:
             hint="disconnect 'teacher': the loss is then counted against the model's own FP32 graph",
         )
     turned = class_order(teacher.model.labels, model.model.labels) is not None
-    if turned or teacher.outputs[0].shape != model.outputs[0].shape:
+    if turned or teacher.outputs[0].shape[-1] != model.outputs[0].shape[-1]:
         raise UserError(
             "max_drop is counted against a teacher whose logits stand for other classes, or for the same ones in "
             "another order.",

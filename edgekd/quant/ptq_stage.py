@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -227,8 +227,8 @@ class QuantizeStage(Stage[QuantizeConfig]):
         if config.max_drop is None:
             return floats
         limit = self._limit(builder.judge, config.max_drop, inputs, ctx)
-        if (missed := limit.out_of_reach(ctx.path(inputs.one("model"), MODEL_FILE))) is not None:
-            decisions.append(missed)
+        if limit.out_of_reach is not None:
+            decisions.append(limit.out_of_reach)
             metrics["limit_held"] = False
             return floats
         tried = 0
@@ -250,14 +250,14 @@ class QuantizeStage(Stage[QuantizeConfig]):
 
     def _limit(self, samples: Judge, max_drop: float, inputs: Inputs, ctx: Context) -> Limit:
         model, teacher = inputs.one("model"), inputs.maybe("teacher")
-        right = ctx.path(teacher or model, MODEL_FILE)
-        allowed: Any = {"taught": teacher is not None, "max_drop": max_drop, "drop_type": self.config.drop_type}
+        right, judge, images = ctx.path(teacher or model, MODEL_FILE), samples, "calibration samples"
         if self.config.judged_on == "select":
-            split = ctx.resource("data", Dataset).select
+            split, images = ctx.resource("data", Dataset).select, "images of the select split"
             judge = select_judge(right, split, model.model.preprocessing, ctx.scratch)
-            return Limit(judge=judge, images="images of the select split", **allowed)
-        judge = samples if teacher is None else Judge(right, samples.images, samples.labels, ctx.scratch)
-        return Limit(judge=judge, images="calibration samples", **allowed)
+        elif teacher is not None:
+            judge = Judge(right, samples.images, samples.labels, ctx.scratch)
+        twin = None if teacher is None else judge.score(graph_from_file(ctx.path(model, MODEL_FILE)))
+        return Limit(judge=judge, images=images, max_drop=max_drop, drop_type=self.config.drop_type, twin=twin)
 
     def _decisions(self, data: ModelBundle | None, samples: Samples, source: Path, made: Path) -> tuple[str, ...]:
         said, before_mib, after_mib = [], size_mib(source), size_mib(made)

@@ -260,7 +260,9 @@ def test_int8_is_never_chosen_when_a_twin_is_faster_or_better_than_the_limit(
         assert values[theirs] - values[mine] <= max_drop + 1e-9
 
 
-def packing(size_mib: float, *, packed_ms: float = 1.0, value: float = 0.9) -> Choice:
+def packing(
+    size_mib: float, *, packed_ms: float = 1.0, value: float = 0.9, max_latency_ms: float | None = None
+) -> Choice:
     """The choice between an FP32 engine and one that holds the same weights as codes."""
     report = profile(
         entry("teacher-fp32", 3.0),
@@ -271,7 +273,8 @@ def packing(size_mib: float, *, packed_ms: float = 1.0, value: float = 0.9) -> C
     listed.append(Candidate(name="student-codes", family="student", precision="fp32", packed=True))
     values = {"teacher-fp32": 0.9, "student-fp32": 0.9, "student-codes": value}
     evaluations = [accuracy(name, found) for name, found in values.items()]
-    return choose(listed, report, evaluations, BUDGET, reference="teacher-fp32", runtimes={})
+    budget = BUDGET.model_copy(update={"max_latency_ms": max_latency_ms})
+    return choose(listed, report, evaluations, budget, reference="teacher-fp32", runtimes={})
 
 
 def test_of_two_files_with_the_same_weights_the_smaller_is_deployed() -> None:
@@ -280,6 +283,12 @@ def test_of_two_files_with_the_same_weights_the_smaller_is_deployed() -> None:
     assert "as fast as the fastest of them within the noise and a smaller file of the same weights" in choice.reason
     why = choice.rejected["student-fp32@onnxruntime"]
     assert why.startswith("not measurably faster (0.999 ms against 1.00 ms), and a larger file of the same weights: ")
+
+
+def test_packed_weights_do_not_give_up_a_latency_limit_that_their_twin_keeps() -> None:
+    assert packing(0.1, packed_ms=1.01).candidate == "student-codes", "as fast within the noise"
+    assert packing(0.1, packed_ms=1.01, max_latency_ms=1.005).candidate == "student-fp32"
+    assert packing(0.1, packed_ms=1.01, max_latency_ms=0.5).candidate == "student-codes", "neither keeps it"
 
 
 @pytest.mark.parametrize(("size_mib", "packed_ms", "value"), [(90.0, 1.0, 0.9), (0.1, 1.5, 0.9), (0.1, 1.0, 0.899)])

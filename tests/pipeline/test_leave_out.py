@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -9,11 +10,14 @@ from edgekd.core.bundle import BundleKind
 from edgekd.core.events import RecordingReporter
 from edgekd.core.graph import Graph, Node, validate_graph
 from edgekd.errors import BuildFailed
+from edgekd.pipeline.compose import FINAL, PROFILE, VERDICT
 from edgekd.pipeline.execute import Run, Workspace
 from edgekd.pipeline.leave_out import SPARED, spared, still_to_rebuild, without
 from edgekd.pipeline.recipes import Recipe
 from edgekd.pipeline.request import ModelSource, Request
 from edgekd.pipeline.stages import STAGES
+from edgekd.prune.config import PruneConfig
+from tests.pipeline.test_compose import composed, labelled
 
 GRAPH = Graph(
     inputs={"teacher": BundleKind.TORCH},
@@ -74,7 +78,8 @@ def test_a_port_of_many_that_loses_its_last_source_is_unplugged() -> None:
     [
         ({"graph"}, set()),
         ({"graph", "profile"}, {"profile"}),
-        ({"all"}, {"accuracy-graph", "accuracy-pte", "profile", "chosen"}),
+        ({"all"}, {"accuracy-graph", "profile", "chosen"}),
+        ({"accuracy-pte", "chosen"}, {"chosen"}),
         (set(), set()),
     ],
 )
@@ -128,3 +133,45 @@ def test_one_rank_of_several_does_not_change_the_graph_alone(tmp_path: Path, mon
     run = started(tmp_path, Failing("pte"), monkeypatch)
     with pytest.raises(BuildFailed, match="no such operator"):
         run._finished()
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_bits": 4, "prune_rounds": 2}, {"quantize": "qat", "mixed": 2}])
+def test_whatever_is_left_out_the_rest_is_a_graph_that_can_be_run(tmp_path: Path, options: dict[str, Any]) -> None:
+    graph = composed(tmp_path, dataset=labelled(), **options).graph
+    (select,) = (node for node in graph.nodes if node.stage == "select")
+    spared_nodes = [node.name for node in graph.nodes if node.stage in SPARED]
+    assert len(spared_nodes) > 8
+    for name in spared_nodes:
+        assert spared(graph, failure(name)) == name
+        left = without(graph, name)
+        names = {node.name for node in left.nodes}
+        validate_graph(left, STAGES)
+        assert {PROFILE, FINAL, VERDICT, "test-teacher", "test-chosen"} <= names, name
+        chosen = next(node for node in left.nodes if node.name == "chosen")
+        assert select.config["reference"] in chosen.inputs["candidates"]
+        assert still_to_rebuild(graph, {"all"}, name) <= names
+
+
+def test_weights_come_to_lie_on_levels_without_the_cut_that_failed(tmp_path: Path) -> None:
+    graph = composed(tmp_path, dataset=labelled(), weight_bits=4, prune_rounds=2).graph
+    for failed, takes in (("student-prune", "student-recover-1"), ("student-prune-1", "student-distill")):
+        left = {node.name: node for node in without(graph, failed).nodes}
+        assert left["student-qd4"].inputs["student"] == (takes,)
+        assert "student-w4-codebook" in left
+        assert "student-pruned-fp32" not in left
+
+
+def test_networks_are_cut_evenly_without_the_table_that_failed(tmp_path: Path) -> None:
+    graph = composed(tmp_path, dataset=labelled(), prune_follow="measured").graph
+    left = {node.name: node for node in without(graph, "student-latency-table").nodes}
+    assert left["student-prune"].config["follow"] == "macs"
+    assert "latency_table" not in left["student-prune"].inputs
+    PruneConfig.parse(dict(left["student-prune"].config), "test")
+    assert left["teacher-prune"].config["follow"] == "measured"
+    assert "student-pruned-fp32" in left
+
+
+def test_the_engine_that_all_are_compared_with_is_not_spared() -> None:
+    built = Node(name="graph", stage="build", inputs={"model": ("@teacher",)})
+    nodes = tuple(built if node.name == "graph" else node for node in GRAPH.nodes)
+    assert spared(GRAPH.model_copy(update={"nodes": nodes}), failure("graph")) is None

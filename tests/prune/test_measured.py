@@ -14,7 +14,7 @@ from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.report_io import bundle_from_report
 from edgekd.core.stage import Context, StageResult
-from edgekd.errors import UserError
+from edgekd.errors import BuildFailed, UserError
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.save import bundle_from_module
 from edgekd.prune.config import PruneConfig
@@ -149,7 +149,7 @@ def test_a_table_of_another_network_is_refused(tmp_path: Path) -> None:
     table = Planted().table()
     strange = table.kinds[0].model_copy(update={"groups": ("elsewhere",)})
     ctx = make_context(tmp_path)
-    with pytest.raises(UserError, match="another network: none of the groups"):
+    with pytest.raises(BuildFailed, match="another network: none of the groups"):
         cut(ctx, whole(ctx), table.model_copy(update={"kinds": (strange,)}))
 
 
@@ -157,6 +157,6 @@ def test_a_table_of_the_network_after_a_cut_is_refused_for_the_wider_one(tmp_pat
     table = Planted().table()
     narrow = table.kinds[0].model_copy(update={"units": 32, "widths": table.kinds[0].widths[-1:]})
     ctx = make_context(tmp_path)
-    with pytest.raises(UserError, match=r"first\.conv1 has 64 units, more than were timed") as caught:
+    with pytest.raises(BuildFailed, match=r"first\.conv1 has 64 units, more than were timed") as caught:
         cut(ctx, whole(ctx), table.model_copy(update={"kinds": (narrow,)}))
     assert "before its first cut" in str(caught.value.hint)

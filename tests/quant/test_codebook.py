@@ -141,7 +141,7 @@ def test_a_graph_that_cannot_be_converted_is_refused_with_the_opset_to_export() 
     model, coded = coded_graph("channel4")
     model.graph.node[-1].input[0] = "nowhere"
     with pytest.raises(
-        UserError, match="Weights of up to 4 bits need opset 21, and the graph of opset 17 cannot be"
+        BuildFailed, match="Weights of up to 4 bits need opset 21, and the graph of opset 17 cannot be"
     ) as e:
         codebook_from_float32(model, coded)
     assert e.value.hint == "export with opset=20 or above"

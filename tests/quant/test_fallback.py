@@ -37,7 +37,7 @@ class Never:
 
 def limit(max_drop: float, drop_type: DropType = "absolute") -> Limit:
     judge = cast(Judge, Never())
-    return Limit(judge=judge, images="calibration samples", taught=False, max_drop=max_drop, drop_type=drop_type)
+    return Limit(judge=judge, images="calibration samples", max_drop=max_drop, drop_type=drop_type)
 
 
 @pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 11, 20])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -13,7 +14,7 @@ from edgekd.errors import BuildFailed, UserError
 from edgekd.quant.form import quantized_nodes
 from edgekd.quant.limit import Limit
 from edgekd.quant.ptq_stage import QuantizeConfig, QuantizeStage
-from edgekd.quant.trial import Score
+from edgekd.quant.trial import Judge, Score
 from edgekd.testing.harness import make_context, make_inputs, run_stage
 from edgekd.testing.toy_data import toy_dataset
 from edgekd.testing.toy_graphs import toy_onnx_bundle
@@ -62,6 +63,16 @@ def test_layers_are_reverted_until_the_limit_holds_and_are_named(ctx: Context, m
     )
 
 
+def scores(*, fp32: float, teacher: float, int8: float = 0.0) -> Callable[..., Score]:
+    """What a judge finds of graphs with and without quantized nodes, against a teacher's accuracy."""
+
+    def score(_: Judge, graph: onnx.ModelProto, part: slice = slice(None)) -> Score:
+        found = int8 if quantized_nodes(graph) else fp32
+        return Score(n=100, sqnr_db=10.0, agreement=found, top1=found, top1_fp32=teacher)
+
+    return score
+
+
 class WithData:
     """A context with labelled data, a model, its samples and a teacher."""
 
@@ -85,23 +96,27 @@ def test_the_limit_is_judged_on_the_select_split_against_the_teacher(tmp_path: P
     result = world.quantized(max_drop=1.0)
     (said,) = (text for text in result.decisions if text.startswith("No layer is reverted"))
     images = len(world.data.select)
-    assert f"of accuracy on {images} images of the select split, against the teacher, and 100.0 points is" in said
+    assert f"of accuracy on {images} images of the select split, against the teacher or its FP32 twin" in said
     assert result.metrics["limit_held"] is True
 
 
 def test_no_layer_is_reverted_for_a_limit_that_fp32_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full: list[bool] = []
-
-    def score(limit: Limit, graph: onnx.ModelProto) -> Score:
-        full.append(not quantized_nodes(graph))
-        return Score(n=100, sqnr_db=10.0, agreement=0.9, top1=0.80, top1_fp32=0.85)
-
-    monkeypatch.setattr(Limit, "score", score)
-    result = WithData(tmp_path).quantized(max_drop=0.01)
-    assert full == [True], "no INT8 graph is tried"
+    monkeypatch.setattr(Limit, "score", lambda *_: pytest.fail("an INT8 graph is tried"))
+    monkeypatch.setattr(Judge, "score", scores(fp32=0.80, teacher=0.85))
+    result = WithData(tmp_path).quantized(max_drop=0.01, bias_correction=False)
     assert result.metrics["limit_held"] is False
     assert result.metrics["layers_in_float"] == 0
-    assert any(text.startswith("FP32 already loses 5.0 points of accuracy on 100") for text in result.decisions)
+    assert any(text.startswith("FP32 already loses 5.0 points of accuracy against the") for text in result.decisions)
+
+
+def test_a_student_that_is_better_than_its_teacher_is_held_to_its_own_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A choice refuses INT8 that is worse than its twin by more than the limit, however good the twin is."""
+    monkeypatch.setattr(Judge, "score", scores(fp32=0.93, teacher=0.90, int8=0.91))
+    result = WithData(tmp_path).quantized(max_drop=0.01, bias_correction=False)
+    assert result.metrics["limit_held"] is False
+    assert any("the best loses 2.0 points" in text for text in result.decisions)
 
 
 def test_a_teacher_with_its_classes_in_another_order_is_refused(tmp_path: Path) -> None:

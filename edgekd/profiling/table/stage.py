@@ -80,7 +80,7 @@ class LatencyTableStage(Stage[LatencyTableConfig]):
     """
 
     name = "latency-table"
-    version = 2
+    version = 3
     Config = LatencyTableConfig
     ports: ClassVar = {"model": port(BundleKind.TORCH), "latency_model": port(BundleKind.REPORT, optional=True)}
     produces = BundleKind.REPORT
@@ -181,7 +181,7 @@ class LatencyTableStage(Stage[LatencyTableConfig]):
         config = self.config
         kinds = kinds_of(latency, groups, config.channel_multiple)
         if not kinds:
-            raise UserError(
+            raise BuildFailed(
                 f"There is nothing to time: none of {len(groups)} groups of channels has a narrower width that is a "
                 f"multiple of {config.channel_multiple}.",
                 hint="set a smaller channel_multiple, or prune with follow=macs",

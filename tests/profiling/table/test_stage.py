@@ -17,7 +17,7 @@ from edgekd.core.preprocess import Preprocessing
 from edgekd.core.recipe import ModelRecipe
 from edgekd.core.report_io import report_from_bundle
 from edgekd.core.stage import Context, StageResult
-from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError, UserError
+from edgekd.errors import BuildFailed, DeviceUnavailable, EdgekdError
 from edgekd.nn.build import module_from_bundle, module_from_recipe
 from edgekd.nn.channels.analysis import analyse
 from edgekd.nn.save import bundle_from_module
@@ -133,7 +133,7 @@ def test_without_a_time_of_any_width_there_is_no_table(tmp_path: Path, monkeypat
 
 
 def test_a_network_without_a_narrower_multiple_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="none of 2 groups of channels has a narrower width that is a multiple of 64"):
+    with pytest.raises(BuildFailed, match="none of 2 groups of channels has a narrower width that is a multiple of 64"):
         run(tmp_path, monkeypatch, channel_multiple=64)
 
 
