@@ -14,8 +14,7 @@ from edgekd.pipeline.converted import Candidate
 from edgekd.pipeline.draft import Draft
 from edgekd.pipeline.request import Options
 from edgekd.pipeline.situation import Situation, saturates
-from edgekd.pipeline.teaching import fitting_loss, objective_names, taught_by, trained_images
-from edgekd.pipeline.training import recover_epochs_for, train_config
+from edgekd.pipeline.teaching import fitting_loss, taught_by, training_of
 
 CODEBOOK = "codebook"
 LEARNED = "differentiable-quantize"
@@ -54,7 +53,7 @@ def draft_few_bits(
     why = "rewrites the last layer after a training, and weights of few bits lie on a grid"
     loss = fitting_loss(draft, options, lambda kind: not kind.concludes, why)
     learned = options.weight_levels == "learned"
-    plain = _learning(options, situation, dataset) if learned else _training(options, situation, dataset)
+    plain = _learning(options, situation, dataset) if learned else training_of(options, situation, dataset, fresh=False)
     config = {name: value for name, value in plain.items() if name not in ("objective", "objectives")} | loss
     config["bits"] = options.weight_bits
     if options.weight_levels == "bucket":
@@ -91,17 +90,9 @@ def draft_codebook(draft: Draft, situation: Situation, label: str, model: str, e
     return [Candidate(node=name, runtimes=runtimes)]
 
 
-def _training(options: Options, situation: Situation, dataset: Dataset) -> dict[str, JsonValue]:
-    """Config of a training of weights that are trained already."""
-    images = trained_images(dataset, objective_names(options))
-    epochs = recover_epochs_for(options, images)
-    size = situation.teacher.model.preprocessing.size
-    return train_config(options, epochs=epochs, fresh=False, size=size, images=images)
-
-
 def _learning(options: Options, situation: Situation, dataset: Dataset) -> dict[str, JsonValue]:
     """Config of a training of levels: shorter, and at the learning rate of its stage, which has another unit."""
-    config = _training(options, situation, dataset)
+    config = training_of(options, situation, dataset, fresh=False)
     del config["lr"]
     if options.recover_epochs is None:
         few = (options.weight_bits or 0) < 4

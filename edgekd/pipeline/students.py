@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import JsonValue
-
 from edgekd.data.dataset import Dataset
 from edgekd.pipeline.assembled import LABEL, draft_assembled
 from edgekd.pipeline.draft import TEACHER, Draft
@@ -12,8 +10,7 @@ from edgekd.pipeline.pruning import Recover, check_importance, draft_pruned
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.search import draft_search, leaves_room, space_of
 from edgekd.pipeline.situation import Situation
-from edgekd.pipeline.teaching import objective_names, taught_by, trained_images
-from edgekd.pipeline.training import epochs_for, recover_epochs_for, train_config
+from edgekd.pipeline.teaching import objective_names, taught_by, trained_images, training_of
 
 MIN_TRAINING_IMAGES = 200
 """Below this a student from random weights learns nothing worth deploying; the pruned teacher still may."""
@@ -124,7 +121,7 @@ def _draft_assembled_branch(
 
 def _recovery(draft: Draft, options: Options, situation: Situation, dataset: Dataset) -> Recover:
     def recover(name: str, model: str, epochs: int) -> str:
-        config = _train_config(options, situation, dataset, fresh=False) | {"epochs": epochs}
+        config = training_of(options, situation, dataset, fresh=False) | {"epochs": epochs}
         return draft.add(name, "distill", config, {"student": model, **taught_by(draft)})
 
     return recover
@@ -133,17 +130,5 @@ def _recovery(draft: Draft, options: Options, situation: Situation, dataset: Dat
 def _train(
     draft: Draft, options: Options, situation: Situation, dataset: Dataset, name: str, student: str, *, fresh: bool
 ) -> str:
-    config = _train_config(options, situation, dataset, fresh=fresh)
+    config = training_of(options, situation, dataset, fresh=fresh)
     return draft.add(name, "distill", config, {"student": student, **taught_by(draft)})
-
-
-def _train_config(options: Options, situation: Situation, dataset: Dataset, *, fresh: bool) -> dict[str, JsonValue]:
-    images = trained_images(dataset, objective_names(options))
-    epochs = epochs_for(options, images) if fresh else recover_epochs_for(options, images)
-    return train_config(
-        options,
-        epochs=epochs,
-        fresh=fresh,
-        size=situation.teacher.model.preprocessing.size,
-        images=images,
-    )

@@ -12,7 +12,7 @@ from edgekd.errors import UserError
 from edgekd.pipeline.draft import TEACHER, Draft
 from edgekd.pipeline.request import Options, Request
 from edgekd.pipeline.situation import Situation
-from edgekd.pipeline.training import epochs_for, loss_of, train_config, with_stored_logits
+from edgekd.pipeline.training import epochs_for, loss_of, recover_epochs_for, train_config, with_stored_logits
 from edgekd.train.objective import OBJECTIVES, TAPPED, Objective, Signal, label_free_objectives
 from edgekd.train.teachers import check_teacher_can_be_tapped
 from edgekd.train.terms import TermConfig, terms_from_text
@@ -112,7 +112,7 @@ def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset
     if options.hard_augment:
         draft.say("The teacher is asked in each step of a training: --hard-augment varies the images anew every time.")
         return
-    config = _first_training(options, situation, dataset)
+    config = training_of(options, situation, dataset, fresh=True)
     shared: dict[str, JsonValue] = {"views": config["teacher_views"], "augment": config["augment"]}
     inner = sorted(frozenset().union(*(kind.needs_of_teacher for kind in kinds)) & (TAPPED - {Signal.CLASSIFIER}))
     if inner:
@@ -122,7 +122,7 @@ def _draft_answers(draft: Draft, options: Options, situation: Situation, dataset
 
 def _draft_stored_logits(draft: Draft, path: str, options: Options, situation: Situation, dataset: Dataset) -> None:
     """The logits of a file in the place of what the teacher would be asked."""
-    augment = _first_training(options, situation, dataset)["augment"]
+    augment = training_of(options, situation, dataset, fresh=True)["augment"]
     pixels = situation.teacher.model.preprocessing.plain()
     draft.add(LOGITS, STORED, {"path": path, "preprocessing": pixels, "augment": augment})
 
@@ -189,8 +189,13 @@ def trained_images(dataset: Dataset, objectives: Sequence[str]) -> int:
     return own + len(dataset.pool) if dataset.pool is not None and gathering(objectives) else own
 
 
-def _first_training(options: Options, situation: Situation, dataset: Dataset) -> dict[str, JsonValue]:
-    """Config of a training from random weights: views and augmentation are those of all trainings."""
+def training_of(options: Options, situation: Situation, dataset: Dataset, *, fresh: bool) -> dict[str, JsonValue]:
+    """Config of a training in this situation; views and augmentation are those of all trainings.
+
+    Args:
+        fresh: The student starts from random weights; otherwise it recovers, for fewer epochs.
+    """
     images = trained_images(dataset, objective_names(options))
+    epochs = epochs_for(options, images) if fresh else recover_epochs_for(options, images)
     size = situation.teacher.model.preprocessing.size
-    return train_config(options, epochs=epochs_for(options, images), fresh=True, size=size, images=images)
+    return train_config(options, epochs=epochs, fresh=fresh, size=size, images=images)

@@ -28,11 +28,6 @@ class Fallback:
     trials: Mapping[int, Score]
     limit: Limit
 
-    @property
-    def drop(self) -> float:
-        """What is lost in the end."""
-        return self.limit.loss_of(self.trials[self.count])
-
     def decision(self, names: Sequence[str]) -> str:
         """One sentence.
 

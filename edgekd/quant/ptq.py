@@ -29,7 +29,7 @@ from edgekd.quant.onnxruntime import cpu_form, prepared_graph, tensorrt_form
 from edgekd.quant.placement import Placement, is_linear
 from edgekd.quant.ranges import CalibMethod
 from edgekd.quant.reconstruct import Biases, Refined, apply_refined_, refined_layers
-from edgekd.quant.trial import Judge, Score
+from edgekd.quant.trial import Judge
 from edgekd.runtimes.compare import batches
 from edgekd.runtimes.samples import Samples
 from edgekd.runtimes.session import FloatArray
@@ -95,10 +95,6 @@ class Int8Builder:
         made = self.form.build(self.calibration.ranges, exclude)
         apply_refined_(made, self.refined)
         return made
-
-    def score(self, exclude: Collection[str] = ()) -> Score:
-        """How near that graph comes to FP32, on all samples."""
-        return self.judge.score(self.build(exclude))
 
 
 def has_attention(model: onnx.ModelProto) -> bool:

@@ -14,6 +14,7 @@ from edgekd.quant import ptq
 from edgekd.quant.equalize import CLEAR, equalized, pairs_of, peaks_of
 from edgekd.quant.layers import GraphView
 from edgekd.quant.ptq import Int8Builder, PtqConfig, int8_builder
+from edgekd.quant.trial import Score
 from edgekd.runtimes.onnx_file import write_graph
 from edgekd.runtimes.onnxruntime import values_in_graph
 from edgekd.runtimes.samples import Samples
@@ -22,6 +23,10 @@ from tests.quant.chains import chain, images
 
 def logits(model: onnx.ModelProto) -> np.ndarray:
     return values_in_graph(model, {"images": images()})["logits"]
+
+
+def score(builder: Int8Builder) -> Score:
+    return builder.judge.score(builder.build())
 
 
 def built(folder: Path, model: onnx.ModelProto, config: PtqConfig) -> Int8Builder:
@@ -103,13 +108,13 @@ def test_a_value_that_two_layers_read_is_not_scaled() -> None:
 def test_one_scale_per_weight_collapses_and_equalising_wins_it_back(tmp_path: Path) -> None:
     plain = PtqConfig(calib_method="minmax", weight_scales="tensor", bias_correction=False, reduce_range=False)
     model = chain(spread=300)
-    before = built(tmp_path, model, plain).score()
+    before = score(built(tmp_path, model, plain))
     after = built(tmp_path, model, plain.model_copy(update={"equalize": True}))
-    by_channel = built(tmp_path, model, plain.model_copy(update={"weight_scales": "channel"})).score()
+    by_channel = score(built(tmp_path, model, plain.model_copy(update={"weight_scales": "channel"})))
     assert before.sqnr_db < 20
-    assert after.score().sqnr_db > before.sqnr_db + 10
+    assert score(after).sqnr_db > before.sqnr_db + 10
     # Activations have one scale in either case: there scales per channel of the weights do not help.
-    assert after.score().sqnr_db > by_channel.sqnr_db
+    assert score(after).sqnr_db > by_channel.sqnr_db
     assert after.decisions[0].startswith("2 pairs of layers were equalised; the FP32 logits stay the same to 1")
     assert after.decisions[1].endswith("with it, on 16 held-out samples.")
 
